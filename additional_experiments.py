@@ -1,0 +1,204 @@
+"""Finetune a GPT-2 as a spam classifier, and find out which design choices matter.
+
+One run of this script is one experiment: by default row 1 of the README's table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+
+from classifier import build_classifier
+from data_utils import (
+    DataError,
+    EncodedTexts,
+    Splits,
+    encode_splits,
+    find_dataset,
+    gpt2_encoding,
+    make_loaders,
+    read_messages,
+    split_messages,
+    write_csv_files,
+)
+from demo_data import byte_encoding, demo_messages
+from experiment_config import (
+    GROUPS,
+    ConfigError,
+    ExperimentConfig,
+    find_problems,
+    parse_options,
+)
+from experiment_rows import ROWS, Row, differing_options, format_flag
+from gpt_model import CheckpointError
+from training import Accuracy, History, TrainingError, evaluate_accuracy, report, train
+
+logger = logging.getLogger("experiments")
+
+DEMO_FLAGS = {"model_size": "gpt2-tiny (3M)", "weights": "random"}
+
+
+@dataclass(frozen=True)
+class ExperimentResult:
+    """What one experiment gave: its history, and its accuracy on each part of the data."""
+
+    history: History
+    accuracy: Splits[Accuracy]
+
+
+def run_experiment(config: ExperimentConfig) -> ExperimentResult:
+    """Run one experiment, printing the protocol's lines on standard output.
+
+    Raises:
+        ConfigError: options break rules; nothing was downloaded or built.
+        DataError, CheckpointError: data or weights cannot be had, or are damaged.
+        TrainingError: a loss is not finite.
+    """
+    problems = find_problems(config)
+    if problems:
+        raise ConfigError(problems)
+    loaders = make_loaders(load_data(config), config.batch_size)
+    model = build_classifier(config).to(choose_device(config.device))
+    history = train(model, loaders, config)
+    accuracy = loaders.map(lambda loader: evaluate_accuracy(model, loader, config))
+    report(f"Training accuracy: {accuracy.train}")
+    report(f"Validation accuracy: {accuracy.validation}")
+    report(f"Test accuracy: {accuracy.test}")
+    return ExperimentResult(history, accuracy)
+
+
+def load_data(config: ExperimentConfig) -> Splits[EncodedTexts]:
+    """The messages, or the demo's, split and as token ids."""
+    if config.demo:
+        logger.warning("Demo: the messages are synthetic, so the figures mean nothing.")
+        splits, encoding = split_messages(demo_messages()), byte_encoding()
+    else:
+        data_dir = Path(config.data_dir)
+        splits = split_messages(read_messages(find_dataset(data_dir)))
+        write_csv_files(splits, data_dir)
+        encoding = gpt2_encoding()
+    return encode_splits(splits, encoding, config)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def config_from_flags(argv: Sequence[str]) -> ExperimentConfig:
+    """Turn the command line into a configuration, and say on standard error which row it is.
+
+    A flag that is given wins over the demo's, the demo's over the row's, the row's over the
+    default.
+
+    Raises:
+        ConfigError: with every problem of the command line.
+    """
+    namespace, unknown = build_parser().parse_known_args(argv)
+    texts = vars(namespace)
+    number = texts.pop("rows", None)
+    given, problems = parse_options(texts)
+    row = ROWS.get(int(number) if number and number.isdecimal() else None)
+    if number and not row:
+        problems.append(f"--rows {number}: no such row; give a number from 1 to {len(ROWS)}")
+    config = ExperimentConfig(
+        **{
+            **(row.flags if row else {}),
+            **(DEMO_FLAGS if given.get("demo") else {}),
+            **given,
+        }
+    )
+    problems += find_problems(config, given)
+    problems += _name_unknown(unknown, problems)
+    if problems:
+        raise ConfigError(problems)
+    _announce_row(config, row)
+    return config
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """A flag for each option, by group. Texts are not converted, and no default is set, so
+    that what was given can be told from what was not and all problems be named together."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--rows",
+        metavar="N",
+        help=f"the flags of row N, 1 to {len(ROWS)}; other flags win over them, and then the run "
+        "is a variant of the row (default: no row)",
+    )
+    groups = {title: parser.add_argument_group(title) for title in GROUPS}
+    for option in fields(ExperimentConfig):
+        rules = option.metadata
+        kind = {"action": "store_true"}
+        if option.type != "bool":
+            choices = f"{{{','.join(rules['choices'])}}}"
+            kind = {"metavar": rules["metavar"] or choices}
+        default = {None: "none", False: "off"}.get(option.default, option.default)
+        groups[rules["group"]].add_argument(
+            f"--{option.name}", help=f"{rules['help']} (default: {default})", **kind
+        )
+    return parser
+
+
+def _name_unknown(unknown: Sequence[str], problems: Sequence[str]) -> list[str]:
+    """A problem for each argument that belongs to no flag."""
+    known = [f"--{option.name}" for option in fields(ExperimentConfig)] + ["--rows", "--help"]
+    flags = [argument.split("=")[0] for argument in unknown if argument.startswith("-")]
+    if not flags and unknown and not problems:
+        return [f"{' '.join(unknown)}: belongs to no flag; put quotes around a value with spaces"]
+    named = []
+    for flag in flags:
+        nearest = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
+        named.append(f"{flag}: no such flag" + (f"; did you mean {nearest[0]}?" if nearest else ""))
+    return named
+
+
+def _announce_row(config: ExperimentConfig, asked: Row | None) -> None:
+    for number, row in ROWS.items():
+        differing = differing_options(config, row)
+        if not differing:
+            logger.info("Row %d: %s", number, row.command)
+        elif row is asked:
+            flags = " ".join(format_flag(name, getattr(config, name)) for name in differing)
+            logger.info("A variant of row %d, not the row, because of %s", number, flags)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script. Returns the exit status: 0, 2 for wrong usage, 1 for other faults."""
+    _log_to_standard_error()
+    try:
+        run_experiment(config_from_flags(sys.argv[1:] if argv is None else argv))
+    except ConfigError as error:
+        problems = "\n".join(f"  {problem}" for problem in error.problems)
+        print(f"Nothing was started:\n{problems}\nSee --help for every flag.", file=sys.stderr)
+        return 2
+    except (DataError, CheckpointError, TrainingError) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _log_to_standard_error() -> None:
+    logger.handlers[:] = [logging.StreamHandler(sys.stderr)]
+    logger.setLevel(logging.INFO)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

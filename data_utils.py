@@ -1,0 +1,360 @@
+"""What comes from outside: the messages, the vocabulary, the published weights.
+
+Source of the messages: T. Almeida, J. Gómez Hidalgo, "SMS Spam Collection" v.1, UCI Machine
+Learning Repository, 2011, https://doi.org/10.24432/C5CC84 (CC BY 4.0).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import pandas as pd
+import requests
+import tiktoken
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from experiment_config import ExperimentConfig
+from gpt_model import PUBLISHED_WEIGHTS
+
+logger = logging.getLogger("experiments")
+
+DATASET_URLS = (
+    "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip",
+    "https://f001.backblazeb2.com/file/LLMs-from-scratch/sms%2Bspam%2Bcollection.zip",
+)
+DATASET_NAME = "SMSSpamCollection"
+DATASET_BYTES = 477_907
+DATASET_SHA256 = "7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d"
+MAX_ZIP_BYTES = 10_000_000  # the published zip has about 0.2 MB
+TIMEOUT_SECONDS = (10, 30)  # to connect, between two pieces of an answer
+
+WEIGHTS_NAME = "model.safetensors"
+
+SPLIT_SEED = 123  # the split's own: it never follows --seed
+LABELS = {"ham": 0, "spam": 1}
+PADDING_TOKEN = 50256  # <|endoftext|>
+
+Part = TypeVar("Part")
+Other = TypeVar("Other")
+
+
+@dataclass(frozen=True)
+class Splits(Generic[Part]):
+    """One thing for each part of the data."""
+
+    train: Part
+    validation: Part
+    test: Part
+
+    def map(self, function: Callable[[Part], Other]) -> Splits[Other]:
+        """The result of ``function`` for each part."""
+        return Splits(function(self.train), function(self.validation), function(self.test))
+
+
+class DataError(RuntimeError):
+    """Something that comes from outside could not be had, or is not what it should be."""
+
+
+# ---------------------------------------------------------------- messages
+
+
+def find_dataset(data_dir: Path) -> Path:
+    """Return the verified file of messages in ``data_dir``, downloading it if it is not there.
+
+    Raises:
+        DataError: the file there has the wrong checksum, no address gave the right one, or
+            the folder cannot be written.
+    """
+    path = data_dir / DATASET_NAME
+    try:
+        if not path.exists():
+            _write_atomically(path, _download_dataset(path))
+        checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read or written ({error}). Choose another folder with --data_dir."
+        ) from error
+    if checksum != DATASET_SHA256:
+        raise DataError(
+            f"{path} is not the SMS Spam Collection: its SHA-256 is {checksum}, expected "
+            f"{DATASET_SHA256}. Move it away to have it downloaded, or name another --data_dir."
+        )
+    return path
+
+
+def _download_dataset(path: Path) -> bytes:
+    """Return the verified contents of the member from the first address that has it."""
+    failures = []
+    for url in DATASET_URLS:
+        logger.info("Downloading the SMS Spam Collection from %s", url)
+        try:
+            return _read_member(_fetch(url))
+        except (requests.RequestException, DataError) as error:
+            failures.append(f"{url} ({error})")
+    raise DataError(
+        f"The SMS Spam Collection could not be downloaded: tried {' and '.join(failures)}.\n"
+        f"Without a network, put the file {DATASET_NAME} from that zip at {path}."
+    )
+
+
+def _fetch(url: str) -> bytes:
+    with requests.get(url, stream=True, timeout=TIMEOUT_SECONDS) as response:
+        response.raise_for_status()
+        content = bytearray()
+        for piece in response.iter_content(chunk_size=65536):
+            content += piece
+            if len(content) > MAX_ZIP_BYTES:
+                raise DataError(f"the answer is larger than {MAX_ZIP_BYTES:,} bytes")
+        return bytes(content)
+
+
+def _read_member(zipped: bytes) -> bytes:
+    # The member's checksum is what counts: mirrors pack the same file into different zips.
+    try:
+        with zipfile.ZipFile(io.BytesIO(zipped)) as archive, archive.open(DATASET_NAME) as member:
+            content = member.read(DATASET_BYTES + 1)
+    except KeyError as error:
+        raise DataError(f"the zip holds no {DATASET_NAME}") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise DataError(f"the answer is no zip that can be read: {error}") from error
+    if hashlib.sha256(content).hexdigest() != DATASET_SHA256:
+        raise DataError(f"the {DATASET_NAME} in the zip has the wrong SHA-256")
+    return content
+
+
+def read_messages(path: Path) -> pd.DataFrame:
+    """Read the verified file: columns ``Label`` ("ham" or "spam") and ``Text``.
+
+    With pandas' default quoting an unbalanced quote merges three ham messages into one, so
+    that 5,574 lines give 5,572 rows. The published split was made that way, so it stays.
+    """
+    return pd.read_csv(
+        path, sep="\t", header=None, names=["Label", "Text"], dtype=str, na_filter=False
+    )
+
+
+def split_messages(messages: pd.DataFrame) -> Splits[pd.DataFrame]:
+    """Balance the classes, shuffle, and split 70 / 10 / 20; labels become 0 (ham), 1 (spam)."""
+    spam = messages[messages["Label"] == "spam"]
+    ham = messages[messages["Label"] == "ham"].sample(len(spam), random_state=SPLIT_SEED)
+    balanced = pd.concat([ham, spam])
+    balanced["Label"] = balanced["Label"].map(LABELS)
+    for _ in range(2):  # the published split shuffles when balancing and again when splitting
+        balanced = balanced.sample(frac=1, random_state=SPLIT_SEED).reset_index(drop=True)
+    train_end = int(0.7 * len(balanced))
+    validation_end = train_end + int(0.1 * len(balanced))
+    return Splits(
+        balanced[:train_end], balanced[train_end:validation_end], balanced[validation_end:]
+    )
+
+
+def write_csv_files(splits: Splits[pd.DataFrame], data_dir: Path) -> None:
+    """Write ``train.csv``, ``validation.csv`` and ``test.csv`` for people to read.
+
+    Nothing reads them back, so a folder that cannot be written only gets a notice.
+    """
+    try:
+        for name, messages in vars(splits).items():
+            content = messages.to_csv(index=False, lineterminator="\n")
+            _write_atomically(data_dir / f"{name}.csv", content.encode())
+    except OSError as error:
+        logger.warning("The split was not written to %s as CSV files: %s", data_dir, error)
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Write under a temporary name and rename, so that no half-written file has this name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- tokens
+
+
+def gpt2_encoding() -> tiktoken.Encoding:
+    """GPT-2's byte-pair encoding, downloaded by tiktoken once and then cached.
+
+    Raises:
+        DataError: the vocabulary is neither cached nor to be downloaded, or is damaged.
+    """
+    try:
+        return tiktoken.get_encoding("gpt2")
+    except (requests.RequestException, OSError, ValueError) as error:
+        raise DataError(
+            f"GPT-2's vocabulary could not be had through tiktoken ({error}).\n"
+            "Without a network, set TIKTOKEN_CACHE_DIR to a folder that holds tiktoken's cache "
+            "of it: run the same command once where there is a network, and copy that folder."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B texts of T tokens, those beyond a text's length being padding."""
+
+    tokens: Tensor  # (B, T) int64
+    lengths: Tensor  # (B,) int64, each text's own tokens
+    labels: Tensor  # (B,) int64
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+        return Batch(self.tokens.to(device), self.lengths.to(device), self.labels.to(device))
+
+
+class EncodedTexts(Dataset):
+    """N texts as token ids. A list of indices gives their :class:`Batch`.
+
+    Args:
+        tokens: each text's own token ids, at least one.
+        labels: each text's class.
+        width: what batches are padded to on the right, at least the longest text; ``None``
+            pads to the longest text of the batch, which leaves a batch of one as it is.
+    """
+
+    def __init__(
+        self, tokens: Sequence[Sequence[int]], labels: Sequence[int], width: int | None
+    ) -> None:
+        self.lengths = torch.tensor([len(ids) for ids in tokens])
+        self.labels = torch.tensor(list(labels))
+        self.width = width
+        self.tokens = torch.full((len(tokens), width or int(self.lengths.max())), PADDING_TOKEN)
+        for row, ids in zip(self.tokens, tokens, strict=True):
+            row[: len(ids)] = torch.tensor(ids)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> Batch:  # PyTorch's hook for whole batches
+        lengths = self.lengths[indices]
+        width = self.width or int(lengths.max())
+        return Batch(self.tokens[indices, :width], lengths, self.labels[indices])
+
+
+def encode_splits(
+    splits: Splits[pd.DataFrame], encoding: tiktoken.Encoding, config: ExperimentConfig
+) -> Splits[EncodedTexts]:
+    """Turn texts into token ids, truncated and padded as the configuration says.
+
+    Nothing exceeds the model's context length. Where nothing is padded, the longest
+    training example is no reason to truncate: only an explicit context length is.
+    """
+    tokens = splits.map(lambda messages: _encode(messages["Text"], encoding))
+    limit = config.gpt.context_length
+    if isinstance(config.context_length, int):
+        limit = config.context_length
+    elif config.context_length == "longest_training_example" and not config.no_padding:
+        limit = min(limit, max(map(len, tokens.train)))
+
+    def dataset(part: str) -> EncodedTexts:
+        truncated = [ids[:limit] for ids in getattr(tokens, part)]
+        labels = getattr(splits, part)["Label"]
+        return EncodedTexts(truncated, labels, width=None if config.no_padding else limit)
+
+    return Splits("train", "validation", "test").map(dataset)
+
+
+def _encode(texts: Sequence[str], encoding: tiktoken.Encoding) -> list[list[int]]:
+    # "ordinary": a text that spells out a special token is text. Nothing of a text that is
+    # empty is left to read, so it becomes one padding token.
+    return [encoding.encode_ordinary(text) or [PADDING_TOKEN] for text in texts]
+
+
+def make_loaders(datasets: Splits[EncodedTexts], batch_size: int) -> Splits[DataLoader]:
+    """Loaders of :class:`Batch`: training shuffled and without a last, smaller batch.
+
+    All of them draw from PyTorch's global generator each time they are iterated.
+
+    Raises:
+        DataError: the training part does not fill one batch.
+    """
+    if batch_size > len(datasets.train):
+        raise DataError(
+            f"--batch_size {batch_size} is more than the {len(datasets.train)} training texts: "
+            "no batch would be full. Choose a smaller one."
+        )
+    return Splits(
+        _loader(datasets.train, batch_size, shuffle=True, drop_last=True),
+        _loader(datasets.validation, batch_size),
+        _loader(datasets.test, batch_size),
+    )
+
+
+def _loader(dataset: EncodedTexts, batch_size: int, **order: bool) -> DataLoader:
+    # The dataset gives whole batches, so there is nothing left to collate.
+    return DataLoader(dataset, batch_size, collate_fn=lambda batch: batch, **order)
+
+
+# ---------------------------------------------------------------- weights
+
+
+def find_weights(config: ExperimentConfig) -> Path:
+    """Return the safetensors file for ``--weights pretrained`` or ``--weights PATH``.
+
+    Published weights are taken from ``weights_dir/<name>/model.safetensors`` if they are
+    there, and otherwise downloaded: into that folder, or by default into the cache of
+    ``huggingface_hub``, which is read first and needs no network then.
+
+    Raises:
+        DataError: there is no such file, or it could not be downloaded.
+    """
+    if config.weights == "pretrained":
+        weights_dir = Path(config.weights_dir) if config.weights_dir else None
+        return _published_file(config.model_size, weights_dir)
+    path = Path(config.weights)
+    if not path.is_dir():
+        return path
+    files = sorted(path.glob("*.safetensors"))
+    if path / WEIGHTS_NAME in files:
+        return path / WEIGHTS_NAME
+    if len(files) != 1:
+        raise DataError(
+            f"--weights {path}: the folder holds no {WEIGHTS_NAME}, and {len(files)} other "
+            "safetensors files. Name one file."
+        )
+    return files[0]
+
+
+def _published_file(model_size: str, weights_dir: Path | None) -> Path:
+    repository, revision = PUBLISHED_WEIGHTS[model_size]
+    folder = weights_dir / repository.split("/")[1] if weights_dir else None
+    if folder and (folder / WEIGHTS_NAME).exists():
+        return folder / WEIGHTS_NAME
+    import huggingface_hub  # takes a while, and only published weights need it
+
+    huggingface_hub.logging.set_verbosity_error()  # what matters of it is in the error below
+    logger.info("Getting %s of %s from the Hugging Face hub or its cache", WEIGHTS_NAME, repository)
+    try:
+        path = huggingface_hub.hf_hub_download(
+            repository, WEIGHTS_NAME, revision=revision, local_dir=folder
+        )
+    except Exception as error:  # the hub's errors share no base class
+        place = folder or Path("WEIGHTS_DIR") / repository.split("/")[1]
+        flag = "" if folder else " and give --weights_dir WEIGHTS_DIR"
+        raise DataError(
+            f"{WEIGHTS_NAME} of {repository}, revision {revision}, could not be had from the "
+            f"Hugging Face hub or its cache ({_first_line(error)}).\n"
+            f"Without a network, put that file at {place / WEIGHTS_NAME}{flag}, or take "
+            "--weights random."
+        ) from error
+    return Path(path)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

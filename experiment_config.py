@@ -1,0 +1,329 @@
+"""What one experiment is: every option with its default, and the rules between options."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpt_model import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig
+
+TRAINABLE_LAYERS = (
+    "last_layer",
+    "last_block",
+    "last_two_blocks",
+    "all",
+    "lora",
+    "lora_alternative",
+)
+TOKEN_POSITIONS = ("first", "last", "flexible")
+CONTEXT_LENGTHS = ("longest_training_example", "model_context_length")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+GROUPS = ("model", "what trains, and what is read", "data", "training", "run")
+
+
+class ConfigError(ValueError):
+    """Options that break rules. ``problems`` has one sentence for each, naming the flag."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def context_length(text: str) -> int | str:
+    """A number of tokens where the text is one, else the text: a name."""
+    return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
+
+
+def option(
+    default: Any,
+    group: str,
+    help: str,
+    *,
+    parse: Callable[[str], Any] | None = None,
+    choices: Collection[str] = (),
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+    above: float = -math.inf,
+    metavar: str | None = None,
+) -> Any:
+    """A field of :class:`ExperimentConfig`: all that is to be known about one flag.
+
+    ``parse`` reads its text (by default with the type of the default); ``choices``,
+    ``minimum``, ``maximum`` (inclusive) and ``above`` (exclusive) say what is allowed.
+    """
+    return field(
+        default=default,
+        metadata={
+            "group": group,
+            "help": help,
+            "parse": parse or type(default),
+            "choices": tuple(choices),
+            "minimum": minimum,
+            "maximum": maximum,
+            "above": above,
+            "metavar": metavar,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """One experiment. The defaults are row 1; each field is the flag of the same name."""
+
+    model_size: str = option(
+        "gpt2-small (124M)",
+        GROUPS[0],
+        "size of the GPT-2: " + ", ".join(f'"{name}"' for name in MODEL_SIZES),
+        choices=MODEL_SIZES,
+        metavar="SIZE",
+    )
+    weights: str = option(
+        "pretrained",
+        GROUPS[0],
+        "pretrained: the published ones; random; or the PATH of a GPT-2 safetensors file, or of "
+        "a folder that holds one",
+        metavar="pretrained|random|PATH",
+    )
+    weights_dir: str | None = option(
+        None,
+        GROUPS[0],
+        "folder of published weights: DIR/gpt2/model.safetensors and so on are read from it, and "
+        "downloaded to it if they are not there; otherwise the Hugging Face cache is used",
+        parse=str,
+        metavar="DIR",
+    )
+    disable_causal_mask: bool = option(
+        False, GROUPS[0], "let every token attend to every other, not only to those before it"
+    )
+    trainable_layers: str = option(
+        "last_block",
+        GROUPS[1],
+        "what trains: the classifier (last_layer), also the last block and the final norm, also "
+        "the block before it, everything, or LoRA matrices and the classifier; lora_alternative "
+        "is lora with the product added to the weight first",
+        choices=TRAINABLE_LAYERS,
+    )
+    lora_rank: int = option(8, GROUPS[1], "rank of the LoRA matrices", minimum=1, metavar="N")
+    lora_alpha: float = option(
+        8.0,
+        GROUPS[1],
+        "plain multiplier of the LoRA product, not divided by the rank",
+        above=0,
+        metavar="X",
+    )
+    trainable_token_pos: str = option(
+        "last",
+        GROUPS[1],
+        "position whose logits are trained and read: the first, the last (which may be padding), "
+        "or each text's own last token (flexible)",
+        choices=TOKEN_POSITIONS,
+    )
+    average_embeddings: bool = option(
+        False,
+        GROUPS[1],
+        "read the mean over all positions instead; with flexible, over the text's own tokens",
+    )
+    ignore_index: int = option(
+        -100,
+        GROUPS[1],
+        "class label that the loss leaves out; inert unless it is 0 or 1",
+        metavar="N",
+    )
+    data_dir: str = option(
+        "data",
+        GROUPS[2],
+        "folder of the SMS Spam Collection, downloaded to it if it is not there",
+        metavar="DIR",
+    )
+    demo: bool = option(
+        False,
+        GROUPS[2],
+        "synthetic messages and byte-level tokens, with nothing to download; by default with "
+        '--model_size "gpt2-tiny (3M)" --weights random',
+    )
+    context_length: int | str = option(
+        "longest_training_example",
+        GROUPS[2],
+        "tokens that texts are truncated and padded to: longest_training_example, "
+        "model_context_length (1024), or a number",
+        parse=context_length,
+        metavar="LENGTH",
+    )
+    no_padding: bool = option(
+        False, GROUPS[2], "every text keeps its own length; needs --batch_size 1"
+    )
+    num_epochs: int = option(5, GROUPS[3], "passes over the training texts", minimum=1, metavar="N")
+    batch_size: int = option(8, GROUPS[3], "texts in a batch", minimum=1, metavar="N")
+    accumulation_steps: int = option(
+        1, GROUPS[3], "batches whose gradients make one update", minimum=1, metavar="N"
+    )
+    learning_rate: float = option(5e-5, GROUPS[3], "of AdamW", above=0, metavar="X")
+    weight_decay: float = option(0.1, GROUPS[3], "of AdamW", minimum=0, metavar="X")
+    max_steps: int | None = option(
+        None,
+        GROUPS[3],
+        "stop training after this many batches",
+        parse=int,
+        minimum=1,
+        metavar="N",
+    )
+    eval_freq: int = option(
+        50, GROUPS[4], "batches from one printed loss to the next", minimum=1, metavar="N"
+    )
+    eval_iter: int = option(
+        5, GROUPS[4], "batches that a printed loss is the mean of", minimum=1, metavar="N"
+    )
+    seed: int = option(
+        123,
+        GROUPS[4],
+        "of weights, classifier, LoRA and batches; the split has its own",
+        minimum=0,
+        maximum=2**63 - 1,
+        metavar="N",
+    )
+    device: str = option(
+        "auto",
+        GROUPS[4],
+        "where to compute; auto is cuda where there is one, else cpu",
+        choices=DEVICES,
+    )
+
+    @property
+    def gpt(self) -> GPTConfig:
+        """The model's shape, without the switch of the causal mask."""
+        return MODEL_SIZES[self.model_size]
+
+    @property
+    def uses_lora(self) -> bool:
+        """Whether LoRA matrices train."""
+        return self.trainable_layers.startswith("lora")
+
+
+def parse_options(texts: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Convert the texts of flags. Returns the values, and a problem for each other text."""
+    values, problems = {}, []
+    for config_field in fields(ExperimentConfig):
+        name = config_field.name
+        if name not in texts:
+            continue
+        try:
+            values[name] = config_field.metadata["parse"](texts[name])
+        except ValueError:
+            kind = config_field.metadata["parse"].__name__
+            problems.append(
+                f"--{name} {texts[name]}: this is no {KINDS[kind]}; {_way_out(config_field)}"
+            )
+    return values, problems
+
+
+KINDS = {"int": "whole number", "float": "number"}
+
+
+def find_problems(config: ExperimentConfig, given: Collection[str] | None = None) -> list[str]:
+    """Check every rule on and between options, without doing any work.
+
+    Args:
+        given: the options that were set on purpose; by default those that differ from
+            their defaults.
+
+    Returns:
+        A sentence for each broken rule, with its flag, its value and the way out.
+    """
+    if given is None:
+        given = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
+    problems = [
+        problem for f in fields(config) for problem in _check_value(f, getattr(config, f.name))
+    ]
+    problems.extend(_check_rules(config, given))
+    return problems
+
+
+def _check_value(config_field: Field, value: Any) -> Iterator[str]:
+    rules, flag = config_field.metadata, f"--{config_field.name}"
+    joined = re.search(r"--[a-z]\w*$", value) if isinstance(value, str) else None
+    if joined:
+        yield (
+            f'{flag} "{value}": a space is missing before {joined[0]}; write {flag} '
+            f'"{value[: joined.start()].rstrip()}" {joined[0]} ...'
+        )
+    elif rules["choices"] and value not in rules["choices"]:
+        nearest = difflib.get_close_matches(str(value), rules["choices"], n=1, cutoff=0.4)
+        hint = f'did you mean "{nearest[0]}"? ' if nearest else ""
+        allowed = ", ".join(f'"{choice}"' for choice in rules["choices"])
+        yield f'{flag} "{value}": no such choice; {hint}It can be {allowed}'
+    elif isinstance(value, int | float) and not (
+        rules["minimum"] <= value <= rules["maximum"] and rules["above"] < value < math.inf
+    ):
+        yield f"{flag} {value}: out of range; {_way_out(config_field)}"
+
+
+def _way_out(config_field: Field) -> str:
+    rules = config_field.metadata
+    limits = [
+        f"{word} {bound}"
+        for word, bound in (
+            ("at least", rules["minimum"]),
+            ("at most", rules["maximum"]),
+            ("above", rules["above"]),
+        )
+        if math.isfinite(bound)
+    ]
+    default = "" if config_field.default is None else f" (default: {config_field.default})"
+    return f"give a number {' and '.join(limits)}{default}".replace("  ", " ")
+
+
+def _check_rules(config: ExperimentConfig, given: Collection[str]) -> Iterator[str]:
+    """The rules that involve more than one option, or the machine."""
+    length, limit = config.context_length, GPTConfig.context_length
+    if isinstance(length, str) and length not in CONTEXT_LENGTHS:
+        yield (
+            f'--context_length "{length}": give {" or ".join(CONTEXT_LENGTHS)}, or a number from '
+            f"1 to {limit}"
+        )
+    elif isinstance(length, int) and not 1 <= length <= limit:
+        yield f"--context_length {length}: GPT-2 reads from 1 to {limit} tokens; give a number in between"
+    if config.no_padding and config.batch_size != 1:
+        yield (
+            f"--no_padding with --batch_size {config.batch_size}: texts of different lengths do "
+            "not fit into one batch; add --batch_size 1 (and --accumulation_steps "
+            f"{config.batch_size} for updates of the same size)"
+        )
+    if config.trainable_layers in TRAINABLE_LAYERS and not config.uses_lora:
+        for name in sorted({"lora_rank", "lora_alpha"} & set(given)):
+            yield (
+                f"--{name} {getattr(config, name):g} with --trainable_layers "
+                f"{config.trainable_layers}: no LoRA layer would use it; add --trainable_layers "
+                f"lora, or leave --{name} out"
+            )
+    yield from _check_weights(config)
+    device = config.device
+    if device == "cuda" and not torch.cuda.is_available():
+        yield "--device cuda: PyTorch sees no CUDA device here; take --device cpu"
+    if device == "mps" and not torch.backends.mps.is_available():
+        yield "--device mps: PyTorch sees no MPS device here; take --device cpu"
+
+
+def _check_weights(config: ExperimentConfig) -> Iterator[str]:
+    if config.weights == "pretrained":
+        if config.demo:
+            yield (
+                "--weights pretrained with --demo: published weights do not know the demo's "
+                "byte-level tokens; take --weights random, or leave --demo out"
+            )
+        elif config.model_size in MODEL_SIZES and config.model_size not in PUBLISHED_WEIGHTS:
+            yield (
+                f'--weights pretrained with --model_size "{config.model_size}": no weights of that '
+                "size were published; add --weights random, or --weights PATH"
+            )
+    elif config.weights != "random" and not Path(config.weights).exists():
+        yield (
+            f'--weights "{config.weights}": no such file or folder; give pretrained, random, or '
+            "the path of a safetensors file"
+        )

@@ -1,0 +1,142 @@
+"""The nineteen rows as data: their flags, and the figures that were published for them.
+
+Source: https://github.com/rasbt/LLMs-from-scratch, chapter 6, "Additional Classification
+Finetuning Experiments". Accuracies are in percent, minutes were taken on one A100.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from experiment_config import ExperimentConfig
+
+SCRIPT = "python additional_experiments.py"
+XL = "gpt2-xl (1558M)"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: what it asks, its flags, its published figures."""
+
+    question: str
+    flags: dict[str, Any]
+    train: float
+    validation: float
+    test: float
+    minutes: float
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """The row as an experiment."""
+        return ExperimentConfig(**self.flags)
+
+    @property
+    def command(self) -> str:
+        """The row as a line for a shell."""
+        return " ".join([SCRIPT, *map(format_flag, self.flags, self.flags.values())])
+
+
+def format_flag(name: str, value: Any) -> str:
+    """``--name value`` as one would type it; a switch has no value."""
+    if value is True:
+        return f"--{name}"
+    return f'--{name} "{value}"' if " " in str(value) else f"--{name} {value}"
+
+
+ROWS = {
+    1: Row("the reference", {}, 96.63, 99.33, 95.00, 0.28),
+    2: Row("first or last token?", {"trainable_token_pos": "first"}, 78.46, 80.54, 75.00, 0.28),
+    3: Row("last layer only?", {"trainable_layers": "last_layer"}, 78.65, 79.87, 72.00, 0.25),
+    4: Row("two blocks?", {"trainable_layers": "last_two_blocks"}, 98.85, 98.66, 98.33, 0.33),
+    5: Row("all layers?", {"trainable_layers": "all"}, 99.62, 96.64, 96.67, 0.69),
+    6: Row("a larger model?", {"model_size": "gpt2-medium (355M)"}, 87.50, 91.28, 84.67, 0.75),
+    7: Row("larger still?", {"model_size": "gpt2-large (774M)"}, 99.52, 98.66, 96.67, 1.50),
+    8: Row("the largest?", {"model_size": XL}, 99.81, 99.81, 98.33, 2.83),
+    9: Row(
+        "the largest, all layers?",
+        {"model_size": XL, "trainable_layers": "all"},
+        100.00,
+        98.66,
+        98.67,
+        8.12,
+    ),
+    10: Row(
+        "random weights?",
+        {"weights": "random", "trainable_layers": "all"},
+        100.00,
+        96.64,
+        93.67,
+        0.69,
+    ),
+    11: Row(
+        "LoRA or all layers?",
+        {"trainable_layers": "lora", "lora_rank": 16, "lora_alpha": 16},
+        100.00,
+        97.32,
+        96.67,
+        0.75,
+    ),
+    12: Row(
+        "LoRA on the largest?",
+        {"trainable_layers": "lora", "lora_rank": 16, "lora_alpha": 8, "model_size": XL},
+        100.00,
+        98.66,
+        98.33,
+        5.79,
+    ),
+    13: Row(
+        "padding to the full context?",
+        {"context_length": "model_context_length"},
+        83.08,
+        87.92,
+        78.33,
+        2.46,
+    ),
+    14: Row("no padding?", {"no_padding": True, "batch_size": 1}, 100.00, 98.66, 98.00, 1.75),
+    15: Row(
+        "no padding, updates of eight?",
+        {"no_padding": True, "batch_size": 1, "accumulation_steps": 8},
+        99.33,
+        98.66,
+        98.33,
+        1.70,
+    ),
+    16: Row(
+        "the last token of the text?",
+        {"trainable_token_pos": "flexible"},
+        99.42,
+        98.66,
+        98.33,
+        0.30,
+    ),
+    17: Row("no causal mask?", {"disable_causal_mask": True}, 99.23, 98.66, 95.33, 0.29),
+    18: Row("padding out of the loss?", {"ignore_index": 50256}, 96.63, 99.33, 95.00, 0.28),
+    19: Row("mean over the tokens?", {"average_embeddings": True}, 97.79, 99.33, 96.33, 0.32),
+}
+
+# What may differ without making a run another experiment than the row.
+CIRCUMSTANCES = ("seed", "device", "data_dir", "weights_dir")
+
+
+def differing_options(config: ExperimentConfig, row: Row) -> list[str]:
+    """Names of the options that make ``config`` a variant of ``row`` and not the row."""
+    return [
+        f.name
+        for f in fields(ExperimentConfig)
+        if f.name not in CIRCUMSTANCES and getattr(config, f.name) != getattr(row.config, f.name)
+    ]
+
+
+def markdown_table() -> str:
+    """The README's table: each row's question, command and published figures."""
+    lines = [
+        "| row | question | command | train % | val % | test % | min |",
+        "| --: | --- | --- | --: | --: | --: | --: |",
+    ]
+    for number, row in ROWS.items():
+        figures = " | ".join(
+            f"{figure:.2f}" for figure in (row.train, row.validation, row.test, row.minutes)
+        )
+        lines.append(f"| {number} | {row.question} | `{row.command}` | {figures} |")
+    return "\n".join(lines)

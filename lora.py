@@ -1,0 +1,70 @@
+"""LoRA: a frozen linear layer plus a trainable product of two thin matrices.
+
+Source: E. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021),
+section 4.1. Unlike there, ``alpha`` multiplies as it is, not divided by the rank.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LoRALinear(nn.Module):
+    """``linear(x) + alpha * x A B`` with ``A`` (in, rank) and ``B`` (rank, out).
+
+    ``B`` starts at zero, so the layer starts as ``linear``. Both matrices have the dtype
+    and the device of its weight.
+    """
+
+    def __init__(self, linear: nn.Linear, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.linear = linear
+        self.alpha = alpha
+        self.A = nn.Parameter(linear.weight.new_empty(linear.in_features, rank))
+        self.B = nn.Parameter(linear.weight.new_zeros(rank, linear.out_features))
+        nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(..., in) -> (..., out)"""
+        return self.linear(inputs) + self.alpha * (inputs @ self.A @ self.B)
+
+    def merged_weight(self) -> Tensor:
+        """The weight (out, in) of the one linear layer that computes the same."""
+        return self.linear.weight + self.alpha * (self.A @ self.B).t()
+
+
+class MergedLoRALinear(LoRALinear):
+    """The same function, with the product added to the weight before it is applied."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(..., in) -> (..., out)"""
+        return F.linear(inputs, self.merged_weight(), self.linear.bias)
+
+
+def inject_lora(
+    module: nn.Module, rank: int, alpha: float, layer: type[LoRALinear] = LoRALinear
+) -> None:
+    """Replace every ``Linear`` below ``module``, at every depth, in module order."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Linear):
+            setattr(module, name, layer(child, rank, alpha))
+        elif not isinstance(child, LoRALinear):
+            inject_lora(child, rank, alpha, layer)
+
+
+@torch.no_grad()
+def merge_lora(module: nn.Module) -> None:
+    """Turn every LoRA layer below ``module`` into the one ``Linear`` that equals it.
+
+    For inference: afterwards the model has its first architecture again, and costs as much.
+    """
+    for name, child in module.named_children():
+        if isinstance(child, LoRALinear):
+            child.linear.weight.copy_(child.merged_weight())
+            setattr(module, name, child.linear)
+        else:
+            merge_lora(child)
