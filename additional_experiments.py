@@ -1,4 +1,4 @@
-"""Finetune a GPT-2 as a spam classifier, and find out which design choices matter.
+"""Finetune a GPT-2 as a spam classifier, to find out which choices matter.
 
 One run of this script is one experiment: by default row 1 of the README's table.
 """
@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,6 +33,7 @@ from data_utils import (
 from demo_data import byte_encoding, demo_messages
 from experiment_config import (
     GROUPS,
+    OPTIONS,
     ConfigError,
     ExperimentConfig,
     find_problems,
@@ -129,6 +132,7 @@ def build_parser() -> argparse.ArgumentParser:
     """A flag for each option, by group. Texts are not converted, and no default is set, so
     that what was given can be told from what was not and all problems be named together."""
     parser = argparse.ArgumentParser(
+        usage="python additional_experiments.py [--flag value ...]",
         description=__doc__,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
@@ -141,22 +145,27 @@ def build_parser() -> argparse.ArgumentParser:
         "is a variant of the row (default: no row)",
     )
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
-    for option in fields(ExperimentConfig):
+    for name, option in OPTIONS.items():
         rules = option.metadata
         kind = {"action": "store_true"}
-        if option.type != "bool":
+        if not isinstance(option.default, bool):
             choices = f"{{{','.join(rules['choices'])}}}"
             kind = {"metavar": rules["metavar"] or choices}
-        default = {None: "none", False: "off"}.get(option.default, option.default)
         groups[rules["group"]].add_argument(
-            f"--{option.name}", help=f"{rules['help']} (default: {default})", **kind
+            f"--{name}", help=f"{rules['help']} (default: {_show(option.default)})", **kind
         )
     return parser
 
 
+def _show(default: Any) -> str:
+    if isinstance(default, float):
+        return f"{default:g}"
+    return {None: "none", False: "off"}.get(default, str(default))
+
+
 def _name_unknown(unknown: Sequence[str], problems: Sequence[str]) -> list[str]:
     """A problem for each argument that belongs to no flag."""
-    known = [f"--{option.name}" for option in fields(ExperimentConfig)] + ["--rows", "--help"]
+    known = ["--help", "--rows", *(f"--{name}" for name in OPTIONS)]
     flags = [argument.split("=")[0] for argument in unknown if argument.startswith("-")]
     if not flags and unknown and not problems:
         return [f"{' '.join(unknown)}: belongs to no flag; put quotes around a value with spaces"]
@@ -188,6 +197,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except (DataError, CheckpointError, TrainingError) as error:
         print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # whoever read the results has gone; a last flush would fail too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)

@@ -16,7 +16,10 @@ SEED = 123
 # What a message is made of. Both kinds talk of money, prizes, calls and times, so that no
 # word or two gives a kind away; they differ in how the pieces are put together.
 PIECES = {
-    "name": "Anna Ben Chloe Dev Ella Finn Grace Hassan Ivy Jo Kofi Lena Mum Dad Nan Sam".split(),
+    "name": [
+        "Anna", "Ben", "Chloe", "Dev", "Ella", "Finn", "Grace", "Hassan", "Ivy", "Jo", "Kofi",
+        "Lena", "Mum", "Dad", "Nan", "Sam",
+    ],
     "place": [
         "the library", "the station", "work", "the gym", "the pub", "school", "the market", "home",
         "the clinic", "the cinema",

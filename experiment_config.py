@@ -105,10 +105,11 @@ class ExperimentConfig:
     trainable_layers: str = option(
         "last_block",
         GROUPS[1],
-        "what trains: the classifier (last_layer), also the last block and the final norm, also "
-        "the block before it, everything, or LoRA matrices and the classifier; lora_alternative "
-        "is lora with the product added to the weight first",
+        "what trains: last_layer (the classifier), last_block (also the last block and the final "
+        "norm), last_two_blocks, all, lora (LoRA matrices and the classifier), or "
+        "lora_alternative (the same function, the product added to the weight first)",
         choices=TRAINABLE_LAYERS,
+        metavar="LAYERS",
     )
     lora_rank: int = option(8, GROUPS[1], "rank of the LoRA matrices", minimum=1, metavar="N")
     lora_alpha: float = option(
@@ -121,9 +122,10 @@ class ExperimentConfig:
     trainable_token_pos: str = option(
         "last",
         GROUPS[1],
-        "position whose logits are trained and read: the first, the last (which may be padding), "
-        "or each text's own last token (flexible)",
+        "position whose logits are trained and read: first, last (which may be padding), or "
+        "flexible (each text's own last token)",
         choices=TOKEN_POSITIONS,
+        metavar="POSITION",
     )
     average_embeddings: bool = option(
         False,
@@ -206,24 +208,19 @@ class ExperimentConfig:
         return self.trainable_layers.startswith("lora")
 
 
+OPTIONS = {config_field.name: config_field for config_field in fields(ExperimentConfig)}
+
+
 def parse_options(texts: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
     """Convert the texts of flags. Returns the values, and a problem for each other text."""
     values, problems = {}, []
-    for config_field in fields(ExperimentConfig):
-        name = config_field.name
-        if name not in texts:
-            continue
+    for name in texts:
+        parse = OPTIONS[name].metadata["parse"]
         try:
-            values[name] = config_field.metadata["parse"](texts[name])
+            values[name] = parse(texts[name])
         except ValueError:
-            kind = config_field.metadata["parse"].__name__
-            problems.append(
-                f"--{name} {texts[name]}: this is no {KINDS[kind]}; {_way_out(config_field)}"
-            )
+            problems.append(f"--{name} {texts[name]}: not {_describe_number(OPTIONS[name])}")
     return values, problems
-
-
-KINDS = {"int": "whole number", "float": "number"}
 
 
 def find_problems(config: ExperimentConfig, given: Collection[str] | None = None) -> list[str]:
@@ -237,11 +234,13 @@ def find_problems(config: ExperimentConfig, given: Collection[str] | None = None
         A sentence for each broken rule, with its flag, its value and the way out.
     """
     if given is None:
-        given = {f.name for f in fields(config) if getattr(config, f.name) != f.default}
-    problems = [
-        problem for f in fields(config) for problem in _check_value(f, getattr(config, f.name))
-    ]
-    problems.extend(_check_rules(config, given))
+        given = {name for name in OPTIONS if getattr(config, name) != OPTIONS[name].default}
+    problems = []
+    for name, config_field in OPTIONS.items():
+        problems.extend(_check_value(config_field, getattr(config, name)))
+    problems.extend(_check_combinations(config, given))
+    problems.extend(_check_weights(config))
+    problems.extend(_check_device(config.device))
     return problems
 
 
@@ -256,58 +255,48 @@ def _check_value(config_field: Field, value: Any) -> Iterator[str]:
     elif rules["choices"] and value not in rules["choices"]:
         nearest = difflib.get_close_matches(str(value), rules["choices"], n=1, cutoff=0.4)
         hint = f'did you mean "{nearest[0]}"? ' if nearest else ""
-        allowed = ", ".join(f'"{choice}"' for choice in rules["choices"])
-        yield f'{flag} "{value}": no such choice; {hint}It can be {allowed}'
+        choices = ", ".join(f'"{choice}"' for choice in rules["choices"])
+        yield f'{flag} "{value}": no such choice; {hint}It can be {choices}'
     elif isinstance(value, int | float) and not (
         rules["minimum"] <= value <= rules["maximum"] and rules["above"] < value < math.inf
     ):
-        yield f"{flag} {value}: out of range; {_way_out(config_field)}"
+        yield f"{flag} {value}: not {_describe_number(config_field)}"
 
 
-def _way_out(config_field: Field) -> str:
+def _describe_number(config_field: Field) -> str:
+    """What a number may be: "a whole number of at least 1 (default: 8)"."""
     rules = config_field.metadata
+    kind = "a number" if rules["parse"] is float else "a whole number"
     limits = [
-        f"{word} {bound}"
-        for word, bound in (
-            ("at least", rules["minimum"]),
-            ("at most", rules["maximum"]),
-            ("above", rules["above"]),
-        )
-        if math.isfinite(bound)
+        f" {word} {rules[bound]}"
+        for word, bound in (("of at least", "minimum"), ("up to", "maximum"), ("above", "above"))
+        if math.isfinite(rules[bound])
     ]
     default = "" if config_field.default is None else f" (default: {config_field.default})"
-    return f"give a number {' and '.join(limits)}{default}".replace("  ", " ")
+    return f"{kind}{','.join(limits)}{default}"
 
 
-def _check_rules(config: ExperimentConfig, given: Collection[str]) -> Iterator[str]:
-    """The rules that involve more than one option, or the machine."""
+def _check_combinations(config: ExperimentConfig, given: Collection[str]) -> Iterator[str]:
+    """The rules on what texts are cut to, and those that involve more than one option."""
     length, limit = config.context_length, GPTConfig.context_length
-    if isinstance(length, str) and length not in CONTEXT_LENGTHS:
+    if length not in CONTEXT_LENGTHS and length not in range(1, limit + 1):
         yield (
-            f'--context_length "{length}": give {" or ".join(CONTEXT_LENGTHS)}, or a number from '
-            f"1 to {limit}"
+            f"--context_length {length}: give {' or '.join(CONTEXT_LENGTHS)}, or a whole number "
+            f"from 1 to {limit}, which is what GPT-2 can read"
         )
-    elif isinstance(length, int) and not 1 <= length <= limit:
-        yield f"--context_length {length}: GPT-2 reads from 1 to {limit} tokens; give a number in between"
     if config.no_padding and config.batch_size != 1:
         yield (
             f"--no_padding with --batch_size {config.batch_size}: texts of different lengths do "
             "not fit into one batch; add --batch_size 1 (and --accumulation_steps "
             f"{config.batch_size} for updates of the same size)"
         )
-    if config.trainable_layers in TRAINABLE_LAYERS and not config.uses_lora:
+    if not config.uses_lora:
         for name in sorted({"lora_rank", "lora_alpha"} & set(given)):
             yield (
                 f"--{name} {getattr(config, name):g} with --trainable_layers "
                 f"{config.trainable_layers}: no LoRA layer would use it; add --trainable_layers "
                 f"lora, or leave --{name} out"
             )
-    yield from _check_weights(config)
-    device = config.device
-    if device == "cuda" and not torch.cuda.is_available():
-        yield "--device cuda: PyTorch sees no CUDA device here; take --device cpu"
-    if device == "mps" and not torch.backends.mps.is_available():
-        yield "--device mps: PyTorch sees no MPS device here; take --device cpu"
 
 
 def _check_weights(config: ExperimentConfig) -> Iterator[str]:
@@ -327,3 +316,9 @@ def _check_weights(config: ExperimentConfig) -> Iterator[str]:
             f'--weights "{config.weights}": no such file or folder; give pretrained, random, or '
             "the path of a safetensors file"
         )
+
+
+def _check_device(device: str) -> Iterator[str]:
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(device, True):
+        yield f"--device {device}: PyTorch finds no such device here; take --device cpu"

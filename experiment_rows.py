@@ -6,10 +6,10 @@ Finetuning Experiments". Accuracies are in percent, minutes were taken on one A1
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
-from experiment_config import ExperimentConfig
+from experiment_config import OPTIONS, ExperimentConfig
 
 SCRIPT = "python additional_experiments.py"
 XL = "gpt2-xl (1558M)"
@@ -122,9 +122,9 @@ CIRCUMSTANCES = ("seed", "device", "data_dir", "weights_dir")
 def differing_options(config: ExperimentConfig, row: Row) -> list[str]:
     """Names of the options that make ``config`` a variant of ``row`` and not the row."""
     return [
-        f.name
-        for f in fields(ExperimentConfig)
-        if f.name not in CIRCUMSTANCES and getattr(config, f.name) != getattr(row.config, f.name)
+        name
+        for name in OPTIONS
+        if name not in CIRCUMSTANCES and getattr(config, name) != getattr(row.config, name)
     ]
 
 
@@ -139,4 +139,13 @@ def markdown_table() -> str:
             f"{figure:.2f}" for figure in (row.train, row.validation, row.test, row.minutes)
         )
         lines.append(f"| {number} | {row.question} | `{row.command}` | {figures} |")
+    return "\n".join(lines)
+
+
+def flags_table() -> str:
+    """The README's list of flags."""
+    lines = ["| flag | default | what it is |", "| --- | --- | --- |"]
+    for name, option in OPTIONS.items():
+        default = {None: "none", False: "off"}.get(option.default, f"`{option.default}`")
+        lines.append(f"| `--{name}` | {default} | {option.metadata['help']} |")
     return "\n".join(lines)

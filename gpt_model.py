@@ -224,7 +224,8 @@ def _published_names(n_layers: int) -> dict[str, tuple[str, ...]]:
 def _match_names(path: Path, targets: dict[str, tuple[str, ...]]) -> dict[str, str]:
     """Published name -> the name that the file uses, with or without ``transformer.``."""
     with _open_checkpoint(path) as checkpoint:
-        weights = [name for name in checkpoint.keys() if not name.endswith(NOT_WEIGHTS)]
+        names = checkpoint.keys()
+    weights = [name for name in names if not name.endswith(NOT_WEIGHTS)]
     stored_names = {name.removeprefix("transformer."): name for name in weights}
     missing = sorted(targets.keys() - stored_names.keys())
     unknown = sorted(stored_names.keys() - targets.keys())

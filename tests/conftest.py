@@ -1,0 +1,42 @@
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from data_utils import DATASET_NAME
+from demo_data import demo_messages
+from gpt_model import GPTConfig
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(autouse=True)
+def no_log_handlers() -> Iterator[None]:
+    """The script logs to the standard error of its time, which a test's end closes."""
+    yield
+    logging.getLogger("experiments").handlers.clear()
+
+
+@pytest.fixture
+def gpt_config() -> GPTConfig:
+    return GPTConfig(emb_dim=16, n_layers=3, n_heads=4, vocab_size=97, context_length=32)
+
+
+@pytest.fixture(scope="session")
+def few_messages() -> pd.DataFrame:
+    """Synthetic messages that make 28 training, 4 validation and 8 test texts."""
+    messages = demo_messages()
+    return pd.concat([messages[:25], messages[-20:]], ignore_index=True)
+
+
+@pytest.fixture(scope="session")
+def real_data_dir() -> Path:
+    """Folder of the real SMS Spam Collection, named by SPAM_TEST_DATA; skips without it."""
+    folder = os.environ.get("SPAM_TEST_DATA")
+    if not folder or not (Path(folder) / DATASET_NAME).exists():
+        pytest.skip("SPAM_TEST_DATA names no folder that holds the SMS Spam Collection")
+    return Path(folder).resolve()

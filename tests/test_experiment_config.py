@@ -1,0 +1,198 @@
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import pytest
+
+from additional_experiments import config_from_flags, main
+from experiment_config import GROUPS, OPTIONS, ConfigError, ExperimentConfig, find_problems
+
+
+def problems_of(command: list[str]) -> list[str]:
+    with pytest.raises(ConfigError) as error:
+        config_from_flags(command)
+    return error.value.problems
+
+
+def test_defaults_are_the_protocols() -> None:
+    config = config_from_flags([])
+    assert config == ExperimentConfig()
+    with pytest.raises(FrozenInstanceError):
+        config.seed = 1
+    expected = {
+        "model_size": "gpt2-small (124M)",
+        "weights": "pretrained",
+        "trainable_layers": "last_block",
+        "trainable_token_pos": "last",
+        "average_embeddings": False,
+        "context_length": "longest_training_example",
+        "lora_rank": 8,
+        "lora_alpha": 8,
+        "no_padding": False,
+        "num_epochs": 5,
+        "batch_size": 8,
+        "accumulation_steps": 1,
+        "disable_causal_mask": False,
+        "ignore_index": -100,
+        "seed": 123,
+        "learning_rate": 5e-5,
+        "weight_decay": 0.1,
+        "eval_freq": 50,
+        "eval_iter": 5,
+        "max_steps": None,
+        "device": "auto",
+        "data_dir": "data",
+        "weights_dir": None,
+        "demo": False,
+    }
+    assert {name: getattr(config, name) for name in OPTIONS} == expected
+
+
+def test_every_flag_is_read(tmp_path: Path) -> None:
+    values = {
+        "model_size": "gpt2-medium (355M)",
+        "weights": str(tmp_path),
+        "weights_dir": "w",
+        "disable_causal_mask": True,
+        "trainable_layers": "lora",
+        "lora_rank": 3,
+        "lora_alpha": 0.5,
+        "trainable_token_pos": "first",
+        "average_embeddings": True,
+        "ignore_index": -1,
+        "data_dir": "d",
+        "demo": True,
+        "context_length": 77,
+        "no_padding": True,
+        "num_epochs": 2,
+        "batch_size": 1,
+        "accumulation_steps": 4,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "max_steps": 9,
+        "eval_freq": 6,
+        "eval_iter": 7,
+        "seed": 0,
+        "device": "cpu",
+    }
+    assert set(values) == set(OPTIONS)
+    command = [
+        word
+        for name, value in values.items()
+        for word in ([f"--{name}"] if value is True else [f"--{name}", str(value)])
+    ]
+    assert config_from_flags(command) == ExperimentConfig(**values)
+
+
+BAD = [
+    ("--batch_size 0", ["--batch_size 0", "at least 1"]),
+    ("--num_epochs -3", ["--num_epochs -3", "at least 1"]),
+    ("--accumulation_steps 0", ["--accumulation_steps 0", "at least 1"]),
+    ("--max_steps 0", ["--max_steps 0", "at least 1"]),
+    ("--eval_freq 0", ["--eval_freq 0", "at least 1"]),
+    ("--eval_iter 0", ["--eval_iter 0", "at least 1"]),
+    ("--seed -1", ["--seed -1", "at least 0"]),
+    ("--seed 9223372036854775808", ["--seed 9223372036854775808", "up to"]),
+    ("--learning_rate 0", ["--learning_rate 0.0", "above 0"]),
+    ("--learning_rate nan", ["--learning_rate nan", "above 0"]),
+    ("--learning_rate inf", ["--learning_rate inf", "above 0"]),
+    ("--weight_decay -1", ["--weight_decay -1.0", "at least 0"]),
+    ("--batch_size eight", ["--batch_size eight", "whole number"]),
+    ("--batch_size 8.5", ["--batch_size 8.5", "whole number"]),
+    ("--learning_rate fast", ["--learning_rate fast", "number"]),
+    ("--trainable_layers lora --lora_rank 0", ["--lora_rank 0", "at least 1"]),
+    ("--trainable_layers lora --lora_alpha 0", ["--lora_alpha 0.0", "above 0"]),
+    ("--lora_rank 8", ["--lora_rank 8 with --trainable_layers last_block", "lora"]),
+    ("--lora_alpha 3", ["--lora_alpha 3 with --trainable_layers last_block", "lora"]),
+    ("--context_length 0", ["--context_length 0", "from 1 to 1024"]),
+    ("--context_length 1025", ["--context_length 1025", "from 1 to 1024"]),
+    ("--context_length long", ["--context_length long", "longest_training_example"]),
+    ("--no_padding", ["--no_padding with --batch_size 8", "--batch_size 1"]),
+    ("--rows 14 --batch_size 4", ["--no_padding with --batch_size 4", "--accumulation_steps 4"]),
+    ("--trainable_layers last", ["--trainable_layers", 'mean "last_layer"']),
+    ("--trainable_token_pos final", ["--trainable_token_pos", '"first", "last", "flexible"']),
+    ("--model_size gpt2-xl", ['--model_size "gpt2-xl"', 'mean "gpt2-xl (1558M)"']),
+    ("--model_size gpt2-tiny_(3M)", ['mean "gpt2-tiny (3M)"']),
+    ("--weights nowhere", ['--weights "nowhere"', "no such file or folder"]),
+    ("--demo --weights pretrained", ["--weights pretrained with --demo", "--weights random"]),
+    ("--device gpu", ['--device "gpu"', '"cuda"']),
+    ("--rows 20", ["--rows 20", "from 1 to 19"]),
+    ("--rows one", ["--rows one", "from 1 to 19"]),
+    ("--epochs 3", ["--epochs", "--num_epochs"]),
+    ("--lora-rank=3", ["--lora-rank", "--lora_rank"]),
+    ("hello", ["hello", "belongs to no flag"]),
+]
+
+
+@pytest.mark.parametrize(("command", "parts"), BAD, ids=[command for command, _ in BAD])
+def test_bad_input_is_named_with_a_way_out(command: str, parts: list[str]) -> None:
+    problems = problems_of(command.split())
+    assert len(problems) == 1
+    for part in parts:
+        assert part in problems[0]
+
+
+def test_tiny_has_no_published_weights() -> None:
+    (problem,) = problems_of(["--model_size", "gpt2-tiny (3M)"])
+    assert "--weights pretrained" in problem
+    assert "add --weights random" in problem
+
+
+def test_the_missing_space_is_recognised() -> None:
+    command = ["--model_size", "gpt2-xl (1558M)--trainable_layers", "all"]
+    (problem,) = problems_of(command)
+    assert "a space is missing before --trainable_layers" in problem
+    assert '--model_size "gpt2-xl (1558M)" --trainable_layers' in problem
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_not_there(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    (problem,) = problems_of(["--device", device])
+    assert f"--device {device}" in problem
+    assert "--device cpu" in problem
+
+
+def test_all_problems_are_reported_together(
+    capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = "--batch_size 0 --num_epochs x --context_length 2000 --no_padding --seeds 3"
+    assert main([*command.split(), "--model_size", "gpt2"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    for name in ("batch_size", "num_epochs", "context_length", "no_padding", "seeds", "model_size"):
+        assert f"\n  --{name}" in err
+    assert list(tmp_path.iterdir()) == [], "nothing was downloaded"
+
+
+def test_rules_hold_from_python_too() -> None:
+    assert find_problems(ExperimentConfig()) == []
+    assert len(find_problems(ExperimentConfig(batch_size=0, lora_rank=16))) == 2
+    assert find_problems(ExperimentConfig(trainable_layers="lora", lora_rank=16)) == []
+
+
+def test_demo_and_row_and_flag_precedence() -> None:
+    config = config_from_flags(["--demo", "--rows", "12", "--lora_rank", "4"])
+    assert (config.model_size, config.weights) == ("gpt2-tiny (3M)", "random")
+    assert (config.trainable_layers, config.lora_rank, config.lora_alpha) == ("lora", 4, 8)
+    config = config_from_flags(["--demo", "--model_size", "gpt2-small (124M)"])
+    assert (config.model_size, config.weights) == ("gpt2-small (124M)", "random")
+
+
+def test_help_fits_a_terminal_and_shows_every_default(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    for name, option in OPTIONS.items():
+        default = {None: "none", False: "off", 8.0: "8", 5e-5: "5e-05"}.get(
+            option.default, option.default
+        )
+        entry = " ".join(text[text.index(f"\n  --{name}") :].split())
+        assert entry[entry.index("(default: ") :].startswith(f"(default: {default})"), name
+    assert all(f"\n{group}:\n" in text for group in GROUPS)

@@ -1,0 +1,90 @@
+"""The project against an independent implementation of the protocol, and against its logs."""
+
+import re
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import plain_protocol
+import pytest
+
+import additional_experiments
+from additional_experiments import main, run_experiment
+from data_utils import split_messages
+from demo_data import byte_encoding
+from experiment_config import ExperimentConfig
+from experiment_rows import ROWS
+from gpt_model import MODEL_SIZES
+
+TINY = {"model_size": "gpt2-tiny (3M)", "weights": "random"}
+SHORT = {**TINY, "demo": True, "num_epochs": 2, "eval_freq": 2, "eval_iter": 2}
+
+# Each of the rows (its model made tiny), and combinations that no row has.
+COMBINATIONS = [
+    *(row.flags for row in ROWS.values() if row.flags.get("model_size") is None),
+    {"trainable_token_pos": "flexible", "average_embeddings": True, "disable_causal_mask": True},
+    {"trainable_token_pos": "first", "average_embeddings": True, "trainable_layers": "all"},
+    {"trainable_token_pos": "flexible", "context_length": 40, "trainable_layers": "last_layer"},
+    {"trainable_layers": "lora_alternative", "lora_rank": 2, "lora_alpha": 3, "seed": 5},
+    {"no_padding": True, "batch_size": 1, "average_embeddings": True, "context_length": 60},
+    {"no_padding": True, "batch_size": 1, "trainable_token_pos": "first", "seed": 0},
+    {"no_padding": True, "batch_size": 1, "accumulation_steps": 5, "trainable_layers": "all"},
+    {"accumulation_steps": 2, "batch_size": 5, "learning_rate": 1e-3, "weight_decay": 0.5},
+    {"accumulation_steps": 100, "batch_size": 7, "ignore_index": 1, "num_epochs": 3},
+    {"context_length": 200, "disable_causal_mask": True, "trainable_layers": "last_two_blocks"},
+]
+
+
+@pytest.mark.parametrize("flags", COMBINATIONS, ids=str)
+def test_equals_the_plain_implementation(
+    flags: dict, few_messages: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = {**SHORT, **flags, "weights": "random"}
+    if flags.get("context_length") == "model_context_length":
+        flags |= {"num_epochs": 1, "eval_freq": 100, "eval_iter": 1}
+    monkeypatch.setattr(additional_experiments, "demo_messages", lambda: few_messages)
+    config = ExperimentConfig(**flags)
+    result = run_experiment(config)
+
+    splits, encoding = vars(split_messages(few_messages)), byte_encoding()
+    texts = {part: [encoding.encode(t) for t in splits[part]["Text"]] for part in splits}
+    labels = {part: splits[part]["Label"].tolist() for part in splits}
+    shape = MODEL_SIZES[config.model_size]
+    options = {**asdict(config), **asdict(shape), "context_length": config.context_length}
+    expected = plain_protocol.run(texts, labels, options)
+
+    losses = [entry[1:] for entry in expected if entry[0] == "losses"]
+    found = [(record.train, record.validation) for record in result.history.losses]
+    assert found == [pytest.approx(pair, abs=2e-4) for pair in losses]
+    accuracies = [entry[1:] for entry in expected if entry[0] == "accuracies"]
+    counts = [tuple((a.correct, a.total) for a in p) for p in result.history.epoch_accuracies]
+    assert counts == accuracies
+    final = [(a.correct, a.total) for a in vars(result.accuracy).values()]
+    assert final == list(expected[-1][1:])
+
+
+LOSSES = re.compile(r"Ep (\d+) \(Step (\d{6})\): Train loss (\d\.\d{3}), Val loss (\d\.\d{3})")
+PERCENT = re.compile(r"(\d+\.\d\d)%")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", [1, 11, 16])
+def test_reference_logs(row: int, real_data_dir: Path, capsys: pytest.CaptureFixture) -> None:
+    log = real_data_dir.parent / "reference_logs" / f"tiny_row{row:02}.txt"
+    if not log.exists():
+        pytest.skip(f"no reference log beside the real data for row {row}")
+    flags = ["--rows", str(row), "--weights", "random", "--model_size", TINY["model_size"]]
+    assert main([*flags, "--data_dir", str(real_data_dir)]) == 0
+    lines, expected = capsys.readouterr().out.splitlines(), log.read_text().splitlines()
+    assert len(lines) == len(expected)
+    for line, expected_line in zip(lines[:-3], expected[:-3], strict=True):
+        if match := LOSSES.fullmatch(expected_line):
+            found = LOSSES.fullmatch(line)
+            assert found, line
+            assert found.groups()[:2] == match.groups()[:2]
+            for ours, theirs in zip(found.groups()[2:], match.groups()[2:], strict=True):
+                assert abs(float(ours) - float(theirs)) <= 0.002 + 1e-9, line
+    for line, expected_line, total in zip(lines[-3:], expected[-3:], (1040, 149, 300), strict=True):
+        assert line.split(":")[0] == expected_line.split(":")[0]
+        ours, theirs = (float(PERCENT.search(text)[1]) for text in (line, expected_line))
+        assert abs(ours - theirs) <= 100 / total + 0.01, line

@@ -1,0 +1,132 @@
+"""The script as a user runs it: in a subprocess, in an empty folder, without a network."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_utils import DATASET_NAME
+from demo_data import PIECES, byte_encoding, demo_messages
+
+SCRIPT = Path(__file__).parent.parent / "additional_experiments.py"
+NO_NETWORK = {
+    # Nothing listens on port 9 of this machine, so that every download fails at once.
+    **dict.fromkeys(("http_proxy", "https_proxy", "HF_ENDPOINT"), "http://127.0.0.1:9"),
+    "HF_HUB_OFFLINE": "1",
+    "NO_PROXY": "",
+    "no_proxy": "",
+}
+
+
+def run(*flags: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, SCRIPT, *flags],
+        cwd=folder,
+        env={**os.environ, **NO_NETWORK, "HF_HOME": str(folder / "hf"), **environment},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+def test_demo(tmp_path: Path) -> None:
+    finished = run("--demo", "--num_epochs", "2", folder=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    lines = finished.stdout.splitlines()
+    assert lines[0].startswith("Ep 1 (Step 000000): Train loss ")
+    assert lines[-1].startswith("Test accuracy: ")
+    assert finished.stderr == "Demo: the messages are synthetic, so the figures mean nothing.\n"
+    assert list(tmp_path.iterdir()) == [], "the demo leaves nothing behind"
+
+
+def test_wrong_usage_exits_with_2(tmp_path: Path) -> None:
+    command = ["--model_size", "gpt2-xl (1558M)--trainable_layers", "all", "--batch_size", "0"]
+    finished = run(*command, folder=tmp_path)
+    assert (finished.returncode, finished.stdout) == (2, "")
+    assert "a space is missing before --trainable_layers" in finished.stderr
+    assert "--batch_size 0" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_network_exits_with_1(tmp_path: Path) -> None:
+    finished = run(folder=tmp_path)
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert "archive.ics.uci.edu" in finished.stderr
+    assert "backblazeb2.com" in finished.stderr
+    assert f"at {Path('data') / DATASET_NAME}" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_wrong_data_file_exits_with_1(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / DATASET_NAME).write_text("ham\tnot the file\n")
+    finished = run(folder=tmp_path)
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert "is not the SMS Spam Collection" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 4000])
+def test_wrong_checkpoint_exits_with_1(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.safetensors").write_bytes(content)
+    finished = run("--demo", "--weights", "w.safetensors", folder=tmp_path)
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert "w.safetensors cannot be read as safetensors" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_missing_weights_exit_with_1(tmp_path: Path, real_data_dir: Path) -> None:
+    finished = run("--data_dir", str(real_data_dir), folder=tmp_path)
+    assert (finished.returncode, finished.stdout) == (1, "")
+    assert "607a30d783dfa663caf39e06633721c8d4cfcd7e" in finished.stderr
+    assert "WEIGHTS_DIR/gpt2/model.safetensors" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, SCRIPT, "--demo", "--num_epochs", "1"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert b"Traceback" not in process.stderr.read()
+    assert process.wait() == 1
+
+
+# ---------------------------------------------------------------- the demo's data
+
+
+def test_demo_messages_are_fixed_and_different() -> None:
+    messages = demo_messages()
+    assert messages.equals(demo_messages())
+    assert messages["Text"].is_unique
+    assert messages["Label"].value_counts().to_dict() == {"ham": 360, "spam": 300}
+    assert max(len(byte_encoding().encode(text)) for text in messages["Text"]) < 256
+
+
+def test_no_two_words_separate_the_demo() -> None:
+    """The best rule on whether two words are in a text gets less than four in five right."""
+    messages = demo_messages()
+    spam = (messages["Label"] == "spam").to_numpy()
+    words = {}
+    for i, text in enumerate(messages["Text"]):
+        for word in set(text.lower().replace("!", " ").replace(":", " ").split()):
+            words.setdefault(word.strip(".,?"), set()).add(i)
+    everyone = set(range(len(messages)))
+    frequent = sorted(words.values(), key=len, reverse=True)[:120]
+    best = 0.0
+    for i, first in enumerate(frequent):
+        for second in frequent[i + 1 :]:
+            cells = (first & second, first - second, second - first, everyone - first - second)
+            right = 0
+            for cell in cells:
+                n_spam = sum(spam[j] for j in cell)
+                right += max(n_spam, len(cell) - n_spam)
+            best = max(best, right / len(messages))
+    assert best < 0.8
+    assert all(any(len(piece) for piece in pieces) for pieces in PIECES.values())

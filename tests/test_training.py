@@ -1,0 +1,196 @@
+import re
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+import torch
+
+import additional_experiments
+import training
+from additional_experiments import load_data, run_experiment
+from classifier import build_classifier
+from data_utils import make_loaders
+from experiment_config import ExperimentConfig
+from training import Accuracy, TrainingError, batch_loss, evaluate_accuracy
+
+DEMO = {"model_size": "gpt2-tiny (3M)", "weights": "random", "demo": True, "num_epochs": 2}
+
+
+@pytest.fixture(autouse=True)
+def small_demo(few_messages: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(additional_experiments, "demo_messages", lambda: few_messages)
+
+
+def printed(capsys: pytest.CaptureFixture, **options: object) -> str:
+    """What an experiment prints, without the line of its time."""
+    run_experiment(ExperimentConfig(**{**DEMO, "eval_freq": 1, **options}))
+    return re.sub(r"Training completed.*\n", "", capsys.readouterr().out)
+
+
+def test_printed_lines(capsys: pytest.CaptureFixture) -> None:
+    run_experiment(ExperimentConfig(**DEMO, eval_freq=2))
+    number, percent = r"\d\.\d{3}", r"\d{1,3}\.\d\d%"
+    epoch = rf"Training accuracy: {percent} \| Validation accuracy: {percent}"
+
+    def losses(e: int, step: int) -> str:
+        return rf"Ep {e} \(Step {step:06d}\): Train loss {number}, Val loss {number}"
+
+    expected = [
+        *(losses(1, 0), losses(1, 2), epoch),  # 28 training texts make 3 batches of 8
+        *(losses(2, 4), epoch),
+        r"Training completed in \d+\.\d\d minutes\.",
+        *(rf"{part} accuracy: {percent}" for part in ("Training", "Validation", "Test")),
+    ]
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(expected)
+    for line, pattern in zip(lines, expected, strict=True):
+        assert re.fullmatch(pattern, line), line
+
+
+def test_the_same_seed_prints_the_same(capsys: pytest.CaptureFixture) -> None:
+    assert printed(capsys) == printed(capsys)
+
+
+LIVE = {
+    "disable_causal_mask": {"disable_causal_mask": True},
+    "trainable_layers": {"trainable_layers": "last_two_blocks"},
+    "trainable_layers last_layer": {"trainable_layers": "last_layer"},
+    "trainable_layers all": {"trainable_layers": "all"},
+    "trainable_layers lora": {"trainable_layers": "lora"},
+    "trainable_token_pos": {"trainable_token_pos": "first"},
+    "trainable_token_pos flexible": {"trainable_token_pos": "flexible"},
+    "average_embeddings": {"average_embeddings": True},
+    "ignore_index": {"ignore_index": 1},
+    "context_length": {"context_length": 20},
+    "no_padding": {"no_padding": True, "batch_size": 1, "num_epochs": 1},
+    "num_epochs": {"num_epochs": 1},
+    "batch_size": {"batch_size": 4},
+    "accumulation_steps": {"accumulation_steps": 2},
+    "learning_rate": {"learning_rate": 1e-3},
+    "weight_decay": {"weight_decay": 100.0},
+    "max_steps": {"max_steps": 2},
+    "eval_freq": {"eval_freq": 2},
+    "eval_iter": {"eval_iter": 1},
+    "seed": {"seed": 5},
+}
+
+
+@pytest.fixture(scope="module")
+def reference_output() -> dict:
+    return {}
+
+
+@pytest.mark.parametrize("name", LIVE)
+def test_every_flag_changes_what_is_printed(
+    name: str, capsys: pytest.CaptureFixture, reference_output: dict
+) -> None:
+    if not reference_output:
+        reference_output["text"] = printed(capsys)
+    assert printed(capsys, **LIVE[name]) != reference_output["text"]
+
+
+@pytest.mark.parametrize("options", [{"lora_rank": 2}, {"lora_alpha": 2.0}])
+def test_lora_flags_change_what_is_printed(options: dict, capsys: pytest.CaptureFixture) -> None:
+    lora = {"trainable_layers": "lora", "learning_rate": 1e-3}
+    assert printed(capsys, **lora) != printed(capsys, **lora, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "others"),
+    [
+        ({"ignore_index": 50256}, {}),  # labels are 0 and 1
+        ({"device": "cpu"}, {}),
+        ({"trainable_layers": "lora_alternative"}, {"trainable_layers": "lora"}),
+    ],
+)
+def test_inert_flags(options: dict, others: dict, capsys: pytest.CaptureFixture) -> None:
+    assert printed(capsys, **options) == printed(capsys, **others)
+
+
+# ---------------------------------------------------------------- gradient accumulation
+
+
+class GradientSpy(torch.optim.AdamW):
+    """AdamW that keeps all gradients at each update."""
+
+    seen: list[torch.Tensor] = []  # noqa: RUF012
+
+    def step(self, closure: object = None) -> None:
+        self.seen.append(torch.cat([p.grad.flatten() for p in self.param_groups[0]["params"]]))
+        super().step(closure)
+
+
+@pytest.fixture
+def gradients(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[torch.Tensor]]:
+    """The gradients of an epoch's updates, taken at weights that hardly move."""
+    monkeypatch.setattr(torch.optim, "AdamW", GradientSpy)
+
+    def run(**options: object) -> list[torch.Tensor]:
+        GradientSpy.seen = []
+        still = {"learning_rate": 1e-30, "weight_decay": 0.0, "num_epochs": 1}
+        run_experiment(ExperimentConfig(**{**DEMO, **still, **options}))
+        return GradientSpy.seen
+
+    return run
+
+
+def test_accumulation_equals_the_large_batch(gradients: Callable) -> None:
+    one_by_one = gradients(batch_size=1, accumulation_steps=4)
+    at_once = gradients(batch_size=4)
+    assert (len(one_by_one), len(at_once)) == (7, 7)  # of 28 texts none is dropped
+    for window, batch in zip(one_by_one, at_once, strict=True):
+        torch.testing.assert_close(window, batch, rtol=1e-4, atol=1e-7)
+    assert not torch.allclose(at_once[0], at_once[1], rtol=1e-2)
+
+
+def test_the_last_window_is_a_mean_over_its_own_batches(gradients: Callable) -> None:
+    windows = gradients(batch_size=8, accumulation_steps=2)  # 3 batches: windows of 2 and 1
+    single = gradients(batch_size=8)
+    assert (len(windows), len(single)) == (2, 3)
+    torch.testing.assert_close(windows[0], (single[0] + single[1]) / 2, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(windows[1], single[2], rtol=1e-4, atol=1e-7)
+
+
+def test_max_steps_ends_in_the_middle_of_a_window(gradients: Callable) -> None:
+    windows = gradients(batch_size=4, accumulation_steps=3, max_steps=4)
+    single = gradients(batch_size=4, max_steps=4)
+    assert (len(windows), len(single)) == (2, 4)
+    torch.testing.assert_close(windows[1], single[3], rtol=1e-4, atol=1e-7)
+
+
+# ---------------------------------------------------------------- evaluation and faults
+
+
+def test_evaluation_counts_whole_loaders() -> None:
+    config = ExperimentConfig(**DEMO)
+    loaders = make_loaders(load_data(config), config.batch_size)
+    model = build_classifier(config)
+    totals = [evaluate_accuracy(model, loader, config).total for loader in vars(loaders).values()]
+    assert totals == [24, 4, 8]
+    assert evaluate_accuracy(model, loaders.train, config, n_batches=2).total == 16
+    batch = next(iter(loaders.test))
+    correct = 0
+    for i in range(8):
+        scores = model(batch.tokens[i : i + 1])[0, -1]
+        correct += int(scores[1] > scores[0]) == int(batch.labels[i])
+    assert evaluate_accuracy(model, loaders.test, config) == Accuracy(correct, 8)
+    assert model.training, "evaluation leaves the model as it was"
+    loss = -torch.log_softmax(model(batch.tokens)[:, -1], -1)[range(8), batch.labels].mean()
+    torch.testing.assert_close(batch_loss(model, batch, config), loss)
+
+
+def test_an_infinite_loss_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = iter([0.5, 0.5, 0.5, 0.5, float("nan")])
+
+    def fake_loss(model: object, batch: object, config: object) -> torch.Tensor:
+        return torch.tensor(next(losses), requires_grad=True)
+
+    monkeypatch.setattr(training, "batch_loss", fake_loss)
+    config = ExperimentConfig(**DEMO, eval_freq=1000, eval_iter=1)
+    with pytest.raises(TrainingError, match="training loss at step 2 is nan"):
+        run_experiment(config)
+
+
+def test_ignoring_every_label_stops_the_run() -> None:
+    with pytest.raises(TrainingError, match="--ignore_index"):
+        run_experiment(ExperimentConfig(**DEMO, ignore_index=0, batch_size=1, eval_freq=1))
