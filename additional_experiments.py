@@ -1,6 +1,6 @@
 """Finetune a GPT-2 as a spam classifier, to find out which choices matter.
 
-One run of this script is one experiment: by default row 1 of the README's table.
+One run is one experiment: by default row 1 of the README's table.
 """
 
 from __future__ import annotations
