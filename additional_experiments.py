@@ -10,8 +10,10 @@ import difflib
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ from experiment_config import (
     parse_options,
 )
 from experiment_rows import ROWS, Row, differing_options, format_flag
+from frozen_features import HiddenStateError, prepare_inputs
 from gpt_model import CheckpointError
 from training import Accuracy, History, TrainingError, evaluate_accuracy, report, train
 
@@ -50,10 +53,15 @@ DEMO_FLAGS = {"model_size": "gpt2-tiny (3M)", "weights": "random"}
 
 @dataclass(frozen=True)
 class ExperimentResult:
-    """What one experiment gave: its history, and its accuracy on each part of the data."""
+    """What one experiment gave: its history, its accuracy on each part, and its seconds.
+
+    ``seconds`` has ``features`` (hidden states computed once), ``training`` (with the
+    evaluations in between) and ``evaluation`` (of the whole parts, at the end).
+    """
 
     history: History
     accuracy: Splits[Accuracy]
+    seconds: dict[str, float]
 
 
 def run_experiment(config: ExperimentConfig) -> ExperimentResult:
@@ -62,19 +70,30 @@ def run_experiment(config: ExperimentConfig) -> ExperimentResult:
     Raises:
         ConfigError: options break rules; nothing was downloaded or built.
         DataError, CheckpointError: data or weights cannot be had, or are damaged.
-        TrainingError: a loss is not finite.
+        TrainingError, HiddenStateError: a loss or a hidden state is not finite.
     """
     problems = find_problems(config)
     if problems:
         raise ConfigError(problems)
-    loaders = make_loaders(load_data(config), config.batch_size)
+    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+    texts = load_data(config)
     model = build_classifier(config).to(choose_device(config.device))
+    times = [time.perf_counter()]
+    inputs = prepare_inputs(model, texts, config)
+    times.append(time.perf_counter())
+    loaders = make_loaders(inputs, config.batch_size)
     history = train(model, loaders, config)
+    times.append(time.perf_counter())
+    report(f"Training completed in {(times[2] - times[0]) / 60:.2f} minutes.")
     accuracy = loaders.map(lambda loader: evaluate_accuracy(model, loader, config))
+    times.append(time.perf_counter())
     report(f"Training accuracy: {accuracy.train}")
     report(f"Validation accuracy: {accuracy.validation}")
     report(f"Test accuracy: {accuracy.test}")
-    return ExperimentResult(history, accuracy)
+    phases = zip(("features", "training", "evaluation"), pairwise(times), strict=True)
+    seconds = {name: end - start for name, (start, end) in phases}
+    logger.info("Seconds: " + ", ".join(f"{name} {s:.1f}" for name, s in seconds.items()))
+    return ExperimentResult(history, accuracy, seconds)
 
 
 def load_data(config: ExperimentConfig) -> Splits[EncodedTexts]:
@@ -195,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         problems = "\n".join(f"  {problem}" for problem in error.problems)
         print(f"Nothing was started:\n{problems}\nSee --help for every flag.", file=sys.stderr)
         return 2
-    except (DataError, CheckpointError, TrainingError) as error:
+    except (DataError, CheckpointError, HiddenStateError, TrainingError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # whoever read the results has gone; a last flush would fail too

@@ -8,9 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from data_utils import LABELS, find_weights
+from data_utils import LABELS, Batch, find_weights
 from experiment_config import ExperimentConfig
-from gpt_model import GPTModel, load_published_weights
+from gpt_model import GPTModel, load_published_weights, pick
 from lora import LoRALinear, MergedLoRALinear, inject_lora
 
 N_TRAINED_BLOCKS = {"last_layer": 0, "last_block": 1, "last_two_blocks": 2}
@@ -40,6 +40,8 @@ def build_classifier(config: ExperimentConfig) -> GPTModel:
     if config.uses_lora:
         layer = LORA_LAYERS[config.trainable_layers]
         inject_lora(model, config.lora_rank, config.lora_alpha, layer)
+    if config.precision == "bf16":
+        cast_frozen(model)
     return model
 
 
@@ -52,24 +54,66 @@ def _trained_modules(model: GPTModel, trainable_layers: str) -> Iterable[nn.Modu
     return [*model.blocks[len(model.blocks) - n_blocks :], *norm, model.head]
 
 
-def read_logits(logits: Tensor, lengths: Tensor, config: ExperimentConfig) -> Tensor:
-    """Pick or average the positions that a text is classified by.
+def takes_fast_path(model: GPTModel, config: ExperimentConfig) -> bool:
+    """Whether work may be reused and left out: the same function, without dropout."""
+    return not config.no_feature_reuse and model.config.drop_rate == 0
 
-    Args:
-        logits: (B, T, C), at every position.
-        lengths: (B,), each text's own tokens.
 
-    Returns:
-        (B, C): the logits at the first, the last, or (``flexible``) each text's own last
-        position; or their mean over all positions, with ``flexible`` over the text's own.
-    """
-    flexible = config.trainable_token_pos == "flexible"
-    if config.average_embeddings and flexible:
-        positions = torch.arange(logits.shape[1], device=logits.device)
-        own = (positions < lengths[:, None]).unsqueeze(-1)  # (B, T, 1)
-        return (logits * own).sum(dim=1) / lengths[:, None]
+def read_positions(lengths: Tensor, widths: Tensor, config: ExperimentConfig) -> Tensor:
+    """The position (B,) by which each text is classified, where they are not averaged."""
+    position = config.trainable_token_pos
+    if position == "first":
+        return torch.zeros_like(lengths)
+    return (lengths if position == "flexible" else widths) - 1
+
+
+def averaged_positions(lengths: Tensor, widths: Tensor, config: ExperimentConfig) -> Tensor:
+    """How many positions (B,) of each text are averaged, where they are."""
+    return lengths if config.trainable_token_pos == "flexible" else widths
+
+
+def needed_positions(lengths: Tensor, widths: Tensor, config: ExperimentConfig) -> Tensor:
+    """How many leading positions (B,) of each text decide what is read of it."""
+    if config.disable_causal_mask:
+        return widths
     if config.average_embeddings:
-        return logits.mean(dim=1)
-    if flexible:
-        return logits[torch.arange(len(logits), device=logits.device), lengths - 1]
-    return logits[:, {"first": 0, "last": -1}[config.trainable_token_pos]]
+        return averaged_positions(lengths, widths, config)
+    return read_positions(lengths, widths, config) + 1
+
+
+def classify(model: GPTModel, batch: Batch, config: ExperimentConfig) -> tuple[Tensor, Tensor]:
+    """The logits (B, C) that are read of each text, and the labels (B,), on the model's device."""
+    batch = batch.to(model.device)
+    at = None
+    if takes_fast_path(model, config) and not config.average_embeddings:
+        at = read_positions(batch.lengths, batch.widths, config)
+    with autocast(model, config):
+        hidden = batch.inputs if batch.n_blocks else model.embed(batch.inputs)
+        hidden = model.run_blocks(hidden, start=batch.n_blocks, at=at)
+    # The final norm and the classifier keep their own precision.
+    logits = model.classify(hidden.to(model.final_norm.weight.dtype))
+    return (logits[:, 0] if at is not None else read_logits(logits, batch, config)), batch.labels
+
+
+def read_logits(logits: Tensor, batch: Batch, config: ExperimentConfig) -> Tensor:
+    """Logits at every position (B, T, C) -> those that are read, or their mean: (B, C)."""
+    if not config.average_embeddings:
+        return pick(logits, read_positions(batch.lengths, batch.widths, config))[:, 0]
+    n_averaged = averaged_positions(batch.lengths, batch.widths, config)[:, None]  # (B, 1)
+    averaged = torch.arange(logits.shape[1], device=logits.device) < n_averaged  # (B, T)
+    return (logits * averaged[..., None]).sum(dim=1) / n_averaged
+
+
+def autocast(model: GPTModel, config: ExperimentConfig) -> torch.autocast:
+    """The context in which blocks run: in bfloat16 where the configuration says so."""
+    return torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+def cast_frozen(model: GPTModel) -> None:
+    """Turn what does not train to bfloat16, once, so that it need not be at every call.
+
+    Norms are left: they are small, and what they compute is best kept exact.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding) and not module.weight.requires_grad:
+            module.to(torch.bfloat16)

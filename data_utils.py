@@ -204,15 +204,31 @@ def gpt2_encoding() -> tiktoken.Encoding:
 
 @dataclass(frozen=True)
 class Batch:
-    """B texts of T tokens, those beyond a text's length being padding."""
+    """B texts of T positions: token ids, or the hidden states that some blocks made of them."""
 
-    tokens: Tensor  # (B, T) int64
+    inputs: Tensor  # (B, T) int64, or (B, T, D)
     lengths: Tensor  # (B,) int64, each text's own tokens
+    widths: Tensor  # (B,) int64, its tokens and its padding; T may be less, or more
     labels: Tensor  # (B,) int64
+    n_blocks: int = 0  # that were run already
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        return Batch(self.tokens.to(device), self.lengths.to(device), self.labels.to(device))
+        tensors = (self.inputs, self.lengths, self.widths, self.labels)
+        return Batch(*(tensor.to(device) for tensor in tensors), self.n_blocks)
+
+
+def merge_batches(batches: Sequence[Batch]) -> Batch:
+    """One batch of all the texts, its positions as many as the longest batch has."""
+    if len(batches) == 1:
+        return batches[0]
+    merged = {
+        name: torch.cat([getattr(batch, name) for batch in batches])
+        for name in ("lengths", "widths", "labels")
+    }
+    inputs = [text for batch in batches for text in batch.inputs]
+    padded = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True)
+    return Batch(padded, **merged, n_blocks=batches[0].n_blocks)
 
 
 class EncodedTexts(Dataset):
@@ -221,17 +237,18 @@ class EncodedTexts(Dataset):
     Args:
         tokens: each text's own token ids, at least one.
         labels: each text's class.
-        width: what batches are padded to on the right, at least the longest text; ``None``
-            pads to the longest text of the batch, which leaves a batch of one as it is.
+        width: what texts are padded to on the right, at least the longest; ``None`` leaves
+            each as it is.
     """
 
     def __init__(
         self, tokens: Sequence[Sequence[int]], labels: Sequence[int], width: int | None
     ) -> None:
         self.lengths = torch.tensor([len(ids) for ids in tokens])
+        self.widths = self.lengths if width is None else torch.full_like(self.lengths, width)
+        self.n_inputs = self.widths  # how many positions of each text go into a batch
         self.labels = torch.tensor(list(labels))
-        self.width = width
-        self.tokens = torch.full((len(tokens), width or int(self.lengths.max())), PADDING_TOKEN)
+        self.tokens = torch.full((len(tokens), int(self.widths.max())), PADDING_TOKEN)
         for row, ids in zip(self.tokens, tokens, strict=True):
             row[: len(ids)] = torch.tensor(ids)
 
@@ -242,9 +259,13 @@ class EncodedTexts(Dataset):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: list[int]) -> Batch:  # PyTorch's hook for whole batches
-        lengths = self.lengths[indices]
-        width = self.width or int(lengths.max())
-        return Batch(self.tokens[indices, :width], lengths, self.labels[indices])
+        n_positions = int(self.n_inputs[indices].max())
+        return Batch(
+            self.tokens[indices, :n_positions],
+            self.lengths[indices],
+            self.widths[indices],
+            self.labels[indices],
+        )
 
 
 def encode_splits(
@@ -276,7 +297,7 @@ def _encode(texts: Sequence[str], encoding: tiktoken.Encoding) -> list[list[int]
     return [encoding.encode_ordinary(text) or [PADDING_TOKEN] for text in texts]
 
 
-def make_loaders(datasets: Splits[EncodedTexts], batch_size: int) -> Splits[DataLoader]:
+def make_loaders(datasets: Splits[Dataset], batch_size: int) -> Splits[DataLoader]:
     """Loaders of :class:`Batch`: training shuffled and without a last, smaller batch.
 
     All of them draw from PyTorch's global generator each time they are iterated.
@@ -296,7 +317,7 @@ def make_loaders(datasets: Splits[EncodedTexts], batch_size: int) -> Splits[Data
     )
 
 
-def _loader(dataset: EncodedTexts, batch_size: int, **order: bool) -> DataLoader:
+def _loader(dataset: Dataset, batch_size: int, **order: bool) -> DataLoader:
     # The dataset gives whole batches, so there is nothing left to collate.
     return DataLoader(dataset, batch_size, collate_fn=lambda batch: batch, **order)
 

@@ -24,6 +24,7 @@ TRAINABLE_LAYERS = (
 )
 TOKEN_POSITIONS = ("first", "last", "flexible")
 CONTEXT_LENGTHS = ("longest_training_example", "model_context_length")
+PRECISIONS = ("fp32", "tf32", "bf16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 GROUPS = ("model", "what trains, and what is read", "data", "training", "run")
 
@@ -197,6 +198,29 @@ class ExperimentConfig:
         choices=DEVICES,
     )
 
+    precision: str = option(
+        "fp32",
+        GROUPS[4],
+        "of products: fp32, tf32 (on CUDA only), or bf16 (what trains and the classifier stay in "
+        "fp32)",
+        choices=PRECISIONS,
+    )
+    no_feature_reuse: bool = option(
+        False,
+        GROUPS[4],
+        "compute everything at every step, also what never changes: slow, the yardstick for the "
+        "fast path",
+    )
+    feature_memory: float | None = option(
+        None,
+        GROUPS[4],
+        "gigabytes that hidden states may take in memory; beyond, they are kept on disk; none is "
+        "half of what is free",
+        parse=float,
+        minimum=0,
+        metavar="GB",
+    )
+
     @property
     def gpt(self) -> GPTConfig:
         """The model's shape, without the switch of the causal mask."""
@@ -240,7 +264,7 @@ def find_problems(config: ExperimentConfig, given: Collection[str] | None = None
         problems.extend(_check_value(config_field, getattr(config, name)))
     problems.extend(_check_combinations(config, given))
     problems.extend(_check_weights(config))
-    problems.extend(_check_device(config.device))
+    problems.extend(_check_device(config))
     return problems
 
 
@@ -318,7 +342,16 @@ def _check_weights(config: ExperimentConfig) -> Iterator[str]:
         )
 
 
-def _check_device(device: str) -> Iterator[str]:
+def _check_device(config: ExperimentConfig) -> Iterator[str]:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    device = config.device
+    if device == "auto":
+        device = "cuda" if there["cuda"] else "cpu"
     if not there.get(device, True):
         yield f"--device {device}: PyTorch finds no such device here; take --device cpu"
+    elif config.precision == "tf32" and device != "cuda":
+        yield f"--precision tf32 with --device {device}: only CUDA has it; take fp32 or bf16"
+    elif config.precision == "bf16" and (
+        device == "mps" or (device == "cuda" and not torch.cuda.is_bf16_supported())
+    ):
+        yield f"--precision bf16 with --device {device}: this device lacks it; take fp32"

@@ -60,6 +60,11 @@ class CheckpointError(RuntimeError):
     """A file of weights cannot be read, or does not hold the model that was asked for."""
 
 
+def pick(hidden: Tensor, at: Tensor) -> Tensor:
+    """The states (B, 1, D) of hidden (B, T, D) at one position ``at`` (B,) of each text."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), at].unsqueeze(1)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention. Query, key and value are separate ``Linear`` layers, so
     that LoRA and the order of random draws see three matrices (published GPT-2 has one)."""
@@ -74,8 +79,10 @@ class SelfAttention(nn.Module):
         self.causal = config.causal
         self.drop_rate = config.drop_rate
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)"""
+    def forward(self, hidden: Tensor, at: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D), or with ``at`` (B,) only that position's (B, 1, D)."""
+        if at is not None:
+            return self.out_proj(self._attend_from(hidden, at))
         context = F.scaled_dot_product_attention(
             self._split_heads(self.query(hidden)),
             self._split_heads(self.key(hidden)),
@@ -84,6 +91,27 @@ class SelfAttention(nn.Module):
             is_causal=self.causal,
         )  # (B, H, T, d)
         return self.out_proj(context.transpose(1, 2).flatten(2))  # (B, T, D)
+
+    def _attend_from(self, hidden: Tensor, at: Tensor) -> Tensor:
+        """Attention with one query a text, at position ``at`` (B,); without dropout.
+
+        For one query it is cheaper to move the projections off the T positions:
+        q·(W_k x + b_k) = (W_k' q)·x + q·b_k, and Σ p (W_v x + b_v) = W_v (Σ p x) + b_v.
+        """
+        query = self.query(pick(hidden, at)).unflatten(-1, (self.n_heads, -1))  # (B, 1, H, d)
+        query = query.transpose(1, 2)  # (B, H, 1, d)
+        key_weight = self.key.weight.unflatten(0, (self.n_heads, -1))  # (H, d, D)
+        key_bias = self.key.bias.unflatten(0, (self.n_heads, -1, 1))  # (H, d, 1)
+        value_weight = self.value.weight.unflatten(0, (self.n_heads, -1))  # (H, d, D)
+        probe = (query.transpose(0, 2).squeeze(0) @ key_weight).transpose(0, 1)  # (B, H, D)
+        scores = probe @ hidden.transpose(1, 2) + (query @ key_bias).squeeze(-1)  # (B, H, T)
+        scores = scores / query.shape[-1] ** 0.5
+        if self.causal:
+            later = torch.arange(hidden.shape[1], device=at.device) > at[:, None, None]
+            scores = scores.masked_fill(later, -torch.inf)
+        mixed = scores.softmax(dim=-1) @ hidden  # (B, H, D)
+        context = mixed.transpose(0, 1) @ value_weight.transpose(1, 2)  # (H, B, d)
+        return (context.transpose(0, 1).flatten(1) + self.value.bias).unsqueeze(1)  # (B, 1, D)
 
     def _split_heads(self, projected: Tensor) -> Tensor:
         """(B, T, D) -> (B, H, T, d)"""
@@ -114,9 +142,10 @@ class TransformerBlock(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = nn.Dropout(config.drop_rate)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """(B, T, D) -> (B, T, D)"""
-        hidden = hidden + self.dropout(self.attention(self.norm1(hidden)))
+    def forward(self, hidden: Tensor, at: Tensor | None = None) -> Tensor:
+        """(B, T, D) -> (B, T, D), or with ``at`` (B,) only that position's (B, 1, D)."""
+        stream = hidden if at is None else pick(hidden, at)
+        hidden = stream + self.dropout(self.attention(self.norm1(hidden), at))
         return hidden + self.dropout(self.feed_forward(self.norm2(hidden)))
 
 
@@ -150,10 +179,15 @@ class GPTModel(nn.Module):
         positions = self.position_embedding.weight[: tokens.shape[1]]  # (T, D)
         return self.dropout(self.token_embedding(tokens) + positions)
 
-    def run_blocks(self, hidden: Tensor) -> Tensor:
-        """Hidden (B, T, D) -> hidden (B, T, D)."""
-        for block in self.blocks:
-            hidden = block(hidden)
+    def run_blocks(
+        self, hidden: Tensor, start: int = 0, stop: int | None = None, at: Tensor | None = None
+    ) -> Tensor:
+        """Hidden (B, T, D) before block ``start`` -> hidden (B, T, D) before block ``stop``.
+
+        With ``at`` (B,) the last block of the model gives only that position's: (B, 1, D).
+        """
+        for block in self.blocks[start:stop]:
+            hidden = block(hidden, at if block is self.blocks[-1] else None)
         return hidden
 
     def classify(self, hidden: Tensor) -> Tensor:

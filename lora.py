@@ -32,9 +32,15 @@ class LoRALinear(nn.Module):
         """(..., in) -> (..., out)"""
         return self.linear(inputs) + self.alpha * (inputs @ self.A @ self.B)
 
-    def merged_weight(self) -> Tensor:
+    @property
+    def weight(self) -> Tensor:
         """The weight (out, in) of the one linear layer that computes the same."""
         return self.linear.weight + self.alpha * (self.A @ self.B).t()
+
+    @property
+    def bias(self) -> Tensor:
+        """The bias (out,) of that layer."""
+        return self.linear.bias
 
 
 class MergedLoRALinear(LoRALinear):
@@ -42,7 +48,7 @@ class MergedLoRALinear(LoRALinear):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., in) -> (..., out)"""
-        return F.linear(inputs, self.merged_weight(), self.linear.bias)
+        return F.linear(inputs, self.weight, self.bias)
 
 
 def inject_lora(
@@ -64,7 +70,7 @@ def merge_lora(module: nn.Module) -> None:
     """
     for name, child in module.named_children():
         if isinstance(child, LoRALinear):
-            child.linear.weight.copy_(child.merged_weight())
+            child.linear.weight.copy_(child.weight)
             setattr(module, name, child.linear)
         else:
             merge_lora(child)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from classifier import read_logits
-from data_utils import Batch, Splits
+from classifier import classify
+from data_utils import Batch, Splits, merge_batches
 from experiment_config import ExperimentConfig
 from gpt_model import GPTModel
 
@@ -26,6 +25,9 @@ def report(line: str) -> None:
     """Print a line of results at once, above the progress bar if there is one."""
     tqdm.write(line)
     sys.stdout.flush()
+
+
+MAX_MERGED_TEXTS = 32  # in one pass over an accumulation window
 
 
 class TrainingError(RuntimeError):
@@ -64,7 +66,6 @@ class History:
 
     losses: list[LossRecord] = field(default_factory=list)
     epoch_accuracies: list[tuple[Accuracy, Accuracy]] = field(default_factory=list)
-    seconds: float = 0.0
 
 
 def train(model: GPTModel, loaders: Splits[DataLoader], config: ExperimentConfig) -> History:
@@ -77,7 +78,6 @@ def train(model: GPTModel, loaders: Splits[DataLoader], config: ExperimentConfig
         TrainingError: a loss is not finite.
     """
     torch.manual_seed(config.seed)
-    started = time.perf_counter()
     optimizer = torch.optim.AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=config.learning_rate,
@@ -86,26 +86,51 @@ def train(model: GPTModel, loaders: Splits[DataLoader], config: ExperimentConfig
     )
     history = History()
     epochs = _epoch_lengths(len(loaders.train), config)
-    step = 0
+    step = 0  # of the window's first batch
+
+    def evaluate_if_due(epoch: int, at_step: int) -> None:
+        if at_step % config.eval_freq == 0:
+            history.losses.append(_evaluate_losses(model, loaders, config, epoch, at_step))
+
     model.train()
     with tqdm(total=sum(epochs), desc="training", unit="step", disable=None) as progress:
         for epoch, n_batches in enumerate(epochs, start=1):
-            for i, batch in enumerate(islice(loaders.train, n_batches)):
-                window = _window_size(i, n_batches, config.accumulation_steps)
-                loss = batch_loss(model, batch, config)
-                _require_finite(loss.item(), f"The training loss at step {step}")
-                (loss / window).backward()
-                if (i + 1) % config.accumulation_steps == 0 or i + 1 == n_batches:
-                    optimizer.step()
-                    optimizer.zero_grad()
-                if step % config.eval_freq == 0:
-                    history.losses.append(_evaluate_losses(model, loaders, config, epoch, step))
-                step += 1
-                progress.update()
+            batches = islice(loaders.train, n_batches)
+            while window := list(islice(batches, config.accumulation_steps)):
+                _add_gradients(model, window, config, step)
+                last_step = step + len(window) - 1
+                for earlier_step in range(step, last_step):
+                    evaluate_if_due(epoch, earlier_step)
+                optimizer.step()
+                optimizer.zero_grad()
+                evaluate_if_due(epoch, last_step)
+                step = last_step + 1
+                progress.update(len(window))
             history.epoch_accuracies.append(_evaluate_epoch(model, loaders, config))
-    history.seconds = time.perf_counter() - started
-    report(f"Training completed in {history.seconds / 60:.2f} minutes.")
     return history
+
+
+def _add_gradients(
+    model: GPTModel, window: list[Batch], config: ExperimentConfig, step: int
+) -> None:
+    """Add the gradient of the mean of the batches' losses; the first batch is ``step``."""
+    group_size = 1
+    # Above frozen blocks several batches cost little memory, and hardly more time than one.
+    # Without the causal mask, texts of different lengths would see each other's padding.
+    if window[0].n_blocks and not (config.no_padding and config.disable_causal_mask):
+        group_size = max(1, MAX_MERGED_TEXTS // config.batch_size)
+    for start in range(0, len(window), group_size):
+        group = window[start : start + group_size]
+        logits, labels = classify(model, merge_batches(group), config)
+        losses = [
+            F.cross_entropy(*part, ignore_index=config.ignore_index)
+            for part in zip(
+                logits.split(config.batch_size), labels.split(config.batch_size), strict=True
+            )
+        ]
+        for i, loss in enumerate(losses):
+            _require_finite(loss.item(), f"The training loss at step {step + start + i}")
+        (torch.stack(losses).sum() / len(window)).backward()
 
 
 def _epoch_lengths(batches_per_epoch: int, config: ExperimentConfig) -> list[int]:
@@ -117,22 +142,10 @@ def _epoch_lengths(batches_per_epoch: int, config: ExperimentConfig) -> list[int
     return [min(batches_per_epoch, n_steps - start) for start in starts]
 
 
-def _window_size(i: int, n_batches: int, accumulation_steps: int) -> int:
-    """Batches in the update that batch ``i`` belongs to; an epoch's last may have fewer."""
-    start = i - i % accumulation_steps
-    return min(accumulation_steps, n_batches - start)
-
-
 def batch_loss(model: GPTModel, batch: Batch, config: ExperimentConfig) -> Tensor:
     """Cross-entropy of a batch: its mean over the texts, a scalar."""
     logits, labels = classify(model, batch, config)
     return F.cross_entropy(logits, labels, ignore_index=config.ignore_index)
-
-
-def classify(model: GPTModel, batch: Batch, config: ExperimentConfig) -> tuple[Tensor, Tensor]:
-    """The logits (B, C) and the labels (B,) of a batch, on the model's device."""
-    batch = batch.to(model.device)
-    return read_logits(model(batch.tokens), batch.lengths, config), batch.labels
 
 
 @torch.no_grad()
