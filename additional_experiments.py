@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import torch
 
@@ -40,14 +40,16 @@ from experiment_config import (
     ExperimentConfig,
     find_problems,
     parse_options,
+    show_default,
 )
 from experiment_rows import ROWS, Row, differing_options, format_flag
-from frozen_features import HiddenStateError, prepare_inputs
-from gpt_model import CheckpointError
+from frozen_features import HiddenStateError, free_bytes, prepare_inputs
+from gpt_model import CheckpointError, GPTModel
 from training import Accuracy, History, TrainingError, evaluate_accuracy, report, train
 
 logger = logging.getLogger("experiments")
 
+SMALLER = "A smaller --batch_size, --context_length or --model_size needs less, and so does LoRA."
 DEMO_FLAGS = {"model_size": "gpt2-tiny (3M)", "weights": "random"}
 
 
@@ -78,6 +80,7 @@ def run_experiment(config: ExperimentConfig) -> ExperimentResult:
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     texts = load_data(config)
     model = build_classifier(config).to(choose_device(config.device))
+    require_memory(model)
     times = [time.perf_counter()]
     inputs = prepare_inputs(model, texts, config)
     times.append(time.perf_counter())
@@ -109,6 +112,17 @@ def load_data(config: ExperimentConfig) -> Splits[EncodedTexts]:
     return encode_splits(splits, encoding, config)
 
 
+def require_memory(model: GPTModel) -> None:
+    """Raise ``MemoryError`` where gradients and AdamW's two moments are sure not to fit."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    needed = 3 * sum(p.numel() * p.element_size() for p in trained)
+    if needed > free_bytes(model.device):
+        raise MemoryError(
+            f"training this takes {needed / 1e9:.1f} GB for gradients and AdamW's moments alone, "
+            f"and {free_bytes(model.device) / 1e9:.1f} GB are free"
+        )
+
+
 def choose_device(name: str) -> torch.device:
     """The device of that name; ``auto`` is CUDA where there is one, else the CPU."""
     if name == "auto":
@@ -129,16 +143,15 @@ def config_from_flags(argv: Sequence[str]) -> ExperimentConfig:
     texts = vars(namespace)
     number = texts.pop("rows", None)
     given, problems = parse_options(texts)
-    row = ROWS.get(int(number) if number and number.isdecimal() else None)
-    if number and not row:
+    row = {str(number): row for number, row in ROWS.items()}.get(number)
+    if number is not None and not row:
         problems.append(f"--rows {number}: no such row; give a number from 1 to {len(ROWS)}")
-    config = ExperimentConfig(
-        **{
-            **(row.flags if row else {}),
-            **(DEMO_FLAGS if given.get("demo") else {}),
-            **given,
-        }
-    )
+    values = {**(row.flags if row else {}), **(DEMO_FLAGS if "demo" in given else {}), **given}
+    if not values.get("trainable_layers", "").startswith("lora"):
+        # Without LoRA, what the row says of it means nothing.
+        for name in {"lora_rank", "lora_alpha"} - given.keys():
+            values.pop(name, None)
+    config = ExperimentConfig(**values)
     problems += find_problems(config, given)
     problems += _name_unknown(unknown, problems)
     if problems:
@@ -147,10 +160,17 @@ def config_from_flags(argv: Sequence[str]) -> ExperimentConfig:
     return config
 
 
+class _Parser(argparse.ArgumentParser):
+    """Reports its errors like all other problems of the command line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError([message])
+
+
 def build_parser() -> argparse.ArgumentParser:
     """A flag for each option, by group. Texts are not converted, and no default is set, so
     that what was given can be told from what was not and all problems be named together."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         usage="python additional_experiments.py [--flag value ...]",
         description=__doc__,
         allow_abbrev=False,
@@ -171,27 +191,27 @@ def build_parser() -> argparse.ArgumentParser:
             choices = f"{{{','.join(rules['choices'])}}}"
             kind = {"metavar": rules["metavar"] or choices}
         groups[rules["group"]].add_argument(
-            f"--{name}", help=f"{rules['help']} (default: {_show(option.default)})", **kind
+            f"--{name}", help=f"{rules['help']} (default: {show_default(option)})", **kind
         )
     return parser
-
-
-def _show(default: Any) -> str:
-    if isinstance(default, float):
-        return f"{default:g}"
-    return {None: "none", False: "off"}.get(default, str(default))
 
 
 def _name_unknown(unknown: Sequence[str], problems: Sequence[str]) -> list[str]:
     """A problem for each argument that belongs to no flag."""
     known = ["--help", "--rows", *(f"--{name}" for name in OPTIONS)]
     flags = [argument.split("=")[0] for argument in unknown if argument.startswith("-")]
-    if not flags and unknown and not problems:
-        return [f"{' '.join(unknown)}: belongs to no flag; put quotes around a value with spaces"]
     named = []
     for flag in flags:
         nearest = difflib.get_close_matches(flag, known, n=1, cutoff=0.5)
         named.append(f"{flag}: no such flag" + (f"; did you mean {nearest[0]}?" if nearest else ""))
+    # Words after a flag that is unknown or lacks its space are its values, not another problem.
+    explained = flags or any("a space is missing" in problem for problem in problems)
+    words = [argument for argument in unknown if not argument.startswith("-")]
+    if words and not explained:
+        named.append(
+            f"{' '.join(words)}: belongs to no flag; switches take no value, and a value with "
+            "spaces needs quotes"
+        )
     return named
 
 
@@ -216,6 +236,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except (DataError, CheckpointError, HiddenStateError, TrainingError) as error:
         print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        print(f"Error: out of memory: {str(error).splitlines()[0]}. {SMALLER}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # whoever read the results has gone; a last flush would fail too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

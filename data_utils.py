@@ -10,8 +10,8 @@ import hashlib
 import io
 import logging
 import os
+import time
 import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +38,7 @@ DATASET_BYTES = 477_907
 DATASET_SHA256 = "7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d"
 MAX_ZIP_BYTES = 10_000_000  # the published zip has about 0.2 MB
 TIMEOUT_SECONDS = (10, 30)  # to connect, between two pieces of an answer
+DEADLINE_SECONDS = 300  # for a whole answer
 
 WEIGHTS_NAME = "model.safetensors"
 
@@ -79,6 +80,7 @@ def find_dataset(data_dir: Path) -> Path:
     path = data_dir / DATASET_NAME
     try:
         if not path.exists():
+            data_dir.mkdir(parents=True, exist_ok=True)
             _write_atomically(path, _download_dataset(path))
         checksum = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
@@ -101,7 +103,7 @@ def _download_dataset(path: Path) -> bytes:
         try:
             return _read_member(_fetch(url))
         except (requests.RequestException, DataError) as error:
-            failures.append(f"{url} ({error})")
+            failures.append(f"{url} ({_first_line(error)})")
     raise DataError(
         f"The SMS Spam Collection could not be downloaded: tried {' and '.join(failures)}.\n"
         f"Without a network, put the file {DATASET_NAME} from that zip at {path}."
@@ -109,13 +111,16 @@ def _download_dataset(path: Path) -> bytes:
 
 
 def _fetch(url: str) -> bytes:
+    deadline = time.monotonic() + DEADLINE_SECONDS
     with requests.get(url, stream=True, timeout=TIMEOUT_SECONDS) as response:
         response.raise_for_status()
         content = bytearray()
-        for piece in response.iter_content(chunk_size=65536):
+        for piece in response.iter_content(chunk_size=4096):
             content += piece
             if len(content) > MAX_ZIP_BYTES:
                 raise DataError(f"the answer is larger than {MAX_ZIP_BYTES:,} bytes")
+            if time.monotonic() > deadline:
+                raise DataError(f"the answer is not complete after {DEADLINE_SECONDS} s")
         return bytes(content)
 
 
@@ -126,7 +131,7 @@ def _read_member(zipped: bytes) -> bytes:
             content = member.read(DATASET_BYTES + 1)
     except KeyError as error:
         raise DataError(f"the zip holds no {DATASET_NAME}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+    except Exception as error:  # a damaged zip raises whatever its reader trips over
         raise DataError(f"the answer is no zip that can be read: {error}") from error
     if hashlib.sha256(content).hexdigest() != DATASET_SHA256:
         raise DataError(f"the {DATASET_NAME} in the zip has the wrong SHA-256")
@@ -165,6 +170,7 @@ def write_csv_files(splits: Splits[pd.DataFrame], data_dir: Path) -> None:
     Nothing reads them back, so a folder that cannot be written only gets a notice.
     """
     try:
+        data_dir.mkdir(parents=True, exist_ok=True)
         for name, messages in vars(splits).items():
             content = messages.to_csv(index=False, lineterminator="\n")
             _write_atomically(data_dir / f"{name}.csv", content.encode())
@@ -174,7 +180,6 @@ def write_csv_files(splits: Splits[pd.DataFrame], data_dir: Path) -> None:
 
 def _write_atomically(path: Path, content: bytes) -> None:
     """Write under a temporary name and rename, so that no half-written file has this name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_bytes(content)
@@ -196,7 +201,7 @@ def gpt2_encoding() -> tiktoken.Encoding:
         return tiktoken.get_encoding("gpt2")
     except (requests.RequestException, OSError, ValueError) as error:
         raise DataError(
-            f"GPT-2's vocabulary could not be had through tiktoken ({error}).\n"
+            f"GPT-2's vocabulary could not be had through tiktoken ({_first_line(error)}).\n"
             "Without a network, set TIKTOKEN_CACHE_DIR to a folder that holds tiktoken's cache "
             "of it: run the same command once where there is a network, and copy that folder."
         ) from error
@@ -339,9 +344,12 @@ def find_weights(config: ExperimentConfig) -> Path:
         weights_dir = Path(config.weights_dir) if config.weights_dir else None
         return _published_file(config.model_size, weights_dir)
     path = Path(config.weights)
-    if not path.is_dir():
-        return path
-    files = sorted(path.glob("*.safetensors"))
+    try:
+        if not path.is_dir():
+            return path
+        files = sorted(path.glob("*.safetensors"))
+    except OSError as error:
+        raise DataError(f"--weights {path} cannot be read: {error}") from error
     if path / WEIGHTS_NAME in files:
         return path / WEIGHTS_NAME
     if len(files) != 1:
@@ -355,8 +363,11 @@ def find_weights(config: ExperimentConfig) -> Path:
 def _published_file(model_size: str, weights_dir: Path | None) -> Path:
     repository, revision = PUBLISHED_WEIGHTS[model_size]
     folder = weights_dir / repository.split("/")[1] if weights_dir else None
-    if folder and (folder / WEIGHTS_NAME).exists():
-        return folder / WEIGHTS_NAME
+    try:
+        if folder and (folder / WEIGHTS_NAME).exists():
+            return folder / WEIGHTS_NAME
+    except OSError as error:
+        raise DataError(f"--weights_dir {weights_dir} cannot be read: {error}") from error
     import huggingface_hub  # takes a while, and only published weights need it
 
     huggingface_hub.logging.set_verbosity_error()  # what matters of it is in the error below
@@ -378,4 +389,7 @@ def _published_file(model_size: str, weights_dir: Path | None) -> Path:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What went wrong, in a line: of a failed request its reason, not the way to it."""
+    inner = error.args[0] if error.args else error
+    reason = str(getattr(inner, "reason", error)).strip() or type(error).__name__
+    return reason.splitlines()[0]

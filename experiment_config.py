@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def option(
     parse: Callable[[str], Any] | None = None,
     choices: Collection[str] = (),
     minimum: float = -math.inf,
-    maximum: float = math.inf,
+    maximum: float = 10**9,
     above: float = -math.inf,
     metavar: str | None = None,
 ) -> Any:
@@ -112,7 +112,9 @@ class ExperimentConfig:
         choices=TRAINABLE_LAYERS,
         metavar="LAYERS",
     )
-    lora_rank: int = option(8, GROUPS[1], "rank of the LoRA matrices", minimum=1, metavar="N")
+    lora_rank: int = option(
+        8, GROUPS[1], "rank of the LoRA matrices", minimum=1, maximum=6400, metavar="N"
+    )
     lora_alpha: float = option(
         8.0,
         GROUPS[1],
@@ -137,6 +139,7 @@ class ExperimentConfig:
         -100,
         GROUPS[1],
         "class label that the loss leaves out; inert unless it is 0 or 1",
+        minimum=-(10**9),
         metavar="N",
     )
     data_dir: str = option(
@@ -162,7 +165,9 @@ class ExperimentConfig:
     no_padding: bool = option(
         False, GROUPS[2], "every text keeps its own length; needs --batch_size 1"
     )
-    num_epochs: int = option(5, GROUPS[3], "passes over the training texts", minimum=1, metavar="N")
+    num_epochs: int = option(
+        5, GROUPS[3], "passes over the training texts", minimum=1, maximum=10**6, metavar="N"
+    )
     batch_size: int = option(8, GROUPS[3], "texts in a batch", minimum=1, metavar="N")
     accumulation_steps: int = option(
         1, GROUPS[3], "batches whose gradients make one update", minimum=1, metavar="N"
@@ -270,21 +275,31 @@ def find_problems(config: ExperimentConfig, given: Collection[str] | None = None
 
 def _check_value(config_field: Field, value: Any) -> Iterator[str]:
     rules, flag = config_field.metadata, f"--{config_field.name}"
-    joined = re.search(r"--[a-z]\w*$", value) if isinstance(value, str) else None
-    if joined:
+    joined = re.fullmatch(r"(.*?)\s*--(\w+)", value) if isinstance(value, str) else None
+    if joined and joined[2] in OPTIONS:
         yield (
-            f'{flag} "{value}": a space is missing before {joined[0]}; write {flag} '
-            f'"{value[: joined.start()].rstrip()}" {joined[0]} ...'
+            f'{flag} "{value}": a space is missing before --{joined[2]}; write {flag} '
+            f'"{joined[1]}" --{joined[2]} ...'
         )
+    elif value == "":
+        yield f'{flag} "": empty; give a value, or leave {flag} out'
     elif rules["choices"] and value not in rules["choices"]:
         nearest = difflib.get_close_matches(str(value), rules["choices"], n=1, cutoff=0.4)
         hint = f'did you mean "{nearest[0]}"? ' if nearest else ""
         choices = ", ".join(f'"{choice}"' for choice in rules["choices"])
-        yield f'{flag} "{value}": no such choice; {hint}It can be {choices}'
-    elif isinstance(value, int | float) and not (
-        rules["minimum"] <= value <= rules["maximum"] and rules["above"] < value < math.inf
-    ):
+        yield f'{flag} "{value}": no such choice; {hint}it can be {choices}'
+    elif rules["parse"] in (int, float) and value is not None and not _is_allowed(value, rules):
         yield f"{flag} {value}: not {_describe_number(config_field)}"
+
+
+def _is_allowed(value: Any, rules: Mapping[str, Any]) -> bool:
+    kinds = int if rules["parse"] is int else (int, float)
+    return (
+        isinstance(value, kinds)
+        and not isinstance(value, bool)
+        and rules["minimum"] <= value <= rules["maximum"]
+        and rules["above"] < value < math.inf
+    )
 
 
 def _describe_number(config_field: Field) -> str:
@@ -296,14 +311,22 @@ def _describe_number(config_field: Field) -> str:
         for word, bound in (("of at least", "minimum"), ("up to", "maximum"), ("above", "above"))
         if math.isfinite(rules[bound])
     ]
-    default = "" if config_field.default is None else f" (default: {config_field.default})"
-    return f"{kind}{','.join(limits)}{default}"
+    return f"{kind}{','.join(limits)} (default: {show_default(config_field)})"
+
+
+def show_default(config_field: Field) -> str:
+    """An option's default as a user would type it, or "none", or "off"."""
+    default = config_field.default
+    if isinstance(default, float):
+        return f"{default:g}"
+    return {None: "none", False: "off"}.get(default, str(default))
 
 
 def _check_combinations(config: ExperimentConfig, given: Collection[str]) -> Iterator[str]:
     """The rules on what texts are cut to, and those that involve more than one option."""
     length, limit = config.context_length, GPTConfig.context_length
-    if length not in CONTEXT_LENGTHS and length not in range(1, limit + 1):
+    is_number = isinstance(length, int) and 1 <= length <= limit
+    if not is_number and length not in CONTEXT_LENGTHS:
         yield (
             f"--context_length {length}: give {' or '.join(CONTEXT_LENGTHS)}, or a whole number "
             f"from 1 to {limit}, which is what GPT-2 can read"
@@ -311,13 +334,13 @@ def _check_combinations(config: ExperimentConfig, given: Collection[str]) -> Ite
     if config.no_padding and config.batch_size != 1:
         yield (
             f"--no_padding with --batch_size {config.batch_size}: texts of different lengths do "
-            "not fit into one batch; add --batch_size 1 (and --accumulation_steps "
-            f"{config.batch_size} for updates of the same size)"
+            "not fit into one batch; add --batch_size 1 (and --accumulation_steps for updates of "
+            "more than one text)"
         )
     if not config.uses_lora:
         for name in sorted({"lora_rank", "lora_alpha"} & set(given)):
             yield (
-                f"--{name} {getattr(config, name):g} with --trainable_layers "
+                f"--{name} {getattr(config, name)} with --trainable_layers "
                 f"{config.trainable_layers}: no LoRA layer would use it; add --trainable_layers "
                 f"lora, or leave --{name} out"
             )
@@ -335,11 +358,18 @@ def _check_weights(config: ExperimentConfig) -> Iterator[str]:
                 f'--weights pretrained with --model_size "{config.model_size}": no weights of that '
                 "size were published; add --weights random, or --weights PATH"
             )
-    elif config.weights != "random" and not Path(config.weights).exists():
+    elif config.weights not in ("random", "") and not _exists(config.weights):
         yield (
             f'--weights "{config.weights}": no such file or folder; give pretrained, random, or '
             "the path of a safetensors file"
         )
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # a name too long, or in a folder that may not be entered
+        return False
 
 
 def _check_device(config: ExperimentConfig) -> Iterator[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from experiment_config import OPTIONS, ExperimentConfig
+from experiment_config import OPTIONS, ExperimentConfig, show_default
 
 SCRIPT = "python additional_experiments.py"
 XL = "gpt2-xl (1558M)"
@@ -116,7 +116,14 @@ ROWS = {
 }
 
 # What may differ without making a run another experiment than the row.
-CIRCUMSTANCES = ("seed", "device", "data_dir", "weights_dir")
+CIRCUMSTANCES = (
+    "seed",
+    "device",
+    "data_dir",
+    "weights_dir",
+    "no_feature_reuse",
+    "feature_memory",
+)
 
 
 def differing_options(config: ExperimentConfig, row: Row) -> list[str]:
@@ -144,8 +151,11 @@ def markdown_table() -> str:
 
 def flags_table() -> str:
     """The README's list of flags."""
-    lines = ["| flag | default | what it is |", "| --- | --- | --- |"]
+    lines = [
+        "| flag | default | what it is |",
+        "| --- | --- | --- |",
+        "| `--rows` | none | the flags of that row; flags beside it win over them |",
+    ]
     for name, option in OPTIONS.items():
-        default = {None: "none", False: "off"}.get(option.default, f"`{option.default}`")
-        lines.append(f"| `--{name}` | {default} | {option.metadata['help']} |")
+        lines.append(f"| `--{name}` | {show_default(option)} | {option.metadata['help']} |")
     return "\n".join(lines)

@@ -190,7 +190,7 @@ def _allocate(n_rows: int, model: GPTModel, config: ExperimentConfig) -> Tensor 
     shape = (n_rows, like.shape[1])
     n_bytes = shape[0] * shape[1] * like.element_size()
     for device in dict.fromkeys((model.device, torch.device("cpu"))):
-        budget = _free_bytes(device) / 2
+        budget = free_bytes(device) / 2
         if config.feature_memory is not None:
             budget = config.feature_memory * 1e9
         if n_bytes <= budget:
@@ -207,7 +207,8 @@ def _allocate(n_rows: int, model: GPTModel, config: ExperimentConfig) -> Tensor 
         return flat.view(shape)
 
 
-def _free_bytes(device: torch.device) -> int:
+def free_bytes(device: torch.device) -> int:
+    """Bytes of memory that can still be had on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available

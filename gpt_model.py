@@ -266,8 +266,8 @@ def _match_names(path: Path, targets: dict[str, tuple[str, ...]]) -> dict[str, s
     if missing or unknown or len(stored_names) < len(weights):
         named = ", ".join((missing + unknown)[:3]) or "one tensor under two names"
         raise CheckpointError(
-            f"{path} does not hold this GPT-2: {len(missing)} tensors missing, "
-            f"{len(unknown)} unknown ({named}). Does --model_size fit the file?"
+            f"{path} does not hold this GPT-2: missing tensors {len(missing)}, "
+            f"unknown ones {len(unknown)} ({named}). Does --model_size fit the file?"
         )
     return stored_names
 
@@ -281,13 +281,13 @@ def _copy_tensor(tensor: Tensor, parameters: list[nn.Parameter], name: str, path
             f"{path}: {name} has shape {tuple(tensor.shape)}, this model needs {shape}. "
             "Does --model_size fit the file?"
         )
-    if not tensor.is_floating_point() or not torch.isfinite(tensor).all():
-        raise CheckpointError(
-            f"{path}: {name} ({tensor.dtype}) holds values that are no finite floating-point "
-            "numbers. Get the file again, or name another one with --weights."
-        )
     for parameter, part in zip(parameters, tensor.chunk(len(parameters)), strict=True):
         parameter.copy_(part)
+        if not tensor.is_floating_point() or not torch.isfinite(parameter).all():
+            raise CheckpointError(
+                f"{path}: {name} ({tensor.dtype}) holds values that are no finite floating-point "
+                "numbers. Get the file again, or name another one with --weights."
+            )
 
 
 @contextmanager

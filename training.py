@@ -167,6 +167,7 @@ def evaluate_accuracy(
     with _evaluating(model):
         for batch in islice(loader, n_batches):
             logits, labels = classify(model, batch, config)
+            _require_finite(logits.abs().sum().item(), "A logit of the trained model")
             correct += int((logits.argmax(dim=-1) == labels).sum())
             total += len(labels)
     return Accuracy(correct, total)

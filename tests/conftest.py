@@ -1,5 +1,6 @@
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,9 +35,11 @@ def few_messages() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="session")
-def real_data_dir() -> Path:
-    """Folder of the real SMS Spam Collection, named by SPAM_TEST_DATA; skips without it."""
+def real_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the real SMS Spam Collection, from that in SPAM_TEST_DATA; skips without."""
     folder = os.environ.get("SPAM_TEST_DATA")
     if not folder or not (Path(folder) / DATASET_NAME).exists():
         pytest.skip("SPAM_TEST_DATA names no folder that holds the SMS Spam Collection")
-    return Path(folder).resolve()
+    copied = tmp_path_factory.mktemp("data")
+    shutil.copy(Path(folder) / DATASET_NAME, copied)
+    return copied

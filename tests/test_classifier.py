@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 import gpt_model
-from classifier import build_classifier, read_logits
+from classifier import build_classifier, needed_positions, read_logits
+from data_utils import Batch
 from experiment_config import ExperimentConfig
 from gpt_model import MODEL_SIZES
 
@@ -108,4 +109,14 @@ def test_what_is_read(position: str, average: bool, expected: list) -> None:
     times = torch.arange(4.0)
     logits = torch.stack([torch.stack([10.0 * b + times, -times], dim=1) for b in range(2)])
     config = ExperimentConfig(trainable_token_pos=position, average_embeddings=average)
-    assert read_logits(logits, torch.tensor([2, 4]), config).tolist() == expected
+    batch = Batch(torch.zeros(2, 4), torch.tensor([2, 4]), torch.tensor([4, 4]), torch.zeros(2))
+    assert read_logits(logits, batch, config).tolist() == expected
+    decisive = needed_positions(batch.lengths, batch.widths, config)
+    for b, n in enumerate(decisive.tolist()):
+        changed = logits.clone()
+        changed[b, n:] = 99
+        assert read_logits(changed, batch, config).tolist() == expected
+        changed[b, n - 1] = 99
+        assert read_logits(changed, batch, config).tolist() != expected
+    unmasked = replace(config, disable_causal_mask=True)
+    assert needed_positions(batch.lengths, batch.widths, unmasked).tolist() == [4, 4]

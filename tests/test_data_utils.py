@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import requests
@@ -56,7 +57,7 @@ def test_split_is_balanced_complete_and_fixed() -> None:
     assert everything["Text"].is_unique
     spam_texts = set(messages["Text"][70:])
     assert (everything["Text"].isin(spam_texts) == (everything["Label"] == 1)).all()
-    torch.manual_seed(7)
+    np.random.seed(7)
     assert split_messages(messages).train.equals(splits.train)
 
 
@@ -120,15 +121,15 @@ def test_explicit_context_length(length: int | str, width: int) -> None:
 )
 def test_without_padding_only_an_explicit_length_truncates(length: int | str, kept: int) -> None:
     encoded = encode(no_padding=True, batch_size=1, context_length=length)
-    assert encoded.validation[0].tokens.tolist() == [list(b"abcdefgh")[:kept]]
-    assert encoded.train[1].tokens.tolist() == [[PADDING_TOKEN]]
+    assert encoded.validation[0].inputs.tolist() == [list(b"abcdefgh")[:kept]]
+    assert encoded.train[1].inputs.tolist() == [[PADDING_TOKEN]]
 
 
 def test_no_text_exceeds_the_model() -> None:
     splits = Splits(frame("a" * 3000), frame("b"), frame("c"))
     for options in ({}, {"no_padding": True}):
         encoded = encode_splits(splits, byte_encoding(), ExperimentConfig(**options))
-        assert encoded.train[0].tokens.shape == (1, 1024)
+        assert encoded.train[0].inputs.shape == (1, 1024)
 
 
 def test_demo_encoding_is_bytes() -> None:
@@ -193,6 +194,13 @@ def stall(handler: BaseHTTPRequestHandler) -> None:
     time.sleep(1)
 
 
+def trickle(handler: BaseHTTPRequestHandler) -> None:
+    send(b"", announced=len(GOOD_ZIP))(handler)
+    for i in range(0, len(GOOD_ZIP), 2):
+        handler.wfile.write(GOOD_ZIP[i : i + 2])
+        time.sleep(0.02)
+
+
 def reset(handler: BaseHTTPRequestHandler) -> None:
     handler.connection.close()
 
@@ -207,7 +215,9 @@ FAULTS = {
     "not found": send(b"", status=404),
     "server error": send(b"", status=500),
     "too large": send(b"\0" * 2_000_000),
+    "damaged end": send(GOOD_ZIP[:-6] + b"\xff\xff\xff\xff\0\0"),
     "stalled": stall,
+    "trickling": trickle,
     "reset": reset,
 }
 
@@ -219,6 +229,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]
     monkeypatch.setattr(data_utils, "DATASET_BYTES", len(CONTENT))
     monkeypatch.setattr(data_utils, "MAX_ZIP_BYTES", 1_000_000)
     monkeypatch.setattr(data_utils, "TIMEOUT_SECONDS", (0.3, 0.3))
+    monkeypatch.setattr(data_utils, "DEADLINE_SECONDS", 0.5)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     asked: list[str] = []
     answers: list[Answer] = []
@@ -285,10 +296,13 @@ def test_wrong_file_is_refused_and_kept(tmp_path: Path) -> None:
 
 
 def test_folder_that_cannot_be_written(serve: Callable, tmp_path: Path) -> None:
-    serve(send(GOOD_ZIP))
+    asked = serve(send(GOOD_ZIP))
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="--data_dir"):
         find_dataset(tmp_path / "file" / "data")
+    with pytest.raises(DataError, match="--data_dir"):
+        find_dataset(tmp_path / "file")
+    assert asked == []
 
 
 # ---------------------------------------------------------------- weights

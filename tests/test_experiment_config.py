@@ -43,6 +43,9 @@ def test_defaults_are_the_protocols() -> None:
         "data_dir": "data",
         "weights_dir": None,
         "demo": False,
+        "precision": "fp32",
+        "no_feature_reuse": False,
+        "feature_memory": None,
     }
     assert {name: getattr(config, name) for name in OPTIONS} == expected
 
@@ -73,6 +76,9 @@ def test_every_flag_is_read(tmp_path: Path) -> None:
         "eval_iter": 7,
         "seed": 0,
         "device": "cpu",
+        "precision": "bf16",
+        "no_feature_reuse": True,
+        "feature_memory": 2.5,
     }
     assert set(values) == set(OPTIONS)
     command = [
@@ -102,12 +108,26 @@ BAD = [
     ("--trainable_layers lora --lora_rank 0", ["--lora_rank 0", "at least 1"]),
     ("--trainable_layers lora --lora_alpha 0", ["--lora_alpha 0.0", "above 0"]),
     ("--lora_rank 8", ["--lora_rank 8 with --trainable_layers last_block", "lora"]),
-    ("--lora_alpha 3", ["--lora_alpha 3 with --trainable_layers last_block", "lora"]),
+    ("--lora_alpha 3", ["--lora_alpha 3.0 with --trainable_layers last_block", "lora"]),
     ("--context_length 0", ["--context_length 0", "from 1 to 1024"]),
     ("--context_length 1025", ["--context_length 1025", "from 1 to 1024"]),
     ("--context_length long", ["--context_length long", "longest_training_example"]),
     ("--no_padding", ["--no_padding with --batch_size 8", "--batch_size 1"]),
-    ("--rows 14 --batch_size 4", ["--no_padding with --batch_size 4", "--accumulation_steps 4"]),
+    ("--rows 14 --batch_size 4", ["--no_padding with --batch_size 4", "--accumulation_steps"]),
+    ("--no_padding True --batch_size 1", ["True: belongs to no flag"]),
+    ("--no_padding=True", ["--no_padding", "True"]),
+    ("--batch_size", ["--batch_size", "expected one argument"]),
+    ("--data_dir=", ['--data_dir ""', "empty"]),
+    ("--weights=", ['--weights ""', "empty"]),
+    ("--rows=", ["--rows", "from 1 to 19"]),
+    ("--rows " + "9" * 5000, ["--rows 9", "from 1 to 19"]),
+    ("--ignore_index " + "9" * 30, ["--ignore_index", "up to"]),
+    ("--eval_iter " + "9" * 30, ["--eval_iter", "up to"]),
+    ("--num_epochs " + "9" * 30, ["--num_epochs", "up to"]),
+    ("--trainable_layers lora --lora_rank 9999999999", ["--lora_rank", "up to"]),
+    ("--weights " + "w" * 300, ["no such file or folder"]),
+    ("--precision tf32 --device cpu", ["--precision tf32 with --device cpu", "bf16"]),
+    ("--feature_memory -1", ["--feature_memory -1.0", "at least 0"]),
     ("--trainable_layers last", ["--trainable_layers", 'mean "last_layer"']),
     ("--trainable_token_pos final", ["--trainable_token_pos", '"first", "last", "flexible"']),
     ("--model_size gpt2-xl", ['--model_size "gpt2-xl"', 'mean "gpt2-xl (1558M)"']),
@@ -123,7 +143,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("command", "parts"), BAD, ids=[command for command, _ in BAD])
+@pytest.mark.parametrize(("command", "parts"), BAD, ids=[command[:60] for command, _ in BAD])
 def test_bad_input_is_named_with_a_way_out(command: str, parts: list[str]) -> None:
     problems = problems_of(command.split())
     assert len(problems) == 1
@@ -170,6 +190,17 @@ def test_rules_hold_from_python_too() -> None:
     assert find_problems(ExperimentConfig()) == []
     assert len(find_problems(ExperimentConfig(batch_size=0, lora_rank=16))) == 2
     assert find_problems(ExperimentConfig(trainable_layers="lora", lora_rank=16)) == []
+    wrong = {"batch_size": "8", "num_epochs": 2.5, "seed": True, "context_length": 120.0}
+    for name, value in wrong.items():
+        (problem,) = find_problems(ExperimentConfig(**{name: value}))
+        assert f"--{name} {value}" in problem
+
+
+def test_a_path_with_two_hyphens_is_a_path(tmp_path: Path) -> None:
+    path = tmp_path / "models--openai--gpt2"
+    path.mkdir()
+    config = config_from_flags(["--weights", str(path), "--data_dir", "my--data"])
+    assert (config.weights, config.data_dir) == (str(path), "my--data")
 
 
 def test_demo_and_row_and_flag_precedence() -> None:

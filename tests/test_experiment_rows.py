@@ -77,12 +77,20 @@ def test_every_readme_command_parses() -> None:
             assert isinstance(config_from_flags(flags), ExperimentConfig)
 
 
-def test_variants_are_told_from_rows(capsys: pytest.CaptureFixture) -> None:
+def test_variants_are_told_from_rows() -> None:
     config = config_from_flags(["--rows", "9", "--seed", "5", "--data_dir", "x"])
     assert differing_options(config, ROWS[9]) == []
     config = config_from_flags(["--rows", "9", "--num_epochs", "1"])
     assert differing_options(config, ROWS[9]) == ["num_epochs"]
-    main(["--rows", "2", "--num_epochs", "1", "--data_dir", __file__])
+    config = config_from_flags(["--rows", "11", "--trainable_layers", "all"])
+    assert config == config_from_flags(["--trainable_layers", "all"])
+
+
+def test_the_row_is_announced(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("additional_experiments.run_experiment", lambda config: None)
+    assert main(["--rows", "2", "--num_epochs", "1"]) == 0
     assert "A variant of row 2, not the row, because of --num_epochs 1" in capsys.readouterr().err
-    main(["--trainable_token_pos", "first", "--data_dir", __file__])
+    assert main(["--trainable_token_pos", "first", "--seed", "4"]) == 0
     assert f"Row 2: {ROWS[2].command}" in capsys.readouterr().err

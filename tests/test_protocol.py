@@ -1,5 +1,6 @@
 """The project against an independent implementation of the protocol, and against its logs."""
 
+import os
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,11 @@ SHORT = {**TINY, "demo": True, "num_epochs": 2, "eval_freq": 2, "eval_iter": 2}
 
 # Each of the rows (its model made tiny), and combinations that no row has.
 COMBINATIONS = [
-    *(row.flags for row in ROWS.values() if row.flags.get("model_size") is None),
+    *({**row.flags, **TINY} for row in ROWS.values()),
+    {"trainable_layers": "all", "no_feature_reuse": True},
+    {"trainable_token_pos": "flexible", "no_feature_reuse": True},
+    {"no_padding": True, "batch_size": 1, "accumulation_steps": 3, "no_feature_reuse": True},
+    {"average_embeddings": True, "disable_causal_mask": True, "no_feature_reuse": True},
     {"trainable_token_pos": "flexible", "average_embeddings": True, "disable_causal_mask": True},
     {"trainable_token_pos": "first", "average_embeddings": True, "trainable_layers": "all"},
     {"trainable_token_pos": "flexible", "context_length": 40, "trainable_layers": "last_layer"},
@@ -35,7 +40,11 @@ COMBINATIONS = [
 ]
 
 
-@pytest.mark.parametrize("flags", COMBINATIONS, ids=str)
+def describe(flags: dict) -> str:
+    return " ".join(f"{k}={v}" for k, v in flags.items() if k not in TINY) or "row 1"
+
+
+@pytest.mark.parametrize("flags", COMBINATIONS, ids=describe)
 def test_equals_the_plain_implementation(
     flags: dict, few_messages: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -70,7 +79,7 @@ PERCENT = re.compile(r"(\d+\.\d\d)%")
 @pytest.mark.slow
 @pytest.mark.parametrize("row", [1, 11, 16])
 def test_reference_logs(row: int, real_data_dir: Path, capsys: pytest.CaptureFixture) -> None:
-    log = real_data_dir.parent / "reference_logs" / f"tiny_row{row:02}.txt"
+    log = Path(os.environ["SPAM_TEST_DATA"]).parent / "reference_logs" / f"tiny_row{row:02}.txt"
     if not log.exists():
         pytest.skip(f"no reference log beside the real data for row {row}")
     flags = ["--rows", str(row), "--weights", "random", "--model_size", TINY["model_size"]]

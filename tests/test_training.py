@@ -8,7 +8,7 @@ import torch
 import additional_experiments
 import training
 from additional_experiments import load_data, run_experiment
-from classifier import build_classifier
+from classifier import build_classifier, classify
 from data_utils import make_loaders
 from experiment_config import ExperimentConfig
 from training import Accuracy, TrainingError, batch_loss, evaluate_accuracy
@@ -72,6 +72,8 @@ LIVE = {
     "eval_freq": {"eval_freq": 2},
     "eval_iter": {"eval_iter": 1},
     "seed": {"seed": 5},
+    "model_size": {"model_size": "gpt2-small (124M)", "max_steps": 1},
+    "precision": {"precision": "bf16"},
 }
 
 
@@ -105,6 +107,13 @@ def test_lora_flags_change_what_is_printed(options: dict, capsys: pytest.Capture
 )
 def test_inert_flags(options: dict, others: dict, capsys: pytest.CaptureFixture) -> None:
     assert printed(capsys, **options) == printed(capsys, **others)
+
+
+def test_circumstances_do_not_change_what_is_printed(capsys: pytest.CaptureFixture) -> None:
+    reference = printed(capsys)
+    assert printed(capsys, no_feature_reuse=True) == reference
+    assert printed(capsys, feature_memory=0.0) == reference
+    assert printed(capsys, data_dir="elsewhere", weights_dir="elsewhere") == reference
 
 
 # ---------------------------------------------------------------- gradient accumulation
@@ -171,24 +180,35 @@ def test_evaluation_counts_whole_loaders() -> None:
     batch = next(iter(loaders.test))
     correct = 0
     for i in range(8):
-        scores = model(batch.tokens[i : i + 1])[0, -1]
+        scores = model(batch.inputs[i : i + 1])[0, -1]
         correct += int(scores[1] > scores[0]) == int(batch.labels[i])
     assert evaluate_accuracy(model, loaders.test, config) == Accuracy(correct, 8)
     assert model.training, "evaluation leaves the model as it was"
-    loss = -torch.log_softmax(model(batch.tokens)[:, -1], -1)[range(8), batch.labels].mean()
+    loss = -torch.log_softmax(model(batch.inputs)[:, -1], -1)[range(8), batch.labels].mean()
     torch.testing.assert_close(batch_loss(model, batch, config), loss)
 
 
-def test_an_infinite_loss_stops_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    losses = iter([0.5, 0.5, 0.5, 0.5, float("nan")])
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = iter(range(100))
 
-    def fake_loss(model: object, batch: object, config: object) -> torch.Tensor:
-        return torch.tensor(next(losses), requires_grad=True)
+    def spoil_the_third(*args: object) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, labels = classify(*args)
+        return (logits * torch.nan if next(calls) == 2 else logits), labels
 
-    monkeypatch.setattr(training, "batch_loss", fake_loss)
-    config = ExperimentConfig(**DEMO, eval_freq=1000, eval_iter=1)
+    monkeypatch.setattr(training, "classify", spoil_the_third)
+    # The first step is followed by an evaluation of one batch of each part.
+    with pytest.raises(TrainingError, match="loss evaluated after step 0 is nan"):
+        run_experiment(ExperimentConfig(**DEMO, eval_iter=1))
+    calls = iter(range(-2, 100))
     with pytest.raises(TrainingError, match="training loss at step 2 is nan"):
-        run_experiment(config)
+        run_experiment(ExperimentConfig(**DEMO, eval_iter=1))
+
+
+def test_weights_that_diverge_in_the_last_update_stop_the_run() -> None:
+    with pytest.raises(TrainingError, match=r"not finite.*--learning_rate"):
+        run_experiment(ExperimentConfig(**DEMO, learning_rate=1e9, max_steps=2, eval_freq=1000))
 
 
 def test_ignoring_every_label_stops_the_run() -> None:

@@ -1,0 +1,239 @@
+"""The fast path against the plain one, in float64, and what it may and may not reuse."""
+
+from dataclasses import replace
+from itertools import product
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+
+import frozen_features
+from classifier import build_classifier, classify
+from data_utils import EncodedTexts, Splits, encode_splits, make_loaders, split_messages
+from demo_data import byte_encoding
+from experiment_config import ExperimentConfig
+from frozen_features import (
+    HiddenStateError,
+    HiddenStates,
+    count_frozen_blocks,
+    prepare_inputs,
+)
+from gpt_model import GPTModel
+from training import _add_gradients, merge_batches
+
+TINY = ExperimentConfig(model_size="gpt2-tiny (3M)", weights="random", demo=True)
+GRID = {
+    "trainable_token_pos": ("first", "last", "flexible"),
+    "trainable_layers": ("last_layer", "last_block", "last_two_blocks", "all", "lora"),
+    "disable_causal_mask": (False, True),
+    "no_padding": (False, True),
+    "average_embeddings": (False, True),
+}
+
+
+@pytest.fixture(scope="module")
+def few_splits(few_messages: pd.DataFrame) -> Splits[pd.DataFrame]:
+    splits = split_messages(few_messages)
+    # Equal texts, a text that is the beginning of another, an empty text.
+    texts = pd.DataFrame(
+        {"Label": [0, 1, 0, 1, 0, 1], "Text": ["free cash", "free", "", "free", "win it now", "x"]}
+    )
+    return Splits(texts, splits.validation, texts[::-1].reset_index(drop=True))
+
+
+def model_and_texts(
+    config: ExperimentConfig, splits: Splits[pd.DataFrame]
+) -> tuple[GPTModel, Splits[EncodedTexts]]:
+    model = build_classifier(config).double()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith((".B", "bias")):  # these start at zero, or small
+                parameter.normal_(std=0.1)
+    return model, encode_splits(splits, byte_encoding(), config)
+
+
+def gradients_and_logits(
+    model: GPTModel, texts: Splits[EncodedTexts], config: ExperimentConfig
+) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    inputs = prepare_inputs(model, texts, config)
+    model.train()
+    n = config.batch_size
+    batches = [inputs.train.__getitems__(list(range(i, min(i + n, 6)))) for i in range(0, 6, n)]
+    results = {}
+    for i, batch in enumerate(batches):
+        logits, labels = classify(model, batch, config)
+        results[f"logits of batch {i}"] = logits.detach()
+        F.cross_entropy(logits, labels).backward()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            results[name] = parameter.grad
+    return results
+
+
+@pytest.mark.parametrize("choices", list(product(*GRID.values())), ids=str)
+def test_fast_equals_plain(choices: tuple, few_splits: Splits[pd.DataFrame]) -> None:
+    options = dict(zip(GRID, choices, strict=True))
+    config = replace(TINY, **options, batch_size=1 if options["no_padding"] else 3)
+    model, texts = model_and_texts(config, few_splits)
+    fast = gradients_and_logits(model, texts, config)
+    plain = gradients_and_logits(model, texts, replace(config, no_feature_reuse=True))
+    assert fast.keys() == plain.keys()
+    for name, expected in plain.items():
+        found = fast[name]
+        # A gradient that is zero in exact arithmetic (a key's bias; all of a query that sees
+        # one token) is only rounding.
+        scale = max(float(expected.abs().max()), 1e-3)
+        assert float((found - expected).abs().max()) <= 1e-10 * scale, name
+
+
+@pytest.mark.parametrize(
+    ("layers", "n_blocks"),
+    [("last_layer", 4), ("last_block", 3), ("last_two_blocks", 2), ("all", 0), ("lora", 0)],
+)
+def test_what_is_reused_follows_from_what_trains(
+    layers: str, n_blocks: int, few_splits: Splits[pd.DataFrame]
+) -> None:
+    config = replace(TINY, trainable_layers=layers)
+    model, texts = model_and_texts(config, few_splits)
+    assert count_frozen_blocks(model) == n_blocks
+    inputs = prepare_inputs(model, texts, config)
+    assert isinstance(inputs.train, HiddenStates if n_blocks else EncodedTexts)
+    plain = prepare_inputs(model, texts, replace(config, no_feature_reuse=True))
+    assert plain is texts
+
+
+def test_custom_choices(few_splits: Splits[pd.DataFrame]) -> None:
+    model, texts = model_and_texts(TINY, few_splits)
+    model.blocks[1].norm2.bias.requires_grad_(True)
+    assert count_frozen_blocks(model) == 1
+    model.position_embedding.weight.requires_grad_(True)
+    assert count_frozen_blocks(model) == 0
+    model.config = replace(model.config, drop_rate=0.1)
+    assert prepare_inputs(model, texts, TINY) is texts
+
+
+def test_only_what_is_needed_is_computed(
+    few_splits: Splits[pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts have 9, 4, 1, 4, 10 and 1 tokens; the validation texts have more."""
+    seen = []
+    embed = GPTModel.embed
+
+    def spy(model: GPTModel, tokens: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(tokens.shape))
+        return embed(model, tokens)
+
+    monkeypatch.setattr(GPTModel, "embed", spy)
+    monkeypatch.setitem(frozen_features.TOKENS_PER_BATCH, "cpu", 20)
+
+    def shapes(**options: object) -> list[tuple[int, int]]:
+        config = replace(TINY, context_length=10, **options)
+        model, texts = model_and_texts(config, few_splits)
+        seen.clear()
+        prepare_inputs(model, texts, config)
+        return seen.copy()
+
+    n_different = 5 + 4  # "free" counts once, and test is train in reverse
+    assert shapes() == [(2, 10)] * 4 + [(1, 10)]
+    first = shapes(trainable_token_pos="first")
+    assert sum(rows for rows, _ in first) < n_different, "equal first tokens count once"
+    assert {width for _, width in first} == {1}
+    flexible = shapes(trainable_token_pos="flexible")
+    assert sum(rows for rows, _ in flexible) == n_different
+    assert flexible[0] == (3, 4), "similar lengths go together"
+    unmasked = shapes(no_padding=True, batch_size=1, disable_causal_mask=True)
+    assert (1, 4) in unmasked
+    assert (2, 1) in unmasked, "without the mask, only equal lengths go together"
+
+
+def test_merged_batches_are_what_they_were(few_splits: Splits[pd.DataFrame]) -> None:
+    config = replace(TINY, no_padding=True, batch_size=1, accumulation_steps=6)
+    model, texts = model_and_texts(config, few_splits)
+    inputs = prepare_inputs(model, texts, config)
+    batches = [inputs.train[i] for i in range(6)]
+    one_by_one = torch.cat([classify(model, batch, config)[0] for batch in batches])
+    merged, labels = classify(model, merge_batches(batches), config)
+    torch.testing.assert_close(merged, one_by_one, rtol=1e-10, atol=1e-12)
+    assert labels.tolist() == texts.train.labels.tolist()
+    gradients = []
+    for options in ({}, {"no_feature_reuse": True}):
+        path = replace(config, **options)
+        inputs = prepare_inputs(model, texts, path)
+        model.zero_grad()
+        _add_gradients(model, [inputs.train[i] for i in range(6)], path, step=0)
+        gradients.append(model.blocks[3].feed_forward.in_proj.weight.grad.clone())
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
+
+
+def test_states_on_disk_are_the_same(
+    few_splits: Splits[pd.DataFrame], caplog: pytest.LogCaptureFixture
+) -> None:
+    model, texts = model_and_texts(TINY, few_splits)
+    in_memory = prepare_inputs(model, texts, TINY).train
+    assert caplog.text == ""
+    config = replace(TINY, feature_memory=0.0)
+    on_disk = prepare_inputs(model, texts, config).train
+    assert "keeping them on disk" in caplog.text
+    assert torch.equal(on_disk.states, in_memory.states)
+    logits = [classify(model, d.__getitems__([0, 4]), config)[0] for d in (in_memory, on_disk)]
+    assert torch.equal(*logits)
+
+
+def test_states_that_fit_nowhere_are_not_kept(
+    few_splits: Splits[pd.DataFrame],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import shutil
+    from types import SimpleNamespace
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    model, texts = model_and_texts(TINY, few_splits)
+    inputs = prepare_inputs(model, texts, replace(TINY, feature_memory=0.0))
+    assert isinstance(inputs.train, EncodedTexts)
+    assert "computing them at every step" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("block", "place"), [(-1, "after the embedding"), (1, "after block 2 of 4")]
+)
+def test_states_that_are_not_finite_name_the_block(
+    block: int, place: str, few_splits: Splits[pd.DataFrame]
+) -> None:
+    model, texts = model_and_texts(TINY, few_splits)
+    module = model.position_embedding if block < 0 else model.blocks[block].feed_forward.in_proj
+    with torch.no_grad():
+        module.weight[0, 0] = torch.inf
+    with pytest.raises(HiddenStateError, match=place):
+        prepare_inputs(model, texts, TINY)
+
+
+def test_the_same_batches_in_the_same_order(few_splits: Splits[pd.DataFrame]) -> None:
+    model, texts = model_and_texts(TINY, few_splits)
+    orders = []
+    for config in (TINY, replace(TINY, no_feature_reuse=True)):
+        loaders = make_loaders(prepare_inputs(model, texts, config), 2)
+        torch.manual_seed(3)
+        orders.append([batch.labels.tolist() for _ in range(3) for batch in loaders.train])
+    assert orders[0] == orders[1]
+
+
+@pytest.mark.parametrize("layers", ["last_block", "all", "lora"])
+def test_bfloat16_is_close(layers: str, few_splits: Splits[pd.DataFrame]) -> None:
+    logits = {}
+    for precision in ("fp32", "bf16"):
+        config = replace(TINY, trainable_layers=layers, precision=precision)
+        model = build_classifier(config)
+        texts = encode_splits(few_splits, byte_encoding(), config)
+        inputs = prepare_inputs(model, texts, config)
+        logits[precision], _ = classify(model, inputs.train.__getitems__([0, 1, 2]), config)
+        trained = {p.dtype for p in model.parameters() if p.requires_grad}
+        frozen = {p.dtype for p in model.blocks[0].parameters() if not p.requires_grad}
+        assert trained == {torch.float32}
+        assert (torch.bfloat16 in frozen) == (precision == "bf16" and layers != "all")
+        assert logits[precision].dtype == torch.float32
+    assert not torch.equal(logits["fp32"], logits["bf16"])
+    torch.testing.assert_close(logits["bf16"], logits["fp32"], rtol=0, atol=0.05)
