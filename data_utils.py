@@ -280,7 +280,15 @@ def encode_splits(
 
     Nothing exceeds the model's context length. Where nothing is padded, the longest
     training example is no reason to truncate: only an explicit context length is.
+
+    Raises:
+        DataError: the training texts do not fill one batch.
     """
+    if config.batch_size > len(splits.train):
+        raise DataError(
+            f"--batch_size {config.batch_size} is more than the {len(splits.train)} training "
+            "texts: no batch would be full. Choose a smaller one."
+        )
     tokens = splits.map(lambda messages: _encode(messages["Text"], encoding))
     limit = config.gpt.context_length
     if isinstance(config.context_length, int):
@@ -306,15 +314,7 @@ def make_loaders(datasets: Splits[Dataset], batch_size: int) -> Splits[DataLoade
     """Loaders of :class:`Batch`: training shuffled and without a last, smaller batch.
 
     All of them draw from PyTorch's global generator each time they are iterated.
-
-    Raises:
-        DataError: the training part does not fill one batch.
     """
-    if batch_size > len(datasets.train):
-        raise DataError(
-            f"--batch_size {batch_size} is more than the {len(datasets.train)} training texts: "
-            "no batch would be full. Choose a smaller one."
-        )
     return Splits(
         _loader(datasets.train, batch_size, shuffle=True, drop_last=True),
         _loader(datasets.validation, batch_size),

@@ -53,6 +53,9 @@ HAM = (
     "Free {when}? {name} and I go to {place}{tail}",
     "{name} wants {amount} chairs at {place} {when}, please {doing}{tail}",
     "Got {thing} from {name}, so tired. See you at {place}{tail}",
+    "New number for {name}: {phone}. Please {doing} {when}{tail}",
+    "The code for the door at {place} is {code}, or ring {phone}{tail}",
+    "Train {short} is late, £{amount} for a taxi?? I will {doing} {when}{tail}",
 )
 SPAM = (
     "{name}, {thing} worth £{amount} waits for you! To {doing} dial {phone} {when}",
@@ -80,9 +83,8 @@ def demo_messages() -> pd.DataFrame:
 def _generate(draw: random.Random, templates: Sequence[str], n_messages: int) -> list[str]:
     messages: dict[str, None] = {}  # a set that keeps its order
     while len(messages) < n_messages:
-        pieces = {name: draw.choice(choices) for name, choices in PIECES.items()}
         text = draw.choice(templates).format(
-            **pieces,
+            **{name: draw.choice(choices) for name, choices in PIECES.items()},
             phone=f"0{draw.randrange(10**9, 10**10)}",
             short=draw.randrange(80000, 90000),
             code="".join(draw.choices("ABCDEFGHJKLMNPQRSTUVWXYZ23456789", k=4)),

@@ -152,7 +152,7 @@ class ExperimentConfig:
         False,
         GROUPS[2],
         "synthetic messages and byte-level tokens, with nothing to download; by default with "
-        '--model_size "gpt2-tiny (3M)" --weights random',
+        '--model_size "gpt2-tiny (3M)" --weights random --learning_rate 5e-4',
     )
     context_length: int | str = option(
         "longest_training_example",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -27,7 +27,7 @@ def report(line: str) -> None:
     sys.stdout.flush()
 
 
-MAX_MERGED_TEXTS = 32  # in one pass over an accumulation window
+MAX_MERGED_TEXTS = 32  # in one pass over several batches
 
 
 class TrainingError(RuntimeError):
@@ -114,23 +114,36 @@ def _add_gradients(
     model: GPTModel, window: list[Batch], config: ExperimentConfig, step: int
 ) -> None:
     """Add the gradient of the mean of the batches' losses; the first batch is ``step``."""
-    group_size = 1
-    # Above frozen blocks several batches cost little memory, and hardly more time than one.
-    # Without the causal mask, texts of different lengths would see each other's padding.
-    if window[0].n_blocks and not (config.no_padding and config.disable_causal_mask):
-        group_size = max(1, MAX_MERGED_TEXTS // config.batch_size)
-    for start in range(0, len(window), group_size):
-        group = window[start : start + group_size]
-        logits, labels = classify(model, merge_batches(group), config)
-        losses = [
-            F.cross_entropy(*part, ignore_index=config.ignore_index)
-            for part in zip(
-                logits.split(config.batch_size), labels.split(config.batch_size), strict=True
-            )
-        ]
-        for i, loss in enumerate(losses):
-            _require_finite(loss.item(), f"The training loss at step {step + start + i}")
+    for losses in batch_losses(model, window, config):
+        for loss in losses:
+            _require_finite(loss.item(), f"The training loss at step {step}")
+            step += 1
         (torch.stack(losses).sum() / len(window)).backward()
+
+
+def batch_losses(
+    model: GPTModel, batches: Iterable[Batch], config: ExperimentConfig
+) -> Iterator[list[Tensor]]:
+    """Cross-entropy of each batch, its mean over the texts: scalars, in lists of those that
+    were computed together."""
+    for merged in _merge(batches, config):
+        logits, labels = classify(model, merged, config)
+        parts = zip(logits.split(config.batch_size), labels.split(config.batch_size), strict=True)
+        yield [F.cross_entropy(*part, ignore_index=config.ignore_index) for part in parts]
+
+
+def _merge(batches: Iterable[Batch], config: ExperimentConfig) -> Iterator[Batch]:
+    """The same texts in fewer batches, where that costs little memory and changes no result.
+
+    Above frozen blocks several batches take hardly longer than one. Without the causal mask,
+    texts of different lengths would see each other's padding.
+    """
+    batches = iter(batches)
+    for batch in batches:
+        n_more = 0
+        if batch.n_blocks and not (config.no_padding and config.disable_causal_mask):
+            n_more = MAX_MERGED_TEXTS // config.batch_size - 1
+        yield merge_batches([batch, *islice(batches, max(0, n_more))])
 
 
 def _epoch_lengths(batches_per_epoch: int, config: ExperimentConfig) -> list[int]:
@@ -142,19 +155,14 @@ def _epoch_lengths(batches_per_epoch: int, config: ExperimentConfig) -> list[int
     return [min(batches_per_epoch, n_steps - start) for start in starts]
 
 
-def batch_loss(model: GPTModel, batch: Batch, config: ExperimentConfig) -> Tensor:
-    """Cross-entropy of a batch: its mean over the texts, a scalar."""
-    logits, labels = classify(model, batch, config)
-    return F.cross_entropy(logits, labels, ignore_index=config.ignore_index)
-
-
 @torch.no_grad()
 def evaluate_loss(
     model: GPTModel, loader: DataLoader, config: ExperimentConfig, n_batches: int
 ) -> float:
     """The mean of the losses of the first ``n_batches`` batches, or of all if there are fewer."""
     with _evaluating(model):
-        losses = [batch_loss(model, batch, config).item() for batch in islice(loader, n_batches)]
+        groups = batch_losses(model, islice(loader, n_batches), config)
+        losses = [loss.item() for group in groups for loss in group]
     return sum(losses) / len(losses)
 
 
@@ -164,13 +172,19 @@ def evaluate_accuracy(
 ) -> Accuracy:
     """Accuracy over the first ``n_batches`` batches, by default over all of them."""
     correct = total = 0
+    # A few batches need no bar of their own.
+    batches = islice(loader, n_batches) if n_batches else _with_bar(loader)
     with _evaluating(model):
-        for batch in islice(loader, n_batches):
+        for batch in _merge(batches, config):
             logits, labels = classify(model, batch, config)
             _require_finite(logits.abs().sum().item(), "A logit of the trained model")
             correct += int((logits.argmax(dim=-1) == labels).sum())
             total += len(labels)
     return Accuracy(correct, total)
+
+
+def _with_bar(loader: DataLoader) -> Iterable[Batch]:
+    return tqdm(loader, desc="evaluation", unit="batch", leave=False, disable=None)
 
 
 @contextmanager

@@ -96,7 +96,8 @@ SPLITS = Splits(frame("abcd", ""), frame("abcdefgh"), frame("<|endoftext|>", "é
 
 
 def encode(**options: object) -> Splits[EncodedTexts]:
-    return encode_splits(SPLITS, byte_encoding(), ExperimentConfig(**options))
+    config = ExperimentConfig(**{"batch_size": 1, **options})
+    return encode_splits(SPLITS, byte_encoding(), config)
 
 
 def test_default_context_is_the_longest_training_text() -> None:
@@ -120,7 +121,7 @@ def test_explicit_context_length(length: int | str, width: int) -> None:
     ("length", "kept"), [("longest_training_example", 8), ("model_context_length", 8), (3, 3)]
 )
 def test_without_padding_only_an_explicit_length_truncates(length: int | str, kept: int) -> None:
-    encoded = encode(no_padding=True, batch_size=1, context_length=length)
+    encoded = encode(no_padding=True, context_length=length)
     assert encoded.validation[0].inputs.tolist() == [list(b"abcdefgh")[:kept]]
     assert encoded.train[1].inputs.tolist() == [[PADDING_TOKEN]]
 
@@ -128,7 +129,8 @@ def test_without_padding_only_an_explicit_length_truncates(length: int | str, ke
 def test_no_text_exceeds_the_model() -> None:
     splits = Splits(frame("a" * 3000), frame("b"), frame("c"))
     for options in ({}, {"no_padding": True}):
-        encoded = encode_splits(splits, byte_encoding(), ExperimentConfig(**options))
+        config = ExperimentConfig(**options, batch_size=1)
+        encoded = encode_splits(splits, byte_encoding(), config)
         assert encoded.train[0].inputs.shape == (1, 1024)
 
 
@@ -158,8 +160,8 @@ def test_loaders() -> None:
     torch.manual_seed(3)
     plain = torch.utils.data.DataLoader(list(range(10)), 4, shuffle=True, drop_last=True)
     assert first == [labels.tolist() for labels in plain]
-    with pytest.raises(DataError, match="--batch_size 11"):
-        make_loaders(Splits(train, train, train), batch_size=11)
+    with pytest.raises(DataError, match="--batch_size 3 is more than the 2 training texts"):
+        encode(batch_size=3)
 
 
 # ---------------------------------------------------------------- download

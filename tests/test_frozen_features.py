@@ -22,7 +22,7 @@ from frozen_features import (
 from gpt_model import GPTModel
 from training import _add_gradients, merge_batches
 
-TINY = ExperimentConfig(model_size="gpt2-tiny (3M)", weights="random", demo=True)
+TINY = ExperimentConfig(model_size="gpt2-tiny (3M)", weights="random", demo=True, batch_size=3)
 GRID = {
     "trainable_token_pos": ("first", "last", "flexible"),
     "trainable_layers": ("last_layer", "last_block", "last_two_blocks", "all", "lora"),
