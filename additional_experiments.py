@@ -114,13 +114,13 @@ def load_data(config: ExperimentConfig) -> Splits[EncodedTexts]:
 
 
 def require_memory(model: GPTModel) -> None:
-    """Raise ``MemoryError`` where gradients and AdamW's two moments are sure not to fit."""
+    """Raise ``MemoryError`` where AdamW's two moments are sure not to fit."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    needed = 3 * sum(p.numel() * p.element_size() for p in trained)
-    if needed > free_bytes(model.device):
+    needed = 2 * sum(p.numel() * p.element_size() for p in trained)
+    free = free_bytes(model.device)
+    if needed > free:
         raise MemoryError(
-            f"training this takes {needed / 1e9:.1f} GB for gradients and AdamW's moments alone, "
-            f"and {free_bytes(model.device) / 1e9:.1f} GB are free"
+            f"AdamW's moments alone take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
         )
 
 

@@ -11,7 +11,7 @@ from itertools import islice
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -68,6 +68,32 @@ class History:
     epoch_accuracies: list[tuple[Accuracy, Accuracy]] = field(default_factory=list)
 
 
+class AdamWInBackward:
+    """AdamW that updates each parameter as soon as its gradient is complete.
+
+    The gradient is freed at once, so that those of a large model never are in memory together.
+    Gradients add up as usual until ``window_ends`` is set for the last backward pass.
+    """
+
+    def __init__(self, model: GPTModel, config: ExperimentConfig) -> None:
+        self.window_ends = False
+        self._optimizers = {}
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                self._optimizers[parameter] = torch.optim.AdamW(
+                    [parameter],
+                    lr=config.learning_rate,
+                    weight_decay=config.weight_decay,
+                    fused=True,
+                )
+                parameter.register_post_accumulate_grad_hook(self._update)
+
+    def _update(self, parameter: nn.Parameter) -> None:
+        if self.window_ends:
+            self._optimizers[parameter].step()
+            parameter.grad = None
+
+
 def train(model: GPTModel, loaders: Splits[DataLoader], config: ExperimentConfig) -> History:
     """Train what of ``model`` needs a gradient, printing losses and accuracies on the way.
 
@@ -78,15 +104,10 @@ def train(model: GPTModel, loaders: Splits[DataLoader], config: ExperimentConfig
         TrainingError: a loss is not finite.
     """
     torch.manual_seed(config.seed)
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    optimizer = AdamWInBackward(model, config)
     history = History()
     epochs = _epoch_lengths(len(loaders.train), config)
-    step = 0  # of the window's first batch
+    start = 0  # step of the window's first batch
 
     def evaluate_if_due(epoch: int, at_step: int) -> None:
         if at_step % config.eval_freq == 0:
@@ -97,39 +118,43 @@ def train(model: GPTModel, loaders: Splits[DataLoader], config: ExperimentConfig
         for epoch, n_batches in enumerate(epochs, start=1):
             batches = islice(loaders.train, n_batches)
             while window := list(islice(batches, config.accumulation_steps)):
-                _add_gradients(model, window, config, step)
-                last_step = step + len(window) - 1
-                for earlier_step in range(step, last_step):
+                *groups, last_group = _merge(window, config)
+                step = start
+                for group in groups:
+                    step += _backward(model, group, len(window), config, step)
+                # Up to the window's last, steps are evaluated with the weights before its update.
+                last_step = start + len(window) - 1
+                for earlier_step in range(start, last_step):
                     evaluate_if_due(epoch, earlier_step)
-                optimizer.step()
-                optimizer.zero_grad()
+                optimizer.window_ends = True
+                _backward(model, last_group, len(window), config, step)
+                optimizer.window_ends = False
                 evaluate_if_due(epoch, last_step)
-                step = last_step + 1
+                start = last_step + 1
                 progress.update(len(window))
             history.epoch_accuracies.append(_evaluate_epoch(model, loaders, config))
     return history
 
 
-def _add_gradients(
-    model: GPTModel, window: list[Batch], config: ExperimentConfig, step: int
-) -> None:
-    """Add the gradient of the mean of the batches' losses; the first batch is ``step``."""
-    for losses in batch_losses(model, window, config):
-        for loss in losses:
-            _require_finite(loss.item(), f"The training loss at step {step}")
-            step += 1
-        (torch.stack(losses).sum() / len(window)).backward()
+def _backward(
+    model: GPTModel, group: Batch, window: int, config: ExperimentConfig, step: int
+) -> int:
+    """Add the gradient of a group of batches to that of the mean over ``window`` batches.
+
+    ``step`` is the group's first; returns how many batches the group holds.
+    """
+    losses = batch_losses(model, group, config)
+    for i, loss in enumerate(losses):
+        _require_finite(loss.item(), f"The training loss at step {step + i}")
+    (torch.stack(losses).sum() / window).backward()
+    return len(losses)
 
 
-def batch_losses(
-    model: GPTModel, batches: Iterable[Batch], config: ExperimentConfig
-) -> Iterator[list[Tensor]]:
-    """Cross-entropy of each batch, its mean over the texts: scalars, in lists of those that
-    were computed together."""
-    for merged in _merge(batches, config):
-        logits, labels = classify(model, merged, config)
-        parts = zip(logits.split(config.batch_size), labels.split(config.batch_size), strict=True)
-        yield [F.cross_entropy(*part, ignore_index=config.ignore_index) for part in parts]
+def batch_losses(model: GPTModel, group: Batch, config: ExperimentConfig) -> list[Tensor]:
+    """Cross-entropy of each batch of a merged group: scalars, each the mean over its texts."""
+    logits, labels = classify(model, group, config)
+    parts = zip(logits.split(config.batch_size), labels.split(config.batch_size), strict=True)
+    return [F.cross_entropy(*part, ignore_index=config.ignore_index) for part in parts]
 
 
 def _merge(batches: Iterable[Batch], config: ExperimentConfig) -> Iterator[Batch]:
@@ -161,8 +186,8 @@ def evaluate_loss(
 ) -> float:
     """The mean of the losses of the first ``n_batches`` batches, or of all if there are fewer."""
     with _evaluating(model):
-        groups = batch_losses(model, islice(loader, n_batches), config)
-        losses = [loss.item() for group in groups for loss in group]
+        groups = _merge(islice(loader, n_batches), config)
+        losses = [loss.item() for group in groups for loss in batch_losses(model, group, config)]
     return sum(losses) / len(losses)
 
 

@@ -10,7 +10,14 @@ import torch.nn.functional as F
 
 import frozen_features
 from classifier import build_classifier, classify
-from data_utils import EncodedTexts, Splits, encode_splits, make_loaders, split_messages
+from data_utils import (
+    EncodedTexts,
+    Splits,
+    encode_splits,
+    make_loaders,
+    merge_batches,
+    split_messages,
+)
 from demo_data import byte_encoding
 from experiment_config import ExperimentConfig
 from frozen_features import (
@@ -20,7 +27,7 @@ from frozen_features import (
     prepare_inputs,
 )
 from gpt_model import GPTModel
-from training import _add_gradients, merge_batches
+from training import _backward, _merge
 
 TINY = ExperimentConfig(model_size="gpt2-tiny (3M)", weights="random", demo=True, batch_size=3)
 GRID = {
@@ -163,7 +170,11 @@ def test_merged_batches_are_what_they_were(few_splits: Splits[pd.DataFrame]) -> 
         path = replace(config, **options)
         inputs = prepare_inputs(model, texts, path)
         model.zero_grad()
-        _add_gradients(model, [inputs.train[i] for i in range(6)], path, step=0)
+        window = [inputs.train[i] for i in range(6)]
+        groups = list(_merge(window, path))
+        assert len(groups) == (6 if path.no_feature_reuse else 1)
+        for group in groups:
+            _backward(model, group, len(window), path, step=0)
         gradients.append(model.blocks[3].feed_forward.in_proj.weight.grad.clone())
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import additional_experiments
 from data_utils import DATASET_NAME
 from demo_data import byte_encoding, demo_messages
 
@@ -88,6 +89,17 @@ def test_missing_weights_exit_with_1(tmp_path: Path, real_data_dir: Path) -> Non
     assert "607a30d783dfa663caf39e06633721c8d4cfcd7e" in finished.stderr
     assert "WEIGHTS_DIR/gpt2/model.safetensors" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+def test_too_little_memory_is_foreseen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(additional_experiments, "free_bytes", lambda device: 10_000_000)
+    assert additional_experiments.main(["--demo", "--trainable_layers", "all"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "out of memory: AdamW's moments alone take 0.0 GB" in err
+    assert "--model_size" in err
 
 
 def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from additional_experiments import load_data, run_experiment
 from classifier import build_classifier, classify
 from data_utils import make_loaders
 from experiment_config import ExperimentConfig
-from training import Accuracy, TrainingError, batch_losses, evaluate_accuracy
+from training import Accuracy, TrainingError, batch_losses, evaluate_accuracy, train
 
 DEMO = {"model_size": "gpt2-tiny (3M)", "weights": "random", "demo": True, "num_epochs": 2}
 
@@ -111,6 +111,15 @@ def test_inert_flags(options: dict, others: dict, capsys: pytest.CaptureFixture)
 def test_circumstances_do_not_change_what_is_printed(capsys: pytest.CaptureFixture) -> None:
     reference = printed(capsys)
     assert printed(capsys, no_feature_reuse=True) == reference
+    histories = [
+        run_experiment(ExperimentConfig(**DEMO, eval_freq=1, no_feature_reuse=plain)).history
+        for plain in (False, True)
+    ]
+    for fast, plain in zip(*(history.losses for history in histories), strict=True):
+        assert (fast.train, fast.validation) == pytest.approx(
+            (plain.train, plain.validation), abs=1e-4
+        )
+    capsys.readouterr()
     assert printed(capsys, feature_memory=0.0) == reference
     assert printed(capsys, data_dir="elsewhere", weights_dir="elsewhere") == reference
 
@@ -118,26 +127,26 @@ def test_circumstances_do_not_change_what_is_printed(capsys: pytest.CaptureFixtu
 # ---------------------------------------------------------------- gradient accumulation
 
 
-class GradientSpy(torch.optim.AdamW):
-    """AdamW that keeps all gradients at each update."""
-
-    seen: list[torch.Tensor] = []  # noqa: RUF012
-
-    def step(self, closure: object = None) -> None:
-        self.seen.append(torch.cat([p.grad.flatten() for p in self.param_groups[0]["params"]]))
-        super().step(closure)
-
-
 @pytest.fixture
 def gradients(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[torch.Tensor]]:
     """The gradients of an epoch's updates, taken at weights that hardly move."""
+    seen: dict[int, list[torch.Tensor]] = {}
+
+    class GradientSpy(torch.optim.AdamW):
+        """AdamW that keeps the gradients at each update."""
+
+        def step(self, closure: object = None) -> None:
+            (parameter,) = self.param_groups[0]["params"]
+            seen.setdefault(id(self), []).append(parameter.grad.flatten().clone())
+            super().step(closure)
+
     monkeypatch.setattr(torch.optim, "AdamW", GradientSpy)
 
     def run(**options: object) -> list[torch.Tensor]:
-        GradientSpy.seen = []
+        seen.clear()
         still = {"learning_rate": 1e-30, "weight_decay": 0.0, "num_epochs": 1}
         run_experiment(ExperimentConfig(**{**DEMO, **still, **options}))
-        return GradientSpy.seen
+        return [torch.cat(parts) for parts in zip(*seen.values(), strict=True)]
 
     return run
 
@@ -166,6 +175,21 @@ def test_max_steps_ends_in_the_middle_of_a_window(gradients: Callable) -> None:
     torch.testing.assert_close(windows[1], single[3], rtol=1e-4, atol=1e-7)
 
 
+def test_no_gradient_outlives_its_update() -> None:
+    config = ExperimentConfig(**DEMO, max_steps=2, trainable_layers="all")
+    loaders = make_loaders(load_data(config), config.batch_size)
+    model = build_classifier(config)
+    held = []
+    for block in model.blocks:  # in a backward pass, later blocks are updated first
+        block.norm1.weight.register_post_accumulate_grad_hook(
+            lambda _: held.append(sum(p.grad is not None for p in model.parameters()))
+        )
+    train(model, loaders, config)
+    assert len(held) == 2 * 4
+    assert max(held) < 16, "never more than one block's"
+    assert all(p.grad is None for p in model.parameters())
+
+
 # ---------------------------------------------------------------- evaluation and faults
 
 
@@ -184,7 +208,7 @@ def test_evaluation_counts_whole_loaders() -> None:
     assert evaluate_accuracy(model, loaders.test, config) == Accuracy(correct, 8)
     assert model.training, "evaluation leaves the model as it was"
     loss = -torch.log_softmax(model(batch.inputs)[:, -1], -1)[range(8), batch.labels].mean()
-    ((found,),) = batch_losses(model, [batch], config)
+    (found,) = batch_losses(model, batch, config)
     torch.testing.assert_close(found, loss)
 
 
