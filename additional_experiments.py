@@ -43,7 +43,12 @@ from experiment_config import (
     show_default,
 )
 from experiment_rows import ROWS, Row, differing_options, format_flag
-from frozen_features import HiddenStateError, free_bytes, prepare_inputs
+from frozen_features import (
+    HiddenStateError,
+    count_frozen_blocks,
+    free_bytes,
+    prepare_inputs,
+)
 from gpt_model import CheckpointError, GPTModel
 from training import Accuracy, History, TrainingError, evaluate_accuracy, report, train
 
@@ -81,7 +86,7 @@ def run_experiment(config: ExperimentConfig) -> ExperimentResult:
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     texts = load_data(config)
     model = build_classifier(config).to(choose_device(config.device))
-    require_memory(model)
+    require_memory(model, texts, config)
     times = [time.perf_counter()]
     inputs = prepare_inputs(model, texts, config)
     times.append(time.perf_counter())
@@ -113,14 +118,25 @@ def load_data(config: ExperimentConfig) -> Splits[EncodedTexts]:
     return encode_splits(splits, encoding, config)
 
 
-def require_memory(model: GPTModel) -> None:
-    """Raise ``MemoryError`` where AdamW's two moments are sure not to fit."""
+def require_memory(model: GPTModel, texts: Splits[EncodedTexts], config: ExperimentConfig) -> None:
+    """Raise ``MemoryError`` where AdamW's two moments are sure not to fit, and warn where what
+    a training step keeps of each token (about 17 D numbers in a block) may not fit as well."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    needed = 2 * sum(p.numel() * p.element_size() for p in trained)
+    moments = 2 * sum(p.numel() * p.element_size() for p in trained)
+    n_blocks = len(model.blocks) - count_frozen_blocks(model)
+    n_tokens = config.batch_size * int(texts.train.widths.max())
+    activations = n_tokens * n_blocks * 17 * model.config.emb_dim * 4
     free = free_bytes(model.device)
-    if needed > free:
+    if moments > free:
         raise MemoryError(
-            f"AdamW's moments alone take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+            f"AdamW's moments alone take {moments / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+        )
+    if 1.25 * (moments + activations) > free:
+        logger.warning(
+            "Memory is short: training takes about %.1f GB, and %.1f GB are free. Half the "
+            "--batch_size with twice the --accumulation_steps makes the same updates with less.",
+            (moments + activations) / 1e9,
+            free / 1e9,
         )
 
 

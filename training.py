@@ -69,29 +69,50 @@ class History:
 
 
 class AdamWInBackward:
-    """AdamW that updates each parameter as soon as its gradient is complete.
+    """AdamW that updates each part of the model as soon as its gradients are complete.
 
-    The gradient is freed at once, so that those of a large model never are in memory together.
-    Gradients add up as usual until ``window_ends`` is set for the last backward pass.
+    They are freed at once, so that the gradients of a large model never are in memory together.
+    Backward passes add up gradients as usual, and update only within :meth:`last_pass`.
     """
 
     def __init__(self, model: GPTModel, config: ExperimentConfig) -> None:
-        self.window_ends = False
-        self._optimizers = {}
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                self._optimizers[parameter] = torch.optim.AdamW(
-                    [parameter],
-                    lr=config.learning_rate,
-                    weight_decay=config.weight_decay,
-                    fused=True,
-                )
-                parameter.register_post_accumulate_grad_hook(self._update)
+        self._is_last_pass = False
+        self._parts: list[tuple[torch.optim.AdamW, list[nn.Parameter]]] = []
+        others = [module for module in model.children() if module is not model.blocks]
+        for part in (*model.blocks, *others):
+            trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
+            if trained:
+                self._add_part(trained, config)
 
-    def _update(self, parameter: nn.Parameter) -> None:
-        if self.window_ends:
-            self._optimizers[parameter].step()
-            parameter.grad = None
+    def _add_part(self, trained: list[nn.Parameter], config: ExperimentConfig) -> None:
+        optimizer = torch.optim.AdamW(
+            trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self._parts.append((optimizer, trained))
+        n_complete = 0
+
+        def count(_: Tensor) -> None:
+            nonlocal n_complete
+            n_complete = n_complete + 1 if self._is_last_pass else 0
+            if n_complete == len(trained):
+                optimizer.step()
+                optimizer.zero_grad()
+                n_complete = 0
+
+        for parameter in trained:
+            parameter.register_post_accumulate_grad_hook(count)
+
+    @contextmanager
+    def last_pass(self) -> Iterator[None]:
+        """The backward pass inside completes the gradients and updates the weights."""
+        self._is_last_pass = True
+        yield
+        self._is_last_pass = False
+        for optimizer, trained in self._parts:
+            # A part is left over if not all of its parameters took part in the loss.
+            if any(parameter.grad is not None for parameter in trained):
+                optimizer.step()
+                optimizer.zero_grad()
 
 
 def train(model: GPTModel, loaders: Splits[DataLoader], config: ExperimentConfig) -> History:
@@ -126,9 +147,8 @@ def train(model: GPTModel, loaders: Splits[DataLoader], config: ExperimentConfig
                 last_step = start + len(window) - 1
                 for earlier_step in range(start, last_step):
                     evaluate_if_due(epoch, earlier_step)
-                optimizer.window_ends = True
-                _backward(model, last_group, len(window), config, step)
-                optimizer.window_ends = False
+                with optimizer.last_pass():
+                    _backward(model, last_group, len(window), config, step)
                 evaluate_if_due(epoch, last_step)
                 start = last_step + 1
                 progress.update(len(window))

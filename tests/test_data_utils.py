@@ -200,7 +200,7 @@ def trickle(handler: BaseHTTPRequestHandler) -> None:
     send(b"", announced=len(GOOD_ZIP))(handler)
     for i in range(0, len(GOOD_ZIP), 2):
         handler.wfile.write(GOOD_ZIP[i : i + 2])
-        time.sleep(0.02)
+        time.sleep(0.01)
 
 
 def reset(handler: BaseHTTPRequestHandler) -> None:
@@ -231,7 +231,7 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]
     monkeypatch.setattr(data_utils, "DATASET_BYTES", len(CONTENT))
     monkeypatch.setattr(data_utils, "MAX_ZIP_BYTES", 1_000_000)
     monkeypatch.setattr(data_utils, "TIMEOUT_SECONDS", (0.3, 0.3))
-    monkeypatch.setattr(data_utils, "DEADLINE_SECONDS", 0.5)
+    monkeypatch.setattr(data_utils, "DEADLINE_SECONDS", 0.4)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     asked: list[str] = []
     answers: list[Answer] = []

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import additional_experiments
+from additional_experiments import main
 from data_utils import DATASET_NAME
 from demo_data import byte_encoding, demo_messages
 
@@ -65,41 +66,12 @@ def test_missing_network_exits_with_1(tmp_path: Path) -> None:
     assert "Traceback" not in finished.stderr
 
 
-def test_wrong_data_file_exits_with_1(tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / DATASET_NAME).write_text("ham\tnot the file\n")
-    finished = run(folder=tmp_path)
-    assert (finished.returncode, finished.stdout) == (1, "")
-    assert "is not the SMS Spam Collection" in finished.stderr
-    assert "Traceback" not in finished.stderr
-
-
-@pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 4000])
-def test_wrong_checkpoint_exits_with_1(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "w.safetensors").write_bytes(content)
-    finished = run("--demo", "--weights", "w.safetensors", folder=tmp_path)
-    assert (finished.returncode, finished.stdout) == (1, "")
-    assert "w.safetensors cannot be read as safetensors" in finished.stderr
-    assert "Traceback" not in finished.stderr
-
-
 def test_missing_weights_exit_with_1(tmp_path: Path, real_data_dir: Path) -> None:
     finished = run("--data_dir", str(real_data_dir), folder=tmp_path)
     assert (finished.returncode, finished.stdout) == (1, "")
     assert "607a30d783dfa663caf39e06633721c8d4cfcd7e" in finished.stderr
     assert "WEIGHTS_DIR/gpt2/model.safetensors" in finished.stderr
     assert "Traceback" not in finished.stderr
-
-
-def test_too_little_memory_is_foreseen(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setattr(additional_experiments, "free_bytes", lambda device: 10_000_000)
-    assert additional_experiments.main(["--demo", "--trainable_layers", "all"]) == 1
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "out of memory: AdamW's moments alone take 0.0 GB" in err
-    assert "--model_size" in err
 
 
 def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
@@ -112,6 +84,53 @@ def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     process.stdout.close()
     assert b"Traceback" not in process.stderr.read()
     assert process.wait() == 1
+
+
+# ---------------------------------------------------------------- the same, without a subprocess
+
+
+def fail(capsys: pytest.CaptureFixture, *flags: str) -> str:
+    """Standard error of a run that ends with status 1 before it prints any result."""
+    assert main(flags) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    return err
+
+
+def test_wrong_data_file_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / DATASET_NAME).write_text("ham\tnot the file\n")
+    assert "is not the SMS Spam Collection" in fail(capsys, "--data_dir", str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 4000])
+def test_wrong_checkpoint_exits_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture, content: bytes
+) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(content)
+    message = fail(capsys, "--demo", "--weights", str(path))
+    assert "w.safetensors cannot be read as safetensors" in message
+
+
+def test_a_loss_that_is_not_finite_exits_with_1(capsys: pytest.CaptureFixture) -> None:
+    flags = ["--demo", "--learning_rate", "1e9", "--max_steps", "2", "--eval_freq", "1"]
+    assert main(flags) == 1
+    assert "not finite, so the run stops" in capsys.readouterr().err
+
+
+def test_too_little_memory_is_foreseen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(additional_experiments, "free_bytes", lambda device: 10_000_000)
+    assert additional_experiments.main(["--demo", "--trainable_layers", "all"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "out of memory: AdamW's moments alone take 0.0 GB" in err
+    assert "--model_size" in err
+    monkeypatch.setattr(additional_experiments, "free_bytes", lambda device: 40_000_000)
+    flags = ["--demo", "--trainable_layers", "all", "--max_steps", "1"]
+    assert additional_experiments.main(flags) == 0
+    assert "Memory is short" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- the demo's data

@@ -136,8 +136,8 @@ def gradients(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[torch.Tenso
         """AdamW that keeps the gradients at each update."""
 
         def step(self, closure: object = None) -> None:
-            (parameter,) = self.param_groups[0]["params"]
-            seen.setdefault(id(self), []).append(parameter.grad.flatten().clone())
+            gradients = [p.grad.flatten() for p in self.param_groups[0]["params"]]
+            seen.setdefault(id(self), []).append(torch.cat(gradients))
             super().step(closure)
 
     monkeypatch.setattr(torch.optim, "AdamW", GradientSpy)
@@ -186,8 +186,18 @@ def test_no_gradient_outlives_its_update() -> None:
         )
     train(model, loaders, config)
     assert len(held) == 2 * 4
-    assert max(held) < 16, "never more than one block's"
+    assert max(held) <= 16, "never more than one block's"
     assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_part_is_updated_where_a_parameter_takes_no_part_in_the_loss() -> None:
+    config = ExperimentConfig(**DEMO, max_steps=1)
+    loaders = make_loaders(load_data(config), config.batch_size)
+    model = build_classifier(config)
+    model.blocks[-1].register_parameter("unused", torch.nn.Parameter(torch.ones(1)))
+    before = model.blocks[-1].norm2.bias.detach().clone()
+    train(model, loaders, config)
+    assert not torch.equal(model.blocks[-1].norm2.bias, before)
 
 
 # ---------------------------------------------------------------- evaluation and faults
