@@ -1,6 +1,7 @@
 """Finetune a GPT-2 as a spam classifier, to find out which choices matter.
 
-One run is one experiment: by default row 1 of the README's table.
+One run is one experiment: by default row 1 of the README's table. --rows runs many of them, and
+reports on all that were run.
 """
 
 from __future__ import annotations
@@ -9,30 +10,13 @@ import argparse
 import difflib
 import logging
 import os
+import re
 import sys
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-import torch
-
-from classifier import build_classifier
-from data_utils import (
-    DataError,
-    EncodedTexts,
-    Splits,
-    encode_splits,
-    find_dataset,
-    gpt2_encoding,
-    make_loaders,
-    read_messages,
-    split_messages,
-    write_csv_files,
-)
-from demo_data import byte_encoding, demo_messages
 from experiment_config import (
     GROUPS,
     OPTIONS,
@@ -42,139 +26,198 @@ from experiment_config import (
     parse_options,
     show_default,
 )
-from experiment_rows import ROWS, Row, differing_options, format_flag
-from frozen_features import (
-    HiddenStateError,
-    count_frozen_blocks,
-    free_bytes,
-    prepare_inputs,
-)
-from gpt_model import CheckpointError, GPTModel
-from training import Accuracy, History, TrainingError, evaluate_accuracy, report, train
+from experiment_rows import CIRCUMSTANCES, ROWS, configure, differing_options, format_flag
+from run_records import RecordError, Run, require_writable
+from sweep import RUN_ERRORS, describe_error, describe_plan, order_runs, run_and_record, run_sweep
+from training import report
 
 logger = logging.getLogger("experiments")
 
-SMALLER = "A smaller --batch_size, --context_length or --model_size needs less, and so does LoRA."
-# A model that small, with random weights, learns in five epochs only from larger steps.
-DEMO_FLAGS = {"model_size": "gpt2-tiny (3M)", "weights": "random", "learning_rate": 5e-4}
+MAX_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
-class ExperimentResult:
-    """What one experiment gave: its history, its accuracy on each part, and its seconds.
+class Action:
+    """A flag that says what is to be done, and not how a run is made."""
 
-    ``seconds`` has ``features`` (hidden states computed once), ``training`` (with the
-    evaluations in between) and ``evaluation`` (of the whole parts, at the end).
-    """
-
-    history: History
-    accuracy: Splits[Accuracy]
-    seconds: dict[str, float]
+    help: str
+    metavar: str | tuple[str, ...] | None = None  # none for a switch
+    nargs: str | int | None = None
+    default: str = "none"
 
 
-def run_experiment(config: ExperimentConfig) -> ExperimentResult:
-    """Run one experiment, printing the protocol's lines on standard output.
+ACTIONS = {
+    "rows": Action(
+        f"the flags of row N, 1 to {len(ROWS)}, or of many: 1-5,16, or all; other flags win over "
+        "them, and then a run is a variant of its row",
+        metavar="ROWS",
+    ),
+    "seeds": Action("run each of the rows with each of these seeds", metavar="N", nargs="+"),
+    "num_seeds": Action("the same with this many seeds, from --seed on", metavar="N"),
+    "output_dir": Action(
+        "folder for the records of runs and the report on them", metavar="DIR", default="runs"
+    ),
+    "dry_run": Action("print the runs and which of them are done, and run none", default="off"),
+    "report": Action("report on the records in --output_dir, and run nothing", default="off"),
+    "compare": Action(
+        "compare two recorded runs, by their folders, on the same test messages, and run nothing",
+        metavar=("RUN_A", "RUN_B"),
+        nargs=2,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks for."""
+
+    runs: list[Run]
+    output_dir: Path
+    is_sweep: bool = False
+    dry_run: bool = False
+    report: bool = False
+    compare: tuple[str, str] | None = None
+    data_dir: Path = Path(OPTIONS["data_dir"].default)  # where a report finds the messages
+
+
+def perform(request: Request) -> int:
+    """Do what is asked for. Returns the exit status: 1 if a run of a sweep failed, else 0.
 
     Raises:
-        ConfigError: options break rules; nothing was downloaded or built.
-        DataError, CheckpointError: data or weights cannot be had, or are damaged.
-        TrainingError, HiddenStateError: a loss or a hidden state is not finite.
+        DataError, RecordError: data or records cannot be had, are damaged, or do not fit.
+        One of ``RUN_ERRORS``: the only run failed.
     """
-    problems = find_problems(config)
-    if problems:
-        raise ConfigError(problems)
-    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
-    texts = load_data(config)
-    model = build_classifier(config).to(choose_device(config.device))
-    require_memory(model, texts, config)
-    times = [time.perf_counter()]
-    inputs = prepare_inputs(model, texts, config)
-    times.append(time.perf_counter())
-    loaders = make_loaders(inputs, config.batch_size)
-    history = train(model, loaders, config)
-    times.append(time.perf_counter())
-    report(f"Training completed in {(times[2] - times[0]) / 60:.2f} minutes.")
-    accuracy = loaders.map(lambda loader: evaluate_accuracy(model, loader, config))
-    times.append(time.perf_counter())
-    report(f"Training accuracy: {accuracy.train}")
-    report(f"Validation accuracy: {accuracy.validation}")
-    report(f"Test accuracy: {accuracy.test}")
-    phases = zip(("features", "training", "evaluation"), pairwise(times), strict=True)
-    seconds = {name: end - start for name, (start, end) in phases}
-    logger.info("Seconds: " + ", ".join(f"{name} {s:.1f}" for name, s in seconds.items()))
-    return ExperimentResult(history, accuracy, seconds)
+    output_dir = request.output_dir
+    if request.compare:
+        from results import compare_runs
+
+        report(compare_runs(*request.compare, output_dir))
+        return 0
+    if request.dry_run:
+        report(describe_plan(request.runs, output_dir))
+        return 0
+    if not request.report:
+        require_writable(output_dir)
+    if request.runs and not request.is_sweep:
+        folder = run_and_record(request.runs[0], output_dir)
+        logger.info("Record: %s", folder)
+        return 0
+    failed = run_sweep(request.runs, output_dir)
+    # Pictures and statistics take a while to import, and a single run needs none.
+    from results import write_report
+
+    report(write_report(output_dir, request.data_dir))
+    for run in failed:
+        logger.error("Failed: %s", run.name)
+    return 1 if failed else 0
 
 
-def load_data(config: ExperimentConfig) -> Splits[EncodedTexts]:
-    """The messages, or the demo's, split and as token ids."""
-    if config.demo:
-        logger.warning("Demo: the messages are synthetic, so the figures mean nothing.")
-        splits, encoding = split_messages(demo_messages()), byte_encoding()
-    else:
-        data_dir = Path(config.data_dir)
-        splits = split_messages(read_messages(find_dataset(data_dir)))
-        write_csv_files(splits, data_dir)
-        encoding = gpt2_encoding()
-    return encode_splits(splits, encoding, config)
+# ---------------------------------------------------------------- the command line
 
 
-def require_memory(model: GPTModel, texts: Splits[EncodedTexts], config: ExperimentConfig) -> None:
-    """Raise ``MemoryError`` where AdamW's two moments are sure not to fit, and warn where what
-    a training step keeps of each token (about 17 D numbers in a block) may not fit as well."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    moments = 2 * sum(p.numel() * p.element_size() for p in trained)
-    n_blocks = len(model.blocks) - count_frozen_blocks(model)
-    n_tokens = config.batch_size * int(texts.train.widths.max())
-    activations = n_tokens * n_blocks * 17 * model.config.emb_dim * 4
-    free = free_bytes(model.device)
-    if moments > free:
-        raise MemoryError(
-            f"AdamW's moments alone take {moments / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-        )
-    if 1.25 * (moments + activations) > free:
-        logger.warning(
-            "Memory is short: training takes about %.1f GB, and %.1f GB are free. Half the "
-            "--batch_size with twice the --accumulation_steps makes the same updates with less.",
-            (moments + activations) / 1e9,
-            free / 1e9,
-        )
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is CUDA where there is one, else the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
-
-
-def config_from_flags(argv: Sequence[str]) -> ExperimentConfig:
-    """Turn the command line into a configuration, and say on standard error which row it is.
-
-    A flag that is given wins over the demo's, the demo's over the row's, the row's over the
-    default.
+def parse_command_line(argv: Sequence[str]) -> Request:
+    """Turn the command line into a request, and say on standard error which row a run is.
 
     Raises:
         ConfigError: with every problem of the command line.
     """
     namespace, unknown = build_parser().parse_known_args(argv)
     texts = vars(namespace)
-    number = texts.pop("rows", None)
+    asked = {name: texts.pop(name) for name in ACTIONS if name in texts}
     given, problems = parse_options(texts)
-    row = {str(number): row for number, row in ROWS.items()}.get(number)
-    if number is not None and not row:
-        problems.append(f"--rows {number}: no such row; give a number from 1 to {len(ROWS)}")
-    values = {**(row.flags if row else {}), **(DEMO_FLAGS if "demo" in given else {}), **given}
-    if not values.get("trainable_layers", "").startswith("lora"):
-        # Without LoRA, what the row says of it means nothing.
-        for name in {"lora_rank", "lora_alpha"} - given.keys():
-            values.pop(name, None)
-    config = ExperimentConfig(**values)
-    problems += find_problems(config, given)
+    rows, problems_of_rows = parse_rows(asked["rows"]) if "rows" in asked else ([None], [])
+    seeds, problems_of_seeds = parse_seeds(asked, given)
+    problems += problems_of_rows + problems_of_seeds + _find_conflicts(asked, given)
+    overrides = None
+    if "rows" in asked:
+        overrides = {name: given[name] for name in given if name not in CIRCUMSTANCES}
+    runs = []
+    for number in rows:
+        config = configure(ROWS.get(number), given)
+        place = f"row {number}: " if len(rows) > 1 else ""
+        problems += [place + problem for problem in find_problems(config, given)]
+        runs += [Run(replace(config, seed=seed), overrides) for seed in seeds]
+    if len(rows) > 1:  # what is wrong in every row is not a row's fault
+        problems = _name_once(problems, len(rows))
     problems += _name_unknown(unknown, problems)
     if problems:
         raise ConfigError(problems)
-    _announce_row(config, row)
-    return config
+    is_sweep = len(rows) > 1 or "seeds" in asked or "num_seeds" in asked
+    reads_only = "report" in asked or "compare" in asked
+    if not is_sweep and not reads_only:
+        _announce_row(runs[0].config, rows[0])
+    return Request(
+        runs=[] if reads_only else order_runs(runs),
+        output_dir=Path(asked.get("output_dir", ACTIONS["output_dir"].default)),
+        is_sweep=is_sweep,
+        dry_run="dry_run" in asked,
+        report="report" in asked,
+        compare=tuple(asked["compare"]) if "compare" in asked else None,
+        data_dir=Path(runs[0].config.data_dir),
+    )
+
+
+def parse_rows(text: str) -> tuple[list[int], list[str]]:
+    """ "1-5,16" or "all" -> the numbers of rows, and a problem for each part that is none."""
+    if text == "all":
+        return list(ROWS), []
+    numbers, problems = [], []
+    for part in text.split(","):
+        ends = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        selected = range(int(ends[1]), int(ends[2] or ends[1]) + 1) if ends else range(0)
+        # No list of a billion rows for a slip of the finger.
+        if not selected or selected[0] not in ROWS or selected[-1] not in ROWS:
+            problems.append(
+                f'--rows "{text}": "{part}" is no row; give numbers from 1 to {len(ROWS)}, as in '
+                "1-5,16, or all"
+            )
+        else:
+            numbers += selected
+    return list(dict.fromkeys(numbers)), problems
+
+
+def parse_seeds(asked: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[list[int], list[str]]:
+    """The seeds of --seeds, --num_seeds and --seed, and a problem for each that is none."""
+    first = given.get("seed", OPTIONS["seed"].default)
+    if "seeds" in asked:
+        values = [parse_options({"seed": text}) for text in asked["seeds"]]
+        problems = [problem for _, found in values for problem in found]
+        seeds = [value["seed"] for value, _ in values if value]
+        if "num_seeds" in asked or "seed" in given:
+            problems.append("--seeds with --num_seeds or --seed: give one of them")
+        return list(dict.fromkeys(seeds)), [p.replace("--seed ", "--seeds ") for p in problems]
+    text = asked.get("num_seeds", "1")
+    if not re.fullmatch(r"\d{1,6}", text) or not 1 <= int(text) <= MAX_SEEDS:
+        return [first], [f"--num_seeds {text}: not a whole number from 1 to {MAX_SEEDS}"]
+    return list(range(first, first + int(text))), []
+
+
+def _find_conflicts(asked: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """Problems between flags that say what is to be done."""
+    doing = [f"--{name}" for name in ("dry_run", "report", "compare") if name in asked]
+    problems = []
+    if len(doing) > 1:
+        problems.append(f"{' with '.join(doing)}: give one of them")
+    if doing and doing[0] != "--dry_run":
+        others = {*given, *asked} - {"dry_run", "report", "compare", "output_dir", "data_dir"}
+        problems += [
+            f"--{name} with {doing[0]}: nothing is run, so it has no use; leave it out"
+            for name in sorted(others)
+        ]
+    if asked.get("output_dir") == "":
+        problems.append('--output_dir "": empty; give a folder, or leave --output_dir out')
+    return problems
+
+
+def _name_once(problems: Sequence[str], n_rows: int) -> list[str]:
+    """The problems, those that all rows have in common without their rows."""
+    bare = [re.sub(r"^row \d+: ", "", problem) for problem in problems]
+    return list(
+        dict.fromkeys(
+            text if bare.count(text) == n_rows else problem
+            for text, problem in zip(bare, problems, strict=True)
+        )
+    )
 
 
 class _Parser(argparse.ArgumentParser):
@@ -194,12 +237,13 @@ def build_parser() -> argparse.ArgumentParser:
         argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--rows",
-        metavar="N",
-        help=f"the flags of row N, 1 to {len(ROWS)}; other flags win over them, and then the run "
-        "is a variant of the row (default: no row)",
-    )
+    for name, action in ACTIONS.items():
+        kind = {"metavar": action.metavar, "nargs": action.nargs}
+        parser.add_argument(
+            f"--{name}",
+            help=f"{action.help} (default: {action.default})",
+            **(kind if action.metavar else {"action": "store_true"}),
+        )
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
     for name, option in OPTIONS.items():
         rules = option.metadata
@@ -213,9 +257,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def flags_table() -> str:
+    """The README's list of flags."""
+    lines = ["| flag | default | what it is |", "| --- | --- | --- |"]
+    for name, action in ACTIONS.items():
+        lines.append(f"| `--{name}` | {action.default} | {action.help} |")
+    for name, option in OPTIONS.items():
+        lines.append(f"| `--{name}` | {show_default(option)} | {option.metadata['help']} |")
+    return "\n".join(lines)
+
+
 def _name_unknown(unknown: Sequence[str], problems: Sequence[str]) -> list[str]:
     """A problem for each argument that belongs to no flag."""
-    known = ["--help", "--rows", *(f"--{name}" for name in OPTIONS)]
+    known = ["--help", *(f"--{name}" for name in (*ACTIONS, *OPTIONS))]
     flags = [argument.split("=")[0] for argument in unknown if argument.startswith("-")]
     named = []
     for flag in flags:
@@ -232,12 +286,12 @@ def _name_unknown(unknown: Sequence[str], problems: Sequence[str]) -> list[str]:
     return named
 
 
-def _announce_row(config: ExperimentConfig, asked: Row | None) -> None:
+def _announce_row(config: ExperimentConfig, asked: int | None) -> None:
     for number, row in ROWS.items():
         differing = differing_options(config, row)
         if not differing:
             logger.info("Row %d: %s", number, row.command)
-        elif row is asked:
+        elif number == asked:
             flags = " ".join(format_flag(name, getattr(config, name)) for name in differing)
             logger.info("A variant of row %d, not the row, because of %s", number, flags)
 
@@ -246,16 +300,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the script. Returns the exit status: 0, 2 for wrong usage, 1 for other faults."""
     _log_to_standard_error()
     try:
-        run_experiment(config_from_flags(sys.argv[1:] if argv is None else argv))
+        return perform(parse_command_line(sys.argv[1:] if argv is None else argv))
     except ConfigError as error:
         problems = "\n".join(f"  {problem}" for problem in error.problems)
         print(f"Nothing was started:\n{problems}\nSee --help for every flag.", file=sys.stderr)
         return 2
-    except (DataError, CheckpointError, HiddenStateError, TrainingError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        print(f"Error: out of memory: {str(error).splitlines()[0]}. {SMALLER}", file=sys.stderr)
+    except (RecordError, *RUN_ERRORS) as error:
+        print(f"Error: {describe_error(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # whoever read the results has gone; a last flush would fail too
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -263,7 +314,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         return 130
-    return 0
 
 
 def _log_to_standard_error() -> None:

@@ -17,26 +17,42 @@ N_TRAINED_BLOCKS = {"last_layer": 0, "last_block": 1, "last_two_blocks": 2}
 LORA_LAYERS = {"lora": LoRALinear, "lora_alternative": MergedLoRALinear}
 
 
-def build_classifier(config: ExperimentConfig) -> GPTModel:
+def load_weights(config: ExperimentConfig) -> GPTModel:
+    """A GPT-2 with the weights that training starts from, on the CPU.
+
+    Raises:
+        DataError, CheckpointError: the weights cannot be had or read.
+    """
+    torch.manual_seed(config.seed)
+    if config.weights == "random":
+        return GPTModel(config.gpt)
+    return load_published_weights(config.gpt, find_weights(config))
+
+
+def build_classifier(config: ExperimentConfig, base: GPTModel | None = None) -> GPTModel:
     """Build the model that trains, on the CPU; parameters that do not train need no gradient.
 
     The order of random draws is the protocol's: the weights, if they are random; then,
     from the seed again, the classifier, and after it LoRA's matrices in module order.
 
+    Args:
+        base: what :func:`load_weights` gave; it never changes, and what does not train is
+            shared with it. By default the weights are loaded.
+
     Raises:
         DataError, CheckpointError: the weights cannot be had or read.
     """
-    gpt_config = replace(config.gpt, causal=not config.disable_causal_mask)
-    torch.manual_seed(config.seed)
-    if config.weights == "random":
-        model = GPTModel(gpt_config)
-    else:
-        model = load_published_weights(gpt_config, find_weights(config))
+    with torch.device("meta"):
+        model = GPTModel(replace(config.gpt, causal=not config.disable_causal_mask))
+    model.load_state_dict((base or load_weights(config)).state_dict(), assign=True)
     model.requires_grad_(False)
     torch.manual_seed(config.seed)
-    model.head = nn.Linear(gpt_config.emb_dim, len(LABELS))
-    for module in _trained_modules(model, config.trainable_layers):
+    model.head = nn.Linear(config.gpt.emb_dim, len(LABELS))
+    for module in _trained_modules(model, config):
         module.requires_grad_(True)
+        if base:
+            for parameter in module.parameters():
+                parameter.data = parameter.data.clone()
     if config.uses_lora:
         layer = LORA_LAYERS[config.trainable_layers]
         inject_lora(model, config.lora_rank, config.lora_alpha, layer)
@@ -45,11 +61,16 @@ def build_classifier(config: ExperimentConfig) -> GPTModel:
     return model
 
 
-def _trained_modules(model: GPTModel, trainable_layers: str) -> Iterable[nn.Module]:
+def count_trained_blocks(config: ExperimentConfig) -> int:
+    """How many blocks, from the last down, have something trainable in or below them."""
+    return N_TRAINED_BLOCKS.get(config.trainable_layers, config.gpt.n_layers)
+
+
+def _trained_modules(model: GPTModel, config: ExperimentConfig) -> Iterable[nn.Module]:
     """The modules whose own weights train, LoRA's matrices aside."""
-    if trainable_layers == "all":
+    if config.trainable_layers == "all":
         return [model]
-    n_blocks = N_TRAINED_BLOCKS.get(trainable_layers, 0)
+    n_blocks = 0 if config.uses_lora else count_trained_blocks(config)
     norm = [model.final_norm] if n_blocks else []
     return [*model.blocks[len(model.blocks) - n_blocks :], *norm, model.head]
 
@@ -79,6 +100,12 @@ def needed_positions(lengths: Tensor, widths: Tensor, config: ExperimentConfig) 
     if config.average_embeddings:
         return averaged_positions(lengths, widths, config)
     return read_positions(lengths, widths, config) + 1
+
+
+def may_merge(config: ExperimentConfig) -> bool:
+    """Whether texts of different lengths may share a batch: without the causal mask, they would
+    see each other's padding."""
+    return not (config.no_padding and config.disable_causal_mask)
 
 
 def classify(model: GPTModel, batch: Batch, config: ExperimentConfig) -> tuple[Tensor, Tensor]:

@@ -44,6 +44,7 @@ WEIGHTS_NAME = "model.safetensors"
 
 SPLIT_SEED = 123  # the split's own: it never follows --seed
 LABELS = {"ham": 0, "spam": 1}
+PARTS = ("train", "validation", "test")
 PADDING_TOKEN = 50256  # <|endoftext|>
 
 Part = TypeVar("Part")
@@ -81,7 +82,7 @@ def find_dataset(data_dir: Path) -> Path:
     try:
         if not path.exists():
             data_dir.mkdir(parents=True, exist_ok=True)
-            _write_atomically(path, _download_dataset(path))
+            write_atomically(path, _download_dataset(path))
         checksum = hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise DataError(
@@ -173,12 +174,12 @@ def write_csv_files(splits: Splits[pd.DataFrame], data_dir: Path) -> None:
         data_dir.mkdir(parents=True, exist_ok=True)
         for name, messages in vars(splits).items():
             content = messages.to_csv(index=False, lineterminator="\n")
-            _write_atomically(data_dir / f"{name}.csv", content.encode())
+            write_atomically(data_dir / f"{name}.csv", content.encode())
     except OSError as error:
         logger.warning("The split was not written to %s as CSV files: %s", data_dir, error)
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Write under a temporary name and rename, so that no half-written file has this name."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -301,7 +302,7 @@ def encode_splits(
         labels = getattr(splits, part)["Label"]
         return EncodedTexts(truncated, labels, width=None if config.no_padding else limit)
 
-    return Splits("train", "validation", "test").map(dataset)
+    return Splits(*PARTS).map(dataset)
 
 
 def _encode(texts: Sequence[str], encoding: tiktoken.Encoding) -> list[list[int]]:

@@ -6,10 +6,11 @@ Finetuning Experiments". Accuracies are in percent, minutes were taken on one A1
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from experiment_config import OPTIONS, ExperimentConfig, show_default
+from experiment_config import OPTIONS, ExperimentConfig
 
 SCRIPT = "python additional_experiments.py"
 XL = "gpt2-xl (1558M)"
@@ -25,6 +26,11 @@ class Row:
     validation: float
     test: float
     minutes: float
+
+    @property
+    def n_train(self) -> int:
+        """Training messages in its published accuracy: those that fill whole batches."""
+        return 1045 if "no_padding" in self.flags else 1040
 
     @property
     def config(self) -> ExperimentConfig:
@@ -115,15 +121,71 @@ ROWS = {
     19: Row("mean over the tokens?", {"average_embeddings": True}, 97.79, 99.33, 96.33, 0.32),
 }
 
+# What the rows were made to answer: the second row of each pair against the first.
+COMPARISONS = (
+    ("the first token instead of the last", 1, 2),
+    ("the classifier alone instead of the last block", 1, 3),
+    ("two blocks instead of one", 1, 4),
+    ("all layers instead of the last block", 1, 5),
+    ("gpt2-medium instead of gpt2-small", 1, 6),
+    ("gpt2-large instead of gpt2-small", 1, 7),
+    ("gpt2-xl instead of gpt2-small", 1, 8),
+    ("all layers from random weights instead of the last block from published ones", 1, 10),
+    ("random instead of published weights", 5, 10),
+    ("LoRA instead of all layers", 5, 11),
+    ("LoRA instead of all layers, gpt2-xl", 9, 12),
+    ("padding to the full context instead of the longest training text", 1, 13),
+    ("no padding, one text an update", 1, 14),
+    ("no padding, eight texts an update", 1, 15),
+    ("the text's own last token instead of the last position", 1, 16),
+    ("no causal mask", 1, 17),
+    ("ignoring the padding token's number as a label", 1, 18),
+    ("the mean over all tokens instead of the last", 1, 19),
+)
+
 # What may differ without making a run another experiment than the row.
 CIRCUMSTANCES = (
-    "seed",
+    "seed",  # the first: alone among them it makes another run, though no other experiment
     "device",
     "data_dir",
     "weights_dir",
     "no_feature_reuse",
     "feature_memory",
 )
+
+
+# A model that small, with random weights, learns in five epochs only from larger steps.
+DEMO_FLAGS = {"model_size": "gpt2-tiny (3M)", "weights": "random", "learning_rate": 5e-4}
+
+
+def configure(row: Row | None, given: Mapping[str, Any]) -> ExperimentConfig:
+    """The experiment of a row, or of none, with flags beside it.
+
+    A flag that is given wins over the demo's, the demo's over the row's, the row's over the
+    default.
+    """
+    demo_flags = DEMO_FLAGS if given.get("demo") else {}
+    values = {**(row.flags if row else {}), **demo_flags, **given}
+    if not values.get("trainable_layers", "").startswith("lora"):
+        # Without LoRA, what the row says of it means nothing.
+        for name in {"lora_rank", "lora_alpha"} - given.keys():
+            values.pop(name, None)
+    return ExperimentConfig(**values)
+
+
+def find_row(config: ExperimentConfig) -> int | None:
+    """The number of the row that the experiment is; none if it is none of them."""
+    return next((n for n, row in ROWS.items() if not differing_options(config, row)), None)
+
+
+def format_command(config: ExperimentConfig) -> str:
+    """The experiment as a line for a shell, its circumstances left out but for the seed."""
+    flags = {
+        name: getattr(config, name)
+        for name, option in OPTIONS.items()
+        if getattr(config, name) != option.default and name not in CIRCUMSTANCES[1:]
+    }
+    return " ".join([SCRIPT, *map(format_flag, flags, flags.values())])
 
 
 def differing_options(config: ExperimentConfig, row: Row) -> list[str]:
@@ -146,16 +208,4 @@ def markdown_table() -> str:
             f"{figure:.2f}" for figure in (row.train, row.validation, row.test, row.minutes)
         )
         lines.append(f"| {number} | {row.question} | `{row.command}` | {figures} |")
-    return "\n".join(lines)
-
-
-def flags_table() -> str:
-    """The README's list of flags."""
-    lines = [
-        "| flag | default | what it is |",
-        "| --- | --- | --- |",
-        "| `--rows` | none | the flags of that row; flags beside it win over them |",
-    ]
-    for name, option in OPTIONS.items():
-        lines.append(f"| `--{name}` | {show_default(option)} | {option.metadata['help']} |")
     return "\n".join(lines)

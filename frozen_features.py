@@ -12,25 +12,28 @@ import copy
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import psutil
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from classifier import autocast, needed_positions, read_positions, takes_fast_path
-from data_utils import Batch, EncodedTexts, Splits
+from classifier import autocast, may_merge, needed_positions, read_positions, takes_fast_path
+from data_utils import PARTS, Batch, EncodedTexts, Splits
 from experiment_config import ExperimentConfig
 from gpt_model import GPTModel
+from machine import free_bytes
 
 logger = logging.getLogger("experiments")
 
 # Tokens in a batch of the frozen part. On a CPU its activations should stay in the cache; on a
 # GPU a batch should fill it.
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 65536}
+READ_AT_ONCE = 32  # texts whose states are read at one position
 
 
 class HiddenStateError(RuntimeError):
@@ -74,22 +77,28 @@ class HiddenStates(Dataset):
 
 
 def prepare_inputs(
-    model: GPTModel, datasets: Splits[EncodedTexts], config: ExperimentConfig
+    model: GPTModel,
+    texts: Splits[EncodedTexts],
+    config: ExperimentConfig,
+    prefix: FrozenPrefix | None = None,
 ) -> Splits[Dataset]:
     """What training and evaluation run on, chosen by what is frozen and what is read.
 
     Where nothing may be reused, the texts as they are; otherwise the hidden states below the
     first trainable block, or, if there is no frozen block, the texts' needed tokens.
 
+    Args:
+        prefix: shared with other experiments, whose states serve this one as well.
+
     Raises:
         HiddenStateError: a hidden state is not finite.
     """
     if not takes_fast_path(model, config):
-        return datasets
-    needed = datasets.map(lambda texts: _cut(texts, config))
-    n_blocks = count_frozen_blocks(model)
-    states = _compute_states(model, needed, n_blocks, config) if n_blocks else None
-    return states or needed
+        return texts
+    needed = cut_texts(texts, config)
+    if not count_frozen_blocks(model):
+        return needed
+    return (prefix or FrozenPrefix([needed])).states(model, needed, config) or needed
 
 
 def count_frozen_blocks(model: GPTModel) -> int:
@@ -101,82 +110,146 @@ def count_frozen_blocks(model: GPTModel) -> int:
     return len(model.blocks)
 
 
-def _cut(texts: EncodedTexts, config: ExperimentConfig) -> EncodedTexts:
+def cut_texts(texts: Splits[EncodedTexts], config: ExperimentConfig) -> Splits[EncodedTexts]:
     """The same texts, of which only the needed positions go into batches."""
-    cut = copy.copy(texts)
-    cut.n_inputs = needed_positions(texts.lengths, texts.widths, config)
-    return cut
+
+    def cut(part: EncodedTexts) -> EncodedTexts:
+        part = copy.copy(part)
+        part.n_inputs = needed_positions(part.lengths, part.widths, config)
+        return part
+
+    return texts.map(cut)
 
 
-@torch.no_grad()
-def _compute_states(
-    model: GPTModel, datasets: Splits[EncodedTexts], n_blocks: int, config: ExperimentConfig
-) -> Splits[HiddenStates] | None:
-    """Run the frozen blocks over all different texts of all parts; none where nothing fits."""
-    # Where even the last block is frozen, only the position that is read is kept.
-    reads_one = n_blocks == len(model.blocks) and not config.average_embeddings
-    different: dict[tuple[tuple[int, ...], int], int] = {}  # (token ids, position read) -> number
-    numbers = datasets.map(lambda texts: _number(texts, different, config))
-    texts = list(different)
-    n_states = torch.tensor([1 if reads_one else len(ids) for ids, _ in texts])
-    starts = n_states.cumsum(0) - n_states
-    states = _allocate(int(n_states.sum()), model, config)
-    if states is None:
-        return None
-    model.eval()
-    with tqdm(total=len(texts), desc="hidden states", unit="text", disable=None) as progress:
-        for batch in _batch_by_length(texts, model.device, config):
-            ids = [torch.tensor(texts[i][0]) for i in batch]
-            tokens = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True).to(model.device)
-            at = torch.tensor([texts[i][1] for i in batch], device=model.device)
-            with autocast(model, config):
-                hidden = model.run_blocks(
-                    model.embed(tokens), stop=n_blocks, at=at if reads_one else None
-                )
-            if not torch.isfinite(hidden).all():
-                raise HiddenStateError(_name_first_block(model, tokens, config))
-            for i, text_states in zip(batch, hidden, strict=True):
-                states[starts[i] : starts[i] + n_states[i]] = text_states[: n_states[i]]
-            progress.update(len(batch))
+class FrozenPrefix:
+    """The states after the frozen blocks, for one or more experiments on the same messages.
 
-    def dataset(part: str) -> HiddenStates:
-        number, texts = getattr(numbers, part), getattr(datasets, part)
-        return HiddenStates(
-            states=states,
-            starts=starts[number],
-            n_states=n_states[number],
-            lengths=torch.ones_like(texts.lengths) if reads_one else texts.lengths,
-            widths=torch.ones_like(texts.widths) if reads_one else texts.widths,
-            labels=texts.labels,
-            n_blocks=n_blocks,
+    The experiments have weights, mask and context length in common. Of each message, as many
+    positions are computed as the most demanding of them needs: under the causal mask, the states
+    of the others are the first of these. Experiments that freeze more blocks take the states
+    further, in place, so those that freeze fewer should come first.
+
+    Args:
+        needs: the texts of each experiment, cut to their needed positions.
+    """
+
+    def __init__(self, needs: Sequence[Splits[EncodedTexts]]) -> None:
+        different: dict[tuple[int, ...], int] = {}  # token ids -> number
+        self._numbers = Splits(
+            *(_number([getattr(texts, part) for texts in needs], different) for part in PARTS)
         )
+        self._texts = list(different)
+        self._n_states = torch.tensor([len(ids) for ids in self._texts])
+        self._starts = self._n_states.cumsum(0) - self._n_states
+        self._states: Tensor | None = None  # (rows, D)
+        self._n_blocks = 0  # that made them
+        self.seconds = 0.0  # that they took
 
-    return Splits("train", "validation", "test").map(dataset)
+    def states(
+        self, model: GPTModel, needed: Splits[EncodedTexts], config: ExperimentConfig
+    ) -> Splits[HiddenStates] | None:
+        """The states of one experiment's texts after its frozen blocks; none if nothing fits."""
+        started = time.perf_counter()
+        # Where even the last block is frozen, only the position that is read is kept.
+        reads_one = (
+            count_frozen_blocks(model) == len(model.blocks) and not config.average_embeddings
+        )
+        n_blocks = count_frozen_blocks(model) - int(reads_one)
+        if self._n_blocks != n_blocks and not self._advance(model, n_blocks, config):
+            return None
+
+        def view(part: str) -> HiddenStates:
+            number, texts = getattr(self._numbers, part), getattr(needed, part)
+            return HiddenStates(
+                states=self._states,
+                starts=self._starts[number],
+                n_states=texts.n_inputs,
+                lengths=texts.lengths,
+                widths=texts.widths,
+                labels=texts.labels,
+                n_blocks=n_blocks,
+            )
+
+        views = Splits(*map(view, PARTS))
+        if reads_one:
+            views = views.map(lambda part: _run_last_block(model, part, config))
+        self.seconds += time.perf_counter() - started
+        return views
+
+    @torch.no_grad()
+    def _advance(self, model: GPTModel, n_blocks: int, config: ExperimentConfig) -> bool:
+        """Take the states through the blocks up to ``n_blocks``; false if nothing holds them."""
+        start = self._n_blocks if self._n_blocks < n_blocks else 0
+        self._n_blocks = 0  # should this stop in the middle, nothing is left to go on from
+        if self._states is None:
+            self._states = _allocate(int(self._n_states.sum()), model, config)
+        if self._states is None:
+            return False
+        model.eval()
+        with tqdm(
+            total=len(self._texts), desc="hidden states", unit="text", disable=None
+        ) as progress:
+            for batch in _batch_by_length(self._texts, model.device, config):
+                ids = [torch.tensor(self._texts[i]) for i in batch]
+                tokens = pad_sequence(ids, batch_first=True).to(model.device)
+                rows = [slice(self._starts[i], self._starts[i] + self._n_states[i]) for i in batch]
+                with autocast(model, config):
+                    hidden = (
+                        pad_sequence([self._states[r] for r in rows], batch_first=True)
+                        if start
+                        else model.embed(tokens)
+                    ).to(model.device)
+                    hidden = model.run_blocks(hidden, start=start, stop=n_blocks)
+                if not torch.isfinite(hidden).all():
+                    raise HiddenStateError(_name_first_block(model, tokens, config))
+                for i, text_rows, states in zip(batch, rows, hidden, strict=True):
+                    self._states[text_rows] = states[: self._n_states[i]]
+                progress.update(len(batch))
+        self._n_blocks = n_blocks
+        return True
 
 
-def _number(
-    texts: EncodedTexts, different: dict[tuple[tuple[int, ...], int], int], config: ExperimentConfig
-) -> Tensor:
-    """The number (N,) of each text among the different ones, which are added to."""
-    positions = read_positions(texts.lengths, texts.widths, config)
+def _number(needs: Sequence[EncodedTexts], different: dict[tuple[int, ...], int]) -> Tensor:
+    """The number (N,) of each text, as long as any needs it, among the different ones, which
+    are added to."""
+    longest = torch.stack([texts.n_inputs for texts in needs]).argmax(dim=0).tolist()
     keys = (
-        (tuple(ids[:n].tolist()), int(at))
-        for ids, n, at in zip(texts.tokens, texts.n_inputs, positions, strict=True)
+        tuple(needs[which].tokens[i, : needs[which].n_inputs[i]].tolist())
+        for i, which in enumerate(longest)
     )
     return torch.tensor([different.setdefault(key, len(different)) for key in keys])
 
 
+@torch.no_grad()
+def _run_last_block(
+    model: GPTModel, states: HiddenStates, config: ExperimentConfig
+) -> HiddenStates:
+    """The last block's state of each text at the position that is read, and no other."""
+    read = []
+    for indices in torch.arange(len(states)).split(READ_AT_ONCE if may_merge(config) else 1):
+        batch = states.__getitems__(indices.tolist()).to(model.device)
+        with autocast(model, config):
+            at = read_positions(batch.lengths, batch.widths, config)
+            hidden = model.run_blocks(batch.inputs, start=batch.n_blocks, at=at)  # (B, 1, D)
+        read.append(hidden[:, 0])
+    rows = torch.cat(read)
+    if not torch.isfinite(rows).all():
+        raise HiddenStateError(_describe_first_block(len(model.blocks), model, config))
+    one = torch.ones_like(states.lengths)
+    return HiddenStates(rows, one.cumsum(0) - 1, one, one, one, states.labels, states.n_blocks + 1)
+
+
 def _batch_by_length(
-    texts: Sequence[tuple[tuple[int, ...], int]], device: torch.device, config: ExperimentConfig
+    texts: Sequence[tuple[int, ...]], device: torch.device, config: ExperimentConfig
 ) -> Iterator[list[int]]:
     """Numbers of texts in batches of similar length; of equal length where every token sees
     every other, padding included."""
     limit = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
     batch: list[int] = []
-    for i in sorted(range(len(texts)), key=lambda i: len(texts[i][0])):
-        length = len(texts[i][0])
+    for i in sorted(range(len(texts)), key=lambda i: len(texts[i])):
+        length = len(texts[i])
         is_full = (len(batch) + 1) * length > limit
-        if batch and (is_full or (config.disable_causal_mask and length > len(texts[batch[0]][0]))):
+        if batch and (is_full or (config.disable_causal_mask and length > len(texts[batch[0]]))):
             yield batch
             batch = []
         batch.append(i)
@@ -207,13 +280,6 @@ def _allocate(n_rows: int, model: GPTModel, config: ExperimentConfig) -> Tensor 
         return flat.view(shape)
 
 
-def free_bytes(device: torch.device) -> int:
-    """Bytes of memory that can still be had on a device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
-
-
 def _name_first_block(model: GPTModel, tokens: Tensor, config: ExperimentConfig) -> str:
     hidden = model.embed(tokens)
     with autocast(model, config):
@@ -223,6 +289,10 @@ def _name_first_block(model: GPTModel, tokens: Tensor, config: ExperimentConfig)
             hidden = model.run_blocks(hidden, start=number, stop=number + 1)
         else:
             number += 1
+    return _describe_first_block(number, model, config)
+
+
+def _describe_first_block(number: int, model: GPTModel, config: ExperimentConfig) -> str:
     place = f"after block {number} of {len(model.blocks)}" if number else "after the embedding"
     return (
         f"Hidden states are not finite {place}: the weights, or --precision {config.precision}, "

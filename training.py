@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from classifier import classify
+from classifier import classify, may_merge
 from data_utils import Batch, Splits, merge_batches
 from experiment_config import ExperimentConfig
 from gpt_model import GPTModel
@@ -48,6 +48,24 @@ class Accuracy:
 
     def __str__(self) -> str:
         return f"{self.percent:.2f}%"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model made of N texts."""
+
+    logits: Tensor  # (N, C) float32, on the CPU
+    labels: Tensor  # (N,) int64
+
+    @property
+    def classes(self) -> Tensor:
+        """The predicted class (N,) of each text."""
+        return self.logits.argmax(dim=-1)
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """How many are right."""
+        return Accuracy(int((self.classes == self.labels).sum()), len(self.labels))
 
 
 @dataclass(frozen=True)
@@ -180,13 +198,12 @@ def batch_losses(model: GPTModel, group: Batch, config: ExperimentConfig) -> lis
 def _merge(batches: Iterable[Batch], config: ExperimentConfig) -> Iterator[Batch]:
     """The same texts in fewer batches, where that costs little memory and changes no result.
 
-    Above frozen blocks several batches take hardly longer than one. Without the causal mask,
-    texts of different lengths would see each other's padding.
+    Above frozen blocks several batches take hardly longer than one.
     """
     batches = iter(batches)
     for batch in batches:
         n_more = 0
-        if batch.n_blocks and not (config.no_padding and config.disable_causal_mask):
+        if batch.n_blocks and may_merge(config):
             n_more = MAX_MERGED_TEXTS // config.batch_size - 1
         yield merge_batches([batch, *islice(batches, max(0, n_more))])
 
@@ -212,20 +229,23 @@ def evaluate_loss(
 
 
 @torch.no_grad()
-def evaluate_accuracy(
+def classify_texts(
     model: GPTModel, loader: DataLoader, config: ExperimentConfig, n_batches: int | None = None
-) -> Accuracy:
-    """Accuracy over the first ``n_batches`` batches, by default over all of them."""
-    correct = total = 0
+) -> Predictions:
+    """Classify the first ``n_batches`` batches, by default all of them, in the loader's order.
+
+    Raises:
+        TrainingError: a logit is not finite.
+    """
     # A few batches need no bar of their own.
     batches = islice(loader, n_batches) if n_batches else _with_bar(loader)
+    logits, labels = [], []
     with _evaluating(model):
         for batch in _merge(batches, config):
-            logits, labels = classify(model, batch, config)
-            _require_finite(logits.abs().sum().item(), "A logit of the trained model")
-            correct += int((logits.argmax(dim=-1) == labels).sum())
-            total += len(labels)
-    return Accuracy(correct, total)
+            for found, part in zip(classify(model, batch, config), (logits, labels), strict=True):
+                part.append(found.cpu())
+            _require_finite(logits[-1].abs().sum().item(), "A logit of the trained model")
+    return Predictions(torch.cat(logits), torch.cat(labels))
 
 
 def _with_bar(loader: DataLoader) -> Iterable[Batch]:
@@ -254,8 +274,10 @@ def _evaluate_losses(
 def _evaluate_epoch(
     model: GPTModel, loaders: Splits[DataLoader], config: ExperimentConfig
 ) -> tuple[Accuracy, Accuracy]:
-    train_accuracy = evaluate_accuracy(model, loaders.train, config, config.eval_iter)
-    validation_accuracy = evaluate_accuracy(model, loaders.validation, config, config.eval_iter)
+    train_accuracy = classify_texts(model, loaders.train, config, config.eval_iter).accuracy
+    validation_accuracy = classify_texts(
+        model, loaders.validation, config, config.eval_iter
+    ).accuracy
     report(f"Training accuracy: {train_accuracy} | Validation accuracy: {validation_accuracy}")
     return train_accuracy, validation_accuracy
 

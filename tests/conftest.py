@@ -22,6 +22,15 @@ def no_log_handlers() -> Iterator[None]:
     logging.getLogger("experiments").handlers.clear()
 
 
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that a test runs in, which gets the records of its runs."""
+    folder = tmp_path / "current"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
 @pytest.fixture
 def gpt_config() -> GPTConfig:
     return GPTConfig(emb_dim=16, n_layers=3, n_heads=4, vocab_size=97, context_length=32)

@@ -2,8 +2,9 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
+from helpers import config_from_flags
 
-from additional_experiments import config_from_flags, main
+from additional_experiments import main
 from experiment_config import GROUPS, OPTIONS, ConfigError, ExperimentConfig, find_problems
 
 

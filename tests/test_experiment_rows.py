@@ -3,10 +3,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from helpers import config_from_flags
 
-from additional_experiments import config_from_flags, main
+from additional_experiments import flags_table, main
 from experiment_config import ExperimentConfig
-from experiment_rows import ROWS, differing_options, flags_table, markdown_table
+from experiment_rows import ROWS, differing_options, markdown_table
 
 README = Path(__file__).parent.parent / "README.md"
 XL = '--model_size "gpt2-xl (1558M)"'
@@ -89,7 +90,7 @@ def test_variants_are_told_from_rows() -> None:
 def test_the_row_is_announced(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("additional_experiments.run_experiment", lambda config: None)
+    monkeypatch.setattr("additional_experiments.run_and_record", lambda run, folder: folder)
     assert main(["--rows", "2", "--num_epochs", "1"]) == 0
     assert "A variant of row 2, not the row, because of --num_epochs 1" in capsys.readouterr().err
     assert main(["--trainable_token_pos", "first", "--seed", "4"]) == 0

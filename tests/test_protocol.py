@@ -9,10 +9,11 @@ import pandas as pd
 import plain_protocol
 import pytest
 
-import additional_experiments
-from additional_experiments import main, run_experiment
+import experiment
+from additional_experiments import main
 from data_utils import split_messages
 from demo_data import byte_encoding
+from experiment import run_experiment
 from experiment_config import ExperimentConfig
 from experiment_rows import ROWS
 from gpt_model import MODEL_SIZES
@@ -53,7 +54,7 @@ def test_equals_the_plain_implementation(
         # Long texts take the plain implementation long, so there are fewer of them.
         flags |= {"num_epochs": 1, "eval_freq": 100, "eval_iter": 1, "batch_size": 4}
         few_messages = pd.concat([few_messages[:6], few_messages[-6:]])
-    monkeypatch.setattr(additional_experiments, "demo_messages", lambda: few_messages)
+    monkeypatch.setattr(experiment, "demo_messages", lambda: few_messages)
     config = ExperimentConfig(**flags)
     result = run_experiment(config)
 

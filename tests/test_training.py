@@ -5,20 +5,20 @@ import pandas as pd
 import pytest
 import torch
 
-import additional_experiments
+import experiment
 import training
-from additional_experiments import load_data, run_experiment
 from classifier import build_classifier, classify
 from data_utils import make_loaders
+from experiment import SharedWork, run_experiment
 from experiment_config import ExperimentConfig
-from training import Accuracy, TrainingError, batch_losses, evaluate_accuracy, train
+from training import Accuracy, TrainingError, batch_losses, classify_texts, train
 
 DEMO = {"model_size": "gpt2-tiny (3M)", "weights": "random", "demo": True, "num_epochs": 2}
 
 
 @pytest.fixture(autouse=True)
 def small_demo(few_messages: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(additional_experiments, "demo_messages", lambda: few_messages)
+    monkeypatch.setattr(experiment, "demo_messages", lambda: few_messages)
 
 
 def printed(capsys: pytest.CaptureFixture, **options: object) -> str:
@@ -177,7 +177,7 @@ def test_max_steps_ends_in_the_middle_of_a_window(gradients: Callable) -> None:
 
 def test_no_gradient_outlives_its_update() -> None:
     config = ExperimentConfig(**DEMO, max_steps=2, trainable_layers="all")
-    loaders = make_loaders(load_data(config), config.batch_size)
+    loaders = make_loaders(SharedWork([config]).texts(config), config.batch_size)
     model = build_classifier(config)
     held = []
     for block in model.blocks:  # in a backward pass, later blocks are updated first
@@ -192,7 +192,7 @@ def test_no_gradient_outlives_its_update() -> None:
 
 def test_a_part_is_updated_where_a_parameter_takes_no_part_in_the_loss() -> None:
     config = ExperimentConfig(**DEMO, max_steps=1)
-    loaders = make_loaders(load_data(config), config.batch_size)
+    loaders = make_loaders(SharedWork([config]).texts(config), config.batch_size)
     model = build_classifier(config)
     model.blocks[-1].register_parameter("unused", torch.nn.Parameter(torch.ones(1)))
     before = model.blocks[-1].norm2.bias.detach().clone()
@@ -205,17 +205,19 @@ def test_a_part_is_updated_where_a_parameter_takes_no_part_in_the_loss() -> None
 
 def test_evaluation_counts_whole_loaders() -> None:
     config = ExperimentConfig(**DEMO)
-    loaders = make_loaders(load_data(config), config.batch_size)
+    loaders = make_loaders(SharedWork([config]).texts(config), config.batch_size)
     model = build_classifier(config)
-    totals = [evaluate_accuracy(model, loader, config).total for loader in vars(loaders).values()]
+    totals = [
+        classify_texts(model, loader, config).accuracy.total for loader in vars(loaders).values()
+    ]
     assert totals == [24, 4, 8]
-    assert evaluate_accuracy(model, loaders.train, config, n_batches=2).total == 16
+    assert classify_texts(model, loaders.train, config, n_batches=2).accuracy.total == 16
     batch = next(iter(loaders.test))
     correct = 0
     for i in range(8):
         scores = model(batch.inputs[i : i + 1])[0, -1]
         correct += int(scores[1] > scores[0]) == int(batch.labels[i])
-    assert evaluate_accuracy(model, loaders.test, config) == Accuracy(correct, 8)
+    assert classify_texts(model, loaders.test, config).accuracy == Accuracy(correct, 8)
     assert model.training, "evaluation leaves the model as it was"
     loss = -torch.log_softmax(model(batch.inputs)[:, -1], -1)[range(8), batch.labels].mean()
     (found,) = batch_losses(model, batch, config)

@@ -1,0 +1,261 @@
+"""One experiment from end to end, and what several of them share."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
+
+from classifier import build_classifier, count_trained_blocks, load_weights
+from data_utils import (
+    DATASET_NAME,
+    DATASET_SHA256,
+    EncodedTexts,
+    Splits,
+    encode_splits,
+    find_dataset,
+    gpt2_encoding,
+    make_loaders,
+    read_messages,
+    split_messages,
+    write_csv_files,
+)
+from demo_data import byte_encoding, demo_messages
+from experiment_config import ConfigError, ExperimentConfig, find_problems
+from frozen_features import FrozenPrefix, count_frozen_blocks, cut_texts, prepare_inputs
+from gpt_model import MODEL_SIZES, GPTModel
+from machine import free_bytes, peak_memory_bytes, reset_peak_memory
+from training import Accuracy, History, Predictions, classify_texts, report, train
+
+logger = logging.getLogger("experiments")
+
+
+@dataclass(frozen=True)
+class ExperimentResult:
+    """What one experiment gave.
+
+    ``seconds`` has ``features`` (the hidden states it rests on, also where another experiment
+    had them computed), ``training`` (with the evaluations in between) and ``evaluation`` (of the
+    whole parts, at the end).
+    """
+
+    history: History
+    accuracy: Splits[Accuracy]
+    test: Predictions
+    seconds: dict[str, float]
+    n_trained: int  # parameters
+    n_parameters: int  # trained or not
+    peak_memory: int  # bytes
+
+
+def run_experiment(config: ExperimentConfig, shared: SharedWork | None = None) -> ExperimentResult:
+    """Run one experiment, printing the protocol's lines on standard output.
+
+    Args:
+        shared: with the other experiments of this process.
+
+    Raises:
+        ConfigError: options break rules; nothing was downloaded or built.
+        DataError, CheckpointError: data or weights cannot be had, or are damaged.
+        TrainingError, HiddenStateError: a loss or a hidden state is not finite.
+    """
+    problems = find_problems(config)
+    if problems:
+        raise ConfigError(problems)
+    shared = shared or SharedWork([config])
+    device = choose_device(config.device)
+    reset_peak_memory(device)
+    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+    texts = shared.texts(config)
+    model = shared.model(config).to(device)
+    parameters = list(model.parameters())
+    require_memory(model, texts, config)
+    inputs, feature_seconds = shared.inputs(model, config)
+    loaders = make_loaders(inputs, config.batch_size)
+    times = [time.perf_counter()]
+    history = train(model, loaders, config)
+    times.append(time.perf_counter())
+    report(f"Training completed in {(feature_seconds + times[1] - times[0]) / 60:.2f} minutes.")
+    predictions = loaders.map(lambda loader: classify_texts(model, loader, config))
+    times.append(time.perf_counter())
+    accuracy = predictions.map(lambda part: part.accuracy)
+    report(f"Training accuracy: {accuracy.train}")
+    report(f"Validation accuracy: {accuracy.validation}")
+    report(f"Test accuracy: {accuracy.test}")
+    training, evaluation = (end - start for start, end in pairwise(times))
+    seconds = {"features": feature_seconds, "training": training, "evaluation": evaluation}
+    logger.info("Seconds: " + ", ".join(f"{name} {s:.1f}" for name, s in seconds.items()))
+    return ExperimentResult(
+        history=history,
+        accuracy=accuracy,
+        test=predictions.test,
+        seconds=seconds,
+        n_trained=sum(p.numel() for p in parameters if p.requires_grad),
+        n_parameters=sum(p.numel() for p in parameters),
+        peak_memory=peak_memory_bytes(device),
+    )
+
+
+def load_messages(config: ExperimentConfig) -> Splits[pd.DataFrame]:
+    """The messages, or the demo's, in their three parts.
+
+    Raises:
+        DataError: the messages cannot be had, or are not what they should be.
+    """
+    if config.demo:
+        logger.warning("Demo: the messages are synthetic, so the figures mean nothing.")
+        return split_messages(demo_messages())
+    data_dir = Path(config.data_dir)
+    messages = split_messages(read_messages(find_dataset(data_dir)))
+    write_csv_files(messages, data_dir)
+    return messages
+
+
+def describe_data(messages: Splits[pd.DataFrame], config: ExperimentConfig) -> dict[str, Any]:
+    """What a run was made on, for its record: runs with another description do not compare."""
+    return {
+        "name": "demo" if config.demo else DATASET_NAME,
+        "file_sha256": None if config.demo else DATASET_SHA256,
+        "split_sha256": checksum(messages),
+    }
+
+
+def checksum(messages: Splits[pd.DataFrame]) -> str:
+    """SHA-256 of the texts and labels of all parts, in order: another split has another."""
+    parts = (part[["Label", "Text"]].to_json(orient="values") for part in vars(messages).values())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+class SharedWork:
+    """What experiments in one process have in common: messages, weights, hidden states.
+
+    Each is kept only while it is needed: experiments in the order of :func:`sharing_order`
+    have everything computed once, and take no more memory than the largest of them.
+
+    Args:
+        configs: every experiment that belongs together, also those that need not be run again,
+            so that the others find the states that they would have found beside them.
+    """
+
+    def __init__(self, configs: Sequence[ExperimentConfig]) -> None:
+        self._configs = configs
+        self.messages = load_messages(configs[0])
+        self._texts: dict[Any, Splits[EncodedTexts]] = {}
+        self._weights: tuple[Any, GPTModel | None] = (None, None)
+        self._prefix: tuple[Any, FrozenPrefix | None] = (None, None)
+
+    def texts(self, config: ExperimentConfig) -> Splits[EncodedTexts]:
+        """The messages as token ids.
+
+        Raises:
+            DataError: they do not fill a batch, or there is no vocabulary.
+        """
+        key = (config.context_length, config.no_padding, config.batch_size)
+        if key not in self._texts:
+            encoding = byte_encoding() if config.demo else gpt2_encoding()
+            self._texts[key] = encode_splits(self.messages, encoding, config)
+        return self._texts[key]
+
+    def model(self, config: ExperimentConfig) -> GPTModel:
+        """The model that trains, on the CPU; what does not train may be shared with others.
+
+        Raises:
+            DataError, CheckpointError: the weights cannot be had, or are damaged.
+        """
+        key = _weights_key(config)
+        others = [other for other in self._configs if _weights_key(other) == key]
+        if config.trainable_layers == "all" or len(others) < 2:
+            # Nothing of it could be shared: a second copy would only take memory.
+            self._weights = self._prefix = (None, None)
+            return build_classifier(config)
+        if self._weights[0] != key:
+            self._weights = self._prefix = (None, None)  # before the next ones are read
+            self._weights = (key, load_weights(config))
+        return build_classifier(config, self._weights[1])
+
+    def inputs(self, model: GPTModel, config: ExperimentConfig) -> tuple[Splits[Dataset], float]:
+        """What training and evaluation run on, and the seconds that its hidden states took.
+
+        Raises:
+            HiddenStateError: a hidden state is not finite.
+        """
+        started = time.perf_counter()
+        texts, prefix = self.texts(config), None
+        if count_frozen_blocks(model) and not config.no_feature_reuse:
+            key = _prefix_key(config)
+            if self._prefix[0] != key:
+                self._prefix = (None, None)  # before there are others
+                together = [other for other in self._configs if _prefix_key(other) == key]
+                needs = [cut_texts(self.texts(other), other) for other in together]
+                self._prefix = (key, FrozenPrefix(needs))
+            prefix = self._prefix[1]
+            started -= prefix.seconds
+        inputs = prepare_inputs(model, texts, config, prefix)
+        return inputs, time.perf_counter() - started
+
+
+def sharing_order(config: ExperimentConfig) -> tuple[Any, ...]:
+    """Sorts experiments so that those that share weights and states follow each other.
+
+    Small models come first, and of those that share states, those that freeze fewer blocks.
+    """
+    return (
+        list(MODEL_SIZES).index(config.model_size),
+        _weights_key(config),
+        config.trainable_layers == "all",
+        _prefix_key(config),
+        -count_trained_blocks(config),
+    )
+
+
+def _weights_key(config: ExperimentConfig) -> tuple[str, ...]:
+    """Equal for experiments that start from the same weights."""
+    drawn = str(config.seed) if config.weights == "random" else ""
+    return (config.model_size, config.weights, drawn)
+
+
+def _prefix_key(config: ExperimentConfig) -> tuple[str, ...]:
+    """Equal for experiments whose frozen blocks make the same of the same beginning."""
+    if count_trained_blocks(config) == config.gpt.n_layers:
+        return ()
+    # Without the mask, padding is seen by every position.
+    unmasked = f"padding {not config.no_padding}" if config.disable_causal_mask else ""
+    return (*_weights_key(config), config.precision, str(config.context_length), unmasked)
+
+
+def require_memory(model: GPTModel, texts: Splits[EncodedTexts], config: ExperimentConfig) -> None:
+    """Raise ``MemoryError`` where AdamW's two moments are sure not to fit, and warn where what
+    a training step keeps of each token (about 17 D numbers in a block) may not fit as well."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    moments = 2 * sum(p.numel() * p.element_size() for p in trained)
+    n_blocks = len(model.blocks) - count_frozen_blocks(model)
+    n_tokens = config.batch_size * int(texts.train.widths.max())
+    activations = n_tokens * n_blocks * 17 * model.config.emb_dim * 4
+    free = free_bytes(model.device)
+    if moments > free:
+        raise MemoryError(
+            f"AdamW's moments alone take {moments / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+        )
+    if 1.25 * (moments + activations) > free:
+        logger.warning(
+            "Memory is short: training takes about %.1f GB, and %.1f GB are free. Half the "
+            "--batch_size with twice the --accumulation_steps makes the same updates with less.",
+            (moments + activations) / 1e9,
+            free / 1e9,
+        )
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

@@ -1,0 +1,84 @@
+"""What a run runs on: memory, versions, device, and the commit of the code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+PACKAGES = ("torch", "tiktoken", "pandas", "numpy")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes of memory that can still be had on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start counting the peak anew, where the system can: on CUDA, and on Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory taken since the count was started: on CUDA the GPU's, else the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        # Not ru_maxrss, which a process inherits from the one that started it.
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss)
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Versions, device and commit, for the record of a run."""
+    return {
+        "device": {
+            "type": device.type,
+            "name": torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else _processor_name(),
+            "threads": torch.get_num_threads(),
+            "cores": os.cpu_count(),
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "system": sys.platform,
+            **{name: version(name) for name in PACKAGES},
+        },
+        "commit": _find_commit(),
+    }
+
+
+def _processor_name() -> str:
+    with contextlib.suppress(OSError, IndexError):  # Linux has a better one than Python
+        return Path("/proc/cpuinfo").read_text().split("model name")[1].split("\n")[0].strip("\t :")
+    return platform.processor() or platform.machine()
+
+
+def _find_commit() -> str | None:
+    """The commit of this code, "+" behind it if files were changed since; none outside git."""
+    folder = Path(__file__).resolve().parent
+    if not (folder / ".git").exists():
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

@@ -1,0 +1,289 @@
+"""The record that every run leaves: a folder with ``result.json`` and ``predictions.csv``.
+
+The folder's name says what was run, and ends with a hash of it, so that the same run has the same
+folder. ``result.json`` is written last and names the checksum of the predictions: a record that
+was cut off, or mixed from two, is found out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import re
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from data_utils import PARTS, Splits, write_atomically
+from experiment import ExperimentResult, choose_device
+from experiment_config import OPTIONS, ExperimentConfig
+from experiment_rows import CIRCUMSTANCES, find_row, format_command
+from machine import describe_machine
+from training import Accuracy, Predictions
+
+logger = logging.getLogger("experiments")
+
+RESULT_NAME = "result.json"
+PREDICTIONS_NAME = "predictions.csv"
+COLUMNS = ["index", "label", "probability", "prediction"]
+NAME_LENGTH = 60  # of the readable part of a folder's name
+
+
+class RecordError(RuntimeError):
+    """A record cannot be read or written, or is damaged."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One experiment with one seed, and how it was asked for.
+
+    ``overrides`` are the flags that were given beside ``--rows``; none if no row was asked for.
+    """
+
+    config: ExperimentConfig
+    overrides: dict[str, Any] | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        row = find_row(self.config)
+        words = (
+            [f"row-{row:02d}"]
+            if row
+            else [
+                name if value is True else f"{name}-{value}"
+                for name, value in _choices(self.config)
+            ]
+        )
+        readable = re.sub(r"[^\w-]+", "-", "_".join(words) or "run")[:NAME_LENGTH].strip("-_")
+        return f"{readable}_seed-{self.config.seed}_{identify(self.config)}"
+
+
+def identify(config: ExperimentConfig) -> str:
+    """A hash of what makes a run this run: seed and flags, without their circumstances.
+
+    Only what differs from its default counts, so that a flag that is added to the project
+    leaves the runs before it what they are.
+    """
+    choices = [*_choices(config), ("seed", config.seed)]
+    return hashlib.sha256(json.dumps(choices).encode()).hexdigest()[:10]
+
+
+def _choices(config: ExperimentConfig) -> list[tuple[str, Any]]:
+    return [
+        (name, getattr(config, name))
+        for name, option in OPTIONS.items()
+        if name not in CIRCUMSTANCES and getattr(config, name) != option.default
+    ]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run left. ``result`` is its ``result.json``.
+
+    ``predictions`` has a line for each test message, with the columns ``index``, ``label``,
+    ``probability`` (of spam) and ``prediction``; it is none for a failed run.
+    """
+
+    folder: Path
+    result: dict[str, Any]
+    predictions: pd.DataFrame | None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it came to its end; otherwise it failed."""
+        return self.result["status"] == "complete"
+
+    @cached_property
+    def config(self) -> ExperimentConfig:
+        """The experiment."""
+        return ExperimentConfig(**self.result["flags"])
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.config.seed
+
+    @property
+    def minutes(self) -> float:
+        """What "Training completed in" said."""
+        return (self.result["seconds"]["features"] + self.result["seconds"]["training"]) / 60
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether each test message (M,) was classified correctly."""
+        return (self.predictions["label"] == self.predictions["prediction"]).to_numpy()
+
+    def accuracy(self, part: str) -> Accuracy:
+        """The accuracy on a part of the data."""
+        return Accuracy(**self.result["accuracy"][part])
+
+
+# ---------------------------------------------------------------- writing
+
+
+def write_complete(
+    output_dir: Path, run: Run, result: ExperimentResult, data: dict[str, Any]
+) -> Path:
+    """Write the record of a run that came to its end, in place of an earlier one.
+
+    Args:
+        data: what it was trained on, as :func:`experiment.describe_data` has it.
+
+    Returns:
+        Its folder.
+
+    Raises:
+        RecordError: it cannot be written.
+    """
+    predictions = _predictions_csv(result.test)
+    content = {
+        **_describe(run, "complete"),
+        "data": data,
+        "parameters": {"trained": result.n_trained, "total": result.n_parameters},
+        "seconds": result.seconds,
+        "peak_memory_bytes": result.peak_memory,
+        "accuracy": {part: asdict(getattr(result.accuracy, part)) for part in PARTS},
+        "history": asdict(result.history),
+        "predictions_sha256": hashlib.sha256(predictions).hexdigest(),
+    }
+    return _write(output_dir, run, content, predictions)
+
+
+def write_failed(output_dir: Path, run: Run, error: str) -> None:
+    """Write the record of a run that failed; an earlier, complete one is kept."""
+    if not find_complete(output_dir, run):
+        _write(output_dir, run, {**_describe(run, "failed"), "error": error})
+
+
+def require_writable(output_dir: Path) -> None:
+    """Raise :class:`RecordError` if records cannot be written to a folder, before any work."""
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(output_dir / ".writable", b"")
+        (output_dir / ".writable").unlink(missing_ok=True)
+    except OSError as error:
+        raise RecordError(
+            f"--output_dir {output_dir}: records cannot be written there ({error}). Choose "
+            "another folder."
+        ) from error
+
+
+def _describe(run: Run, status: str) -> dict[str, Any]:
+    return {
+        "status": status,
+        "row": find_row(run.config),
+        "seed": run.config.seed,
+        "command": format_command(run.config),
+        "flags": {
+            # Folders say something of a machine, and nothing of a run.
+            name: OPTIONS[name].default if name.endswith("_dir") else value
+            for name, value in asdict(run.config).items()
+        },
+        "overrides": run.overrides,
+        **describe_machine(choose_device(run.config.device)),
+    }
+
+
+def _predictions_csv(test: Predictions) -> bytes:
+    table = pd.DataFrame(
+        {
+            "index": range(len(test.labels)),
+            "label": test.labels.numpy(),
+            "probability": torch.softmax(test.logits.double(), dim=-1)[:, 1].numpy(),
+            "prediction": test.classes.numpy(),
+        }
+    )
+    return table.to_csv(index=False, float_format="%.9g", lineterminator="\n").encode()
+
+
+def _write(output_dir: Path, run: Run, content: dict[str, Any], predictions: bytes = b"") -> Path:
+    folder = output_dir / run.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if predictions:
+            write_atomically(folder / PREDICTIONS_NAME, predictions)
+        write_atomically(folder / RESULT_NAME, json.dumps(content, indent=1).encode())
+    except OSError as error:
+        raise RecordError(
+            f"The record {folder} cannot be written ({error}). Make room, or choose another "
+            "--output_dir."
+        ) from error
+    return folder
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_records(output_dir: Path) -> list[Record]:
+    """All records below a folder, complete or failed; damaged ones are named and skipped."""
+    records = []
+    for path in sorted(output_dir.glob(f"*/{RESULT_NAME}")):
+        try:
+            records.append(read_record(path.parent))
+        except RecordError as error:
+            logger.warning("Skipped: %s", error)
+    return records
+
+
+def find_complete(output_dir: Path, run: Run) -> Record | None:
+    """The record of a run that came to its end; a damaged one is named, and is none."""
+    folder = output_dir / run.name
+    if not (folder / RESULT_NAME).exists():
+        return None
+    try:
+        record = read_record(folder)
+    except RecordError as error:
+        logger.warning("Not done: %s", error)
+        return None
+    is_the_run = record.is_complete and identify(record.config) == identify(run.config)
+    return record if is_the_run else None
+
+
+def read_record(folder: Path) -> Record:
+    """Read one record.
+
+    Raises:
+        RecordError: there is none, or it is damaged.
+    """
+    try:
+        result = json.loads((folder / RESULT_NAME).read_bytes())
+        record = Record(folder, result, None)
+        _require_whole(record)
+        if not record.is_complete:
+            return record
+        predictions = (folder / PREDICTIONS_NAME).read_bytes()
+        if hashlib.sha256(predictions).hexdigest() != result["predictions_sha256"]:
+            raise ValueError(f"{PREDICTIONS_NAME} is not the one that belongs to it")
+        return replace(record, predictions=pd.read_csv(io.BytesIO(predictions)))
+    except FileNotFoundError as error:
+        raise RecordError(f"{error.filename}: there is no such file") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise RecordError(
+            f"the record {folder} is damaged ({reason}); run it again, or delete it"
+        ) from error
+
+
+def _require_whole(record: Record) -> None:
+    """Raise one of a few errors unless all that is read of a record is there and fits."""
+    result = record.result
+    if result["status"] not in ("complete", "failed"):
+        raise ValueError(f"status {result['status']!r}")
+    identify(record.config)
+    if not record.is_complete:
+        str(result["error"])
+        return
+    counts = Splits(*PARTS).map(record.accuracy)
+    if not all(0 <= count.correct <= count.total for count in vars(counts).values()):
+        raise ValueError("impossible counts")
+    for key in ("parameters", "data", "history", "peak_memory_bytes", "predictions_sha256"):
+        result[key]
+    float(record.minutes)
