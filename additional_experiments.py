@@ -89,7 +89,7 @@ def perform(request: Request) -> int:
     """
     output_dir = request.output_dir
     if request.compare:
-        from results import compare_runs
+        from report import compare_runs
 
         report(compare_runs(*request.compare, output_dir))
         return 0
@@ -104,7 +104,7 @@ def perform(request: Request) -> int:
         return 0
     failed = run_sweep(request.runs, output_dir)
     # Pictures and statistics take a while to import, and a single run needs none.
-    from results import write_report
+    from report import write_report
 
     report(write_report(output_dir, request.data_dir))
     for run in failed:

@@ -195,17 +195,3 @@ def differing_options(config: ExperimentConfig, row: Row) -> list[str]:
         for name in OPTIONS
         if name not in CIRCUMSTANCES and getattr(config, name) != getattr(row.config, name)
     ]
-
-
-def markdown_table() -> str:
-    """The README's table: each row's question, command and published figures."""
-    lines = [
-        "| row | question | command | train % | val % | test % | min |",
-        "| --: | --- | --- | --: | --: | --: | --: |",
-    ]
-    for number, row in ROWS.items():
-        figures = " | ".join(
-            f"{figure:.2f}" for figure in (row.train, row.validation, row.test, row.minutes)
-        )
-        lines.append(f"| {number} | {row.question} | `{row.command}` | {figures} |")
-    return "\n".join(lines)

@@ -62,7 +62,7 @@ class Run:
                 for name, value in _choices(self.config)
             ]
         )
-        readable = re.sub(r"[^\w-]+", "-", "_".join(words) or "run")[:NAME_LENGTH].strip("-_")
+        readable = re.sub(r"[^\w]+", "-", "_".join(words) or "run")[:NAME_LENGTH].strip("-_")
         return f"{readable}_seed-{self.config.seed}_{identify(self.config)}"
 
 

@@ -1,12 +1,53 @@
 """What several test files need."""
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
+
+import torch
 
 from additional_experiments import parse_command_line
+from data_utils import Splits
+from experiment import ExperimentResult
 from experiment_config import ExperimentConfig
+from training import Accuracy, History, LossRecord, Predictions
+
+SCRIPT = Path(__file__).parent.parent / "additional_experiments.py"
+NO_NETWORK = {
+    # Nothing listens on port 9 of this machine, so that every download fails at once.
+    **dict.fromkeys(("http_proxy", "https_proxy", "HF_ENDPOINT"), "http://127.0.0.1:9"),
+    "HF_HUB_OFFLINE": "1",
+    "NO_PROXY": "",
+    "no_proxy": "",
+}
+
+
+def environment_without_network(folder: Path, **environment: str) -> dict[str, str]:
+    return {**os.environ, **NO_NETWORK, "HF_HOME": str(folder / "hf"), **environment}
 
 
 def config_from_flags(flags: Sequence[str]) -> ExperimentConfig:
     """The one experiment that a command line asks for."""
     (run,) = parse_command_line(flags).runs
     return run.config
+
+
+def make_result(
+    labels: Sequence[int],
+    classes: Sequence[int],
+    train: tuple[int, int] = (1000, 1040),
+    validation: tuple[int, int] = (140, 149),
+) -> ExperimentResult:
+    """The result of a run with these labels and predictions on the test messages."""
+    logits = torch.tensor([[0.25, -0.5] if c == 0 else [-1.0, 0.5] for c in classes])
+    test = Predictions(logits, torch.tensor(labels))
+    history = History([LossRecord(1, 0, 0.7, 0.8), LossRecord(1, 50, 0.3, 0.5)])
+    return ExperimentResult(
+        history=history,
+        accuracy=Splits(Accuracy(*train), Accuracy(*validation), test.accuracy),
+        test=test,
+        seconds={"features": 60.0, "training": 30.0, "evaluation": 1.0},
+        n_trained=2,
+        n_parameters=3,
+        peak_memory=4,
+    )

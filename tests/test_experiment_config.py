@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from helpers import config_from_flags
 
-from additional_experiments import main
+from additional_experiments import main, parse_command_line, parse_rows
 from experiment_config import GROUPS, OPTIONS, ConfigError, ExperimentConfig, find_problems
 
 
@@ -228,3 +228,82 @@ def test_help_fits_a_terminal_and_shows_every_default(
         entry = " ".join(text[text.index(f"\n  --{name}") :].split())
         assert entry[entry.index("(default: ") :].startswith(f"(default: {default})"), name
     assert all(f"\n{group}:\n" in text for group in GROUPS)
+
+
+# ---------------------------------------------------------------- many runs
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("1-5,16", [1, 2, 3, 4, 5, 16]),
+        ("all", list(range(1, 20))),
+        ("3", [3]),
+        ("4,2,4,1-2", [4, 2, 1]),
+        (" 1 , 3 - 4 ", [1, 3, 4]),
+    ],
+)
+def test_rows_are_selected(text: str, numbers: list[int]) -> None:
+    assert parse_rows(text) == (numbers, [])
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "20", "5-3", "", "1,,2", "x", "1-", "-1", "1-999999999", "all,1"]
+)
+def test_rows_that_do_not_exist_are_named(text: str) -> None:
+    _, problems = parse_rows(text)
+    assert problems
+    assert all(f'--rows "{text}"' in problem and "1 to 19" in problem for problem in problems)
+
+
+def seeds_of(*flags: str) -> list[int]:
+    return [run.config.seed for run in parse_command_line([*flags, "--demo"]).runs]
+
+
+def test_seeds_are_selected() -> None:
+    assert seeds_of() == [123]
+    assert seeds_of("--seed", "7") == [7]
+    assert seeds_of("--seeds", "5", "3", "5") == [5, 3]
+    assert seeds_of("--num_seeds", "3") == [123, 124, 125]
+    assert seeds_of("--num_seeds", "2", "--seed", "9") == [9, 10]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--seeds", "1", "x"], "--seeds x: not a whole number"),
+        (["--seeds", "1.5"], "--seeds 1.5: not a whole number"),
+        (["--seeds", "-1"], "-1"),
+        (["--num_seeds", "0"], "--num_seeds 0: not a whole number from 1"),
+        (["--num_seeds", "many"], "--num_seeds many"),
+        (["--seeds", "1", "--num_seeds", "2"], "--seeds with --num_seeds or --seed"),
+        (["--seeds", "1", "--seed", "2"], "--seeds with --num_seeds or --seed"),
+        (["--report", "--rows", "1"], "--rows with --report: nothing is run"),
+        (["--report", "--num_epochs", "1"], "--num_epochs with --report"),
+        (["--report", "--dry_run"], "--dry_run with --report: give one of them"),
+        (["--compare", "a"], "--compare"),
+        (["--compare", "a", "b", "--seeds", "1"], "--seeds with --compare"),
+        (["--output_dir", ""], '--output_dir "": empty'),
+        (["--rows", "1,14", "--batch_size", "4"], "row 14: --no_padding with --batch_size 4"),
+        (["--rows", "all", "--eval_freq", "0"], "  --eval_freq 0: not a whole number"),
+        (["--rows", "1,5", "--row", "3"], "--row: no such flag; did you mean --rows?"),
+    ],
+)
+def test_wrong_selections_exit_with_2(
+    flags: list[str], named: str, capsys: pytest.CaptureFixture, empty_folder: Path
+) -> None:
+    assert main(flags) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert named in err
+    assert err.count("\n") < 8, "a problem is named once, not for each row"
+    assert list(empty_folder.iterdir()) == []
+
+
+def test_flags_apply_to_every_run() -> None:
+    request = parse_command_line(["--rows", "1-3", "--weights", "random", "--seeds", "1", "2"])
+    assert request.is_sweep
+    assert len(request.runs) == 6
+    assert {run.config.weights for run in request.runs} == {"random"}
+    assert all(run.overrides == {"weights": "random"} for run in request.runs)
+    assert not parse_command_line(["--rows", "3", "--seed", "4"]).is_sweep

@@ -5,11 +5,13 @@ from pathlib import Path
 import pytest
 from helpers import config_from_flags
 
-from additional_experiments import flags_table, main
-from experiment_config import ExperimentConfig
-from experiment_rows import ROWS, differing_options, markdown_table
+from additional_experiments import flags_table, main, parse_command_line
+from experiment_rows import ROWS, differing_options
+from run_records import read_records
+from tables import readme_table
 
 README = Path(__file__).parent.parent / "README.md"
+RESULTS = README.parent / "results"
 XL = '--model_size "gpt2-xl (1558M)"'
 FLAGS = {  # as they were published, the missing space of row 9 mended
     1: "",
@@ -64,7 +66,7 @@ def test_published_figures_are_counts(number: int) -> None:
 
 
 def test_readme_holds_the_generated_tables() -> None:
-    assert markdown_table() in README.read_text()
+    assert readme_table(read_records(RESULTS)) in README.read_text()
     assert flags_table() in README.read_text()
 
 
@@ -75,7 +77,8 @@ def test_every_readme_command_parses() -> None:
     for command in commands:
         flags = shlex.split(command, comments=True)[2:]
         if "--help" not in flags:
-            assert isinstance(config_from_flags(flags), ExperimentConfig)
+            request = parse_command_line(flags)
+            assert request.runs or request.report or request.compare
 
 
 def test_variants_are_told_from_rows() -> None:

@@ -1,33 +1,25 @@
 """The script as a user runs it: in a subprocess, in an empty folder, without a network."""
 
-import os
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers import SCRIPT, environment_without_network
 
 import experiment
 from additional_experiments import main
 from data_utils import DATASET_NAME
 from demo_data import byte_encoding, demo_messages
 
-SCRIPT = Path(__file__).parent.parent / "additional_experiments.py"
-NO_NETWORK = {
-    # Nothing listens on port 9 of this machine, so that every download fails at once.
-    **dict.fromkeys(("http_proxy", "https_proxy", "HF_ENDPOINT"), "http://127.0.0.1:9"),
-    "HF_HUB_OFFLINE": "1",
-    "NO_PROXY": "",
-    "no_proxy": "",
-}
-
 
 def run(*flags: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, SCRIPT, *flags],
         cwd=folder,
-        env={**os.environ, **NO_NETWORK, "HF_HOME": str(folder / "hf"), **environment},
+        env=environment_without_network(folder, **environment),
         capture_output=True,
         text=True,
         timeout=100,
@@ -41,10 +33,36 @@ def test_demo(tmp_path: Path) -> None:
     assert lines[0].startswith("Ep 1 (Step 000000): Train loss ")
     test_accuracy = re.fullmatch(r"Test accuracy: (\d+\.\d\d)%", lines[-1])
     assert float(test_accuracy[1]) > 90, "training finds more than two words would tell"
-    notice, times = finished.stderr.splitlines()
+    notice, times, record = finished.stderr.splitlines()
     assert notice == "Demo: the messages are synthetic, so the figures mean nothing."
     assert times.startswith("Seconds: features ")
-    assert list(tmp_path.iterdir()) == [], "the demo leaves nothing behind"
+    folder = tmp_path / record.removeprefix("Record: ")
+    written = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
+    expected = [folder / "predictions.csv", folder / "result.json"]
+    assert written == [path.relative_to(tmp_path) for path in expected], "and nothing else"
+    accuracy = json.loads((folder / "result.json").read_text())["accuracy"]["test"]
+    assert f"{100 * accuracy['correct'] / accuracy['total']:.2f}" == test_accuracy[1]
+
+
+def test_a_sweep_from_start_to_report(tmp_path: Path) -> None:
+    flags = ["--rows", "1,2,16", "--demo", "--max_steps", "4", "--num_seeds", "2"]
+    plan = run(*flags, "--dry_run", folder=tmp_path)
+    assert plan.returncode == 0
+    assert plan.stdout.count("to do  python additional_experiments.py") == 6
+    assert list(tmp_path.iterdir()) == []
+    finished = run(*flags, folder=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("Test accuracy: ") == 6
+    assert finished.stdout.splitlines()[-1] == f"Report: {Path('runs/report.html')}"
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir() if p.name.startswith("rep")) == [
+        "report.html",
+        "report.md",
+        "report_pictures",
+    ]
+    a, b = sorted(p.parent.name for p in (tmp_path / "runs").glob("*/result.json"))[:2]
+    compared = run("--compare", a, b, folder=tmp_path)
+    assert compared.returncode == 0, compared.stderr
+    assert "exact McNemar p = " in compared.stdout
 
 
 def test_wrong_usage_exits_with_2(tmp_path: Path) -> None:

@@ -1,0 +1,123 @@
+"""What the predictions of runs on the same test messages can show, and what they cannot.
+
+``correct`` is (S, M): for S runs that differ in their seed, whether each of M messages was
+classified correctly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+
+import numpy as np
+from scipy import stats
+
+ALPHA = 0.05
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy of ``b`` minus that of ``a``, in percentage points, over the seeds of both.
+
+    ``mcnemar`` has the p-value of each seed. ``p`` is what decides: of one seed its exact
+    McNemar test, of several the bootstrap over seeds and messages.
+    """
+
+    points: float
+    low: float  # of the 95 % interval
+    high: float
+    p: float
+    mcnemar: tuple[float, ...]
+    n_messages: int
+    n_discordant: int  # (seed, message) pairs that only one of both got right
+
+
+def compare(a: np.ndarray, b: np.ndarray) -> Difference:
+    """Compare two configurations, run by run on the same messages.
+
+    Args:
+        a, b: (S, M); run s of one is paired with run s of the other.
+    """
+    per_seed = tuple(mcnemar(*pair) for pair in zip(a, b, strict=True))
+    points = 100 * resample_means(b.astype(float) - a)
+    tail = 1 + min((points <= 0).sum(), (points >= 0).sum())
+    low, high = np.quantile(points, [ALPHA / 2, 1 - ALPHA / 2])
+    return Difference(
+        points=100 * float(b.mean() - a.mean()),
+        low=float(low),
+        high=float(high),
+        p=per_seed[0] if len(a) == 1 else min(1.0, 2 * float(tail) / (1 + len(points))),
+        mcnemar=per_seed,
+        n_messages=a.shape[1],
+        n_discordant=int((a != b).sum()),
+    )
+
+
+def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
+    """Two-sided p-value of the exact test on the messages (M,) that only one got right.
+
+    Source: Q. McNemar, "Note on the sampling error of the difference between correlated
+    proportions or percentages", Psychometrika 12 (1947), with the binomial distribution in
+    place of its approximation.
+    """
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def smallest_difference(alpha: float = ALPHA) -> int:
+    """The fewest messages by which two runs can differ in an exact McNemar test below ``alpha``:
+    those that one got right and the other wrong, and none the other way round."""
+    return next(n for n in count(1) if stats.binomtest(n, n).pvalue < alpha)
+
+
+def resample_means(values: np.ndarray) -> np.ndarray:
+    """Means (R,) of values (S, M) over resampled seeds and, crossed with them, messages.
+
+    Source: A. Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1 (2007).
+    """
+    n_seeds, n_messages = values.shape
+    generator = np.random.default_rng(0)  # the same report from the same records
+    seeds = generator.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), RESAMPLES)
+    messages = generator.multinomial(n_messages, np.full(n_messages, 1 / n_messages), RESAMPLES)
+    return (seeds * (messages @ values.T)).sum(axis=1) / values.size
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for how many they are.
+
+    Source: S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian
+    Journal of Statistics 6 (1979).
+    """
+    order = np.argsort(p_values, kind="stable")
+    factors = len(order) - np.arange(len(order))
+    corrected = np.empty(len(order))
+    corrected[order] = np.minimum(1, np.maximum.accumulate(np.asarray(p_values)[order] * factors))
+    return corrected.tolist()
+
+
+def accuracy_interval(correct: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the accuracy, in percent, for other messages and other seeds.
+
+    The wider, on each side, of Clopper and Pearson's exact interval at the mean count, which
+    knows nothing of seeds, and the bootstrap, which fails where all is right.
+    """
+    n = correct.shape[1]
+    k = correct.mean() * n  # no whole number over several seeds, so scipy's binomtest is no help
+    low = stats.beta.ppf(ALPHA / 2, k, n - k + 1) if k > 0 else 0.0
+    high = stats.beta.ppf(1 - ALPHA / 2, k + 1, n - k) if k < n else 1.0
+    resampled = np.quantile(resample_means(correct.astype(float)), [ALPHA / 2, 1 - ALPHA / 2])
+    return 100 * float(min(low, resampled[0])), 100 * float(max(high, resampled[1]))
+
+
+def published_count(percent: float, n: int) -> int | None:
+    """The count out of ``n`` that rounds to a published percentage; none if no count does."""
+    k = round(percent * n / 100)
+    return k if math.isclose(round(100 * k / n, 2), percent) else None
+
+
+def same_proportion(k: int, n: int, other_k: int, other_n: int) -> float:
+    """Two-sided p-value of Fisher's exact test that two counts have one proportion behind them."""
+    return float(stats.fisher_exact([[k, n - k], [other_k, other_n - other_k]]).pvalue)

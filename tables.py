@@ -1,0 +1,365 @@
+"""Records of runs -> the table of rows and seeds, its verdicts, and its comparisons."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from comparisons import (
+    ALPHA,
+    Difference,
+    accuracy_interval,
+    compare,
+    holm,
+    published_count,
+    same_proportion,
+    smallest_difference,
+)
+from data_utils import PARTS, Splits
+from experiment_config import ExperimentConfig
+from experiment_rows import COMPARISONS, ROWS, Row, configure, format_command, format_flag
+from run_records import Record, RecordError, identify
+
+PUBLISHED_SEED = 123
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The runs of one experiment that came to their end, by seed."""
+
+    label: str
+    flags: str
+    records: tuple[Record, ...]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of its runs, ascending."""
+        return [record.seed for record in self.records]
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """(S, M): whether the run with each seed got each test message right."""
+        return np.stack([record.correct for record in self.records])
+
+    def percent(self, part: str) -> np.ndarray:
+        """(S,): accuracy of each run on a part, in percent."""
+        return np.array([record.accuracy(part).percent for record in self.records])
+
+    @property
+    def minutes(self) -> float:
+        """Of training and the states it rests on, the mean over its runs."""
+        return float(np.mean([record.minutes for record in self.records]))
+
+
+@dataclass(frozen=True)
+class Section:
+    """The rows with the same flags beside them: none for the rows as published.
+
+    ``same`` names, for a row that those flags make equal to an earlier one, that earlier row.
+    """
+
+    overrides: dict[str, Any]
+    configurations: dict[int, Configuration]  # by row
+    same: dict[int, int]
+
+    @property
+    def title(self) -> str:
+        """What its rows have in common."""
+        if not self.overrides:
+            return "The rows"
+        return f"Variants: the rows with `{_flags_text(self.overrides)}`"
+
+
+def _flags_text(flags: dict[str, Any]) -> str:
+    return " ".join(map(format_flag, flags, flags.values())) or "(none)"
+
+
+def group_records(records: Sequence[Record]) -> tuple[list[Section], list[Configuration]]:
+    """Complete records by section and row, and those that belong to no section by their flags."""
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in sorted(records, key=lambda record: record.seed):
+        groups[_experiment(record.config)].append(record)
+    asked = [record.result["overrides"] for record in records if record.result["overrides"]]
+    different = {json.dumps(overrides, sort_keys=True): overrides for overrides in asked}
+    sections = [_make_section(overrides, groups) for overrides in ({}, *different.values())]
+    placed = {
+        _experiment(configuration.records[0].config)
+        for section in sections
+        for configuration in section.configurations.values()
+    }
+    others = [
+        Configuration("", format_command(replace(group[0].config, seed=PUBLISHED_SEED)), (*group,))
+        for key, group in groups.items()
+        if key not in placed
+    ]
+    # Flags that contradict no row make no variants.
+    return [sections[0], *(part for part in sections[1:] if _is_new(part))], others
+
+
+def _experiment(config: ExperimentConfig) -> str:
+    """The same for runs that differ only in their seed."""
+    return identify(replace(config, seed=PUBLISHED_SEED))
+
+
+def _make_section(overrides: dict[str, Any], groups: dict[str, list[Record]]) -> Section:
+    section, first_rows = Section(overrides, {}, {}), {}
+    for number, row in ROWS.items():
+        key = _experiment(configure(row, overrides))
+        first = first_rows.setdefault(key, number)
+        if first != number:
+            section.same[number] = first
+        elif key in groups:
+            flags = _flags_text(row.flags)
+            section.configurations[number] = Configuration(str(number), flags, (*groups[key],))
+    return section
+
+
+def _is_new(section: Section) -> bool:
+    return any(
+        record.result["row"] is None
+        for configuration in section.configurations.values()
+        for record in configuration.records
+    )
+
+
+def tabulate(section: Section, baseline: Splits[np.ndarray] | None = None) -> pd.DataFrame:
+    """The table of a section: a line for each row, texts as they are printed."""
+    lines = []
+    for number, row in ROWS.items():
+        line = {"row": str(number), "flags": f"`{_flags_text(row.flags)}`"}
+        configuration = section.configurations.get(number)
+        if configuration:
+            line |= figures(configuration)
+        elif number in section.same:
+            line["test %"] = f"as row {section.same[number]}"
+        if not section.overrides:
+            line |= _published(row, configuration)
+        elif number not in {*section.configurations, *section.same}:
+            line["test %"] = "not run"
+        lines.append(line)
+    if baseline:
+        line = {"row": "", "flags": "characters, linear SVM (baseline)", "n": "1"}
+        for part, name in zip(PARTS, ("train %", "val %", "test %"), strict=True):
+            line[name] = f"{100 * getattr(baseline, part).mean():.2f}"
+        line["95 % interval"] = _interval(accuracy_interval(baseline.test[None]))
+        lines.append(line)
+    return pd.DataFrame(lines).fillna("")
+
+
+def figures(configuration: Configuration) -> dict[str, str]:
+    """What a table says of a configuration, texts as they are printed."""
+    trained = configuration.records[0].result["parameters"]["trained"]
+    return {
+        "n": str(len(configuration.records)),
+        "train %": _mean_and_deviation(configuration.percent("train")),
+        "val %": _mean_and_deviation(configuration.percent("validation")),
+        "test %": _mean_and_deviation(configuration.percent("test")),
+        "95 % interval": _interval(accuracy_interval(configuration.correct)),
+        "min": f"{configuration.minutes:.2f}",
+        "trained": f"{trained:,}",
+    }
+
+
+def _mean_and_deviation(values: np.ndarray) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
+
+
+def _interval(bounds: tuple[float, float]) -> str:
+    return f"{bounds[0]:.1f} to {bounds[1]:.1f}"
+
+
+def _published(row: Row, configuration: Configuration | None) -> dict[str, str]:
+    return {
+        "published train / val / test %": f"{row.train:.2f} / {row.validation:.2f} / "
+        f"{row.test:.2f}",
+        "published min": f"{row.minutes:.2f}",
+        "verdict": judge(row, configuration),
+    }
+
+
+def readme_table(records: Sequence[Record]) -> str:
+    """The README's table: each row's command, its published figures, and what was reproduced."""
+    (section, *_), _ = group_records(records)
+    lines = [
+        "| row | question | command | train % | val % | test % | min | reproduced |",
+        "| --: | --- | --- | --: | --: | --: | --: | --- |",
+    ]
+    for number, row in ROWS.items():
+        published = f"{row.train:.2f} | {row.validation:.2f} | {row.test:.2f} | {row.minutes:.2f}"
+        configuration = section.configurations.get(number)
+        reproduced = "not run"
+        if configuration:
+            accuracies = " / ".join(_mean_and_deviation(configuration.percent(p)) for p in PARTS)
+            n = len(configuration.records)
+            reproduced = f"{accuracies} ({n} seed{'s' if n > 1 else ''})"
+        lines.append(
+            f"| {number} | {row.question} | `{row.command}` | {published} | {reproduced} |"
+        )
+    return "\n".join(lines)
+
+
+def judge(row: Row, configuration: Configuration | None) -> str:
+    """Whether a run is consistent with the published counts, part by part.
+
+    Published was one run, with seed 123: it is compared with the run of that seed, or else of the
+    lowest. A figure that no count rounds to is impossible.
+    """
+    totals = {"train": row.n_train, "validation": 149, "test": 300}
+    counts = {part: published_count(getattr(row, part), n) for part, n in totals.items()}
+    impossible = [part for part, count in counts.items() if count is None]
+    notes = [f"{part}: impossible as published" for part in impossible]
+    if not configuration:
+        return "; ".join(["not run", *notes])
+    by_seed = {record.seed: record for record in configuration.records}
+    record = by_seed.get(PUBLISHED_SEED, configuration.records[0])
+    possible = [part for part in PARTS if part not in impossible]
+    p_values = holm([_same_as_published(record, part, counts, totals) for part in possible])
+    differing = [
+        f"{part} differs (p {_relation(p)})"
+        for part, p in zip(possible, p_values, strict=True)
+        if p < ALPHA
+    ]
+    verdict = differing or [f"consistent (p {_relation(min(p_values))})"]
+    return "; ".join([*verdict, *notes])
+
+
+def _same_as_published(
+    record: Record, part: str, counts: dict[str, int | None], totals: dict[str, int]
+) -> float:
+    found = record.accuracy(part)
+    return same_proportion(found.correct, found.total, counts[part], totals[part])
+
+
+def _relation(p: float) -> str:
+    return f"= {_p(p)}" if p >= 0.001 else _p(p)
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+# ---------------------------------------------------------------- comparisons
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What two rows show of the question that they were made for."""
+
+    question: str
+    rows: tuple[int, int]
+    seeds: list[int]
+    difference: Difference
+    corrected_p: float
+
+    @property
+    def verdict(self) -> str:
+        """Of the direction in which the published figures differ."""
+        first, second = (ROWS[number].test for number in self.rows)
+        if self.corrected_p >= ALPHA:
+            return "not distinguishable with this n"
+        return "supported" if (second - first) * self.difference.points > 0 else "contradicted"
+
+    @property
+    def could_show(self) -> float:
+        """The smallest difference, in points, that this many messages and seeds could show: of
+        one seed by McNemar's test, of several half of the interval's width."""
+        if len(self.seeds) == 1:
+            return 100 * smallest_difference() / self.difference.n_messages
+        return (self.difference.high - self.difference.low) / 2
+
+    @property
+    def sentence(self) -> str:
+        """The finding in words."""
+        first, second = self.rows
+        change = ROWS[second].test - ROWS[first].test
+        claim = "as good as" if change == 0 else "better than" if change > 0 else "worse than"
+        found = f"{self.difference.points:+.2f} points"
+        text = f"Row {second} is {claim} row {first}: {self.verdict} ({found})."
+        if self.corrected_p >= ALPHA:
+            text += f" Differences from about {self.could_show:.1f} points on could have shown."
+        return text
+
+
+def find_differences(section: Section) -> list[Finding]:
+    """The comparisons that the rows were made for, of those that were run with a common seed;
+    p-values are corrected for how many there are."""
+    pairs = []
+    for question, first, second in COMPARISONS:
+        a, b = (section.configurations.get(section.same.get(n, n)) for n in (first, second))
+        seeds = sorted({*a.seeds} & {*b.seeds}) if a and b and a is not b else []
+        if seeds:
+            correct = [c.correct[[c.seeds.index(seed) for seed in seeds]] for c in (a, b)]
+            pairs.append((question, (first, second), seeds, compare(*correct)))
+    corrected = holm([difference.p for *_, difference in pairs])
+    return [Finding(*pair, p) for pair, p in zip(pairs, corrected, strict=True)]
+
+
+def tabulate_findings(findings: Sequence[Finding]) -> pd.DataFrame:
+    """A line for each comparison, texts as they are printed."""
+    return pd.DataFrame(
+        {
+            "rows": f"{finding.rows[0]}, {finding.rows[1]}",
+            "question": finding.question,
+            "seeds": str(len(finding.seeds)),
+            "difference": f"{finding.difference.points:+.2f}",
+            "95 % interval": f"{finding.difference.low:+.2f} to {finding.difference.high:+.2f}",
+            "p": _p(finding.difference.p),
+            "p, Holm": _p(finding.corrected_p),
+            "McNemar p by seed": ", ".join(map(_p, finding.difference.mcnemar)),
+            "finding": finding.sentence,
+        }
+        for finding in findings
+    )
+
+
+def compare_two(a: Record, b: Record) -> str:
+    """The paired comparison of any two runs, in words.
+
+    Raises:
+        RecordError: one of them failed, or they were made on different data.
+    """
+    for record in (a, b):
+        if not record.is_complete:
+            raise RecordError(f"the run {record.folder} failed: {record.result['error']}")
+    require_one_dataset([a, b])
+    difference = compare(a.correct[None], b.correct[None])
+    only_a, only_b = (
+        int((x & ~y).sum()) for x, y in ((a.correct, b.correct), (b.correct, a.correct))
+    )
+    fewest = smallest_difference()
+    shown = "differ" if difference.p < ALPHA else "are not distinguishable with this n"
+    return "\n".join(
+        [
+            *(
+                f"{name}: {record.accuracy('test')} of {record.accuracy('test').total} test "
+                f"messages, {format_command(record.config)}"
+                for name, record in (("A", a), ("B", b))
+            ),
+            f"Only A is right on {only_a} messages, only B on {only_b}.",
+            f"B minus A: {difference.points:+.2f} points, 95 % interval {difference.low:+.2f} to "
+            f"{difference.high:+.2f}; exact McNemar p {_relation(difference.p)}.",
+            f"The two runs {shown}. Runs that differ by fewer than {fewest} messages "
+            f"({100 * fewest / difference.n_messages:.2f} points) can never be told apart.",
+        ]
+    )
+
+
+def require_one_dataset(records: Sequence[Record]) -> None:
+    """Raise ``RecordError`` unless all records were made on the same data and split."""
+    first = records[0]
+    for record in records[1:]:
+        if record.result["data"] != first.result["data"]:
+            raise RecordError(
+                f"{first.folder} and {record.folder} were made on different data or another split "
+                f"({first.result['data']['name']} and {record.result['data']['name']}), so they do "
+                "not belong in one table. Keep them in different folders with --output_dir."
+            )

@@ -1,0 +1,301 @@
+"""The report on records, of which most are made up."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import make_result
+
+import experiment
+from additional_experiments import main
+from baseline import classify_by_characters, find_copies
+from comparisons import mcnemar
+from data_utils import Splits, read_messages, split_messages
+from demo_data import demo_messages
+from experiment import describe_data, load_messages
+from experiment_config import ExperimentConfig
+from experiment_rows import ROWS, configure
+from report import _escape, compare_runs, write_report
+from run_records import RecordError, Run, read_records, write_complete, write_failed
+from tables import find_differences, group_records, judge, tabulate
+
+DATA = {"name": "demo", "split_sha256": "0"}
+N_TEST = 300
+rng = np.random.default_rng(2)
+
+
+def write_runs(
+    folder: Path, row: int, counts: list[int], given: dict | None = None, data: dict = DATA, **parts
+) -> None:
+    """A run for each count of right test messages, with seeds from 123 on; the first are right."""
+    given = given or {}
+    for seed, count in enumerate(counts, start=123):
+        labels = [i % 2 for i in range(N_TEST)]
+        classes = [label if i < count else 1 - label for i, label in enumerate(labels)]
+        run = Run(replace(configure(ROWS[row], given), seed=seed), overrides=given)
+        write_complete(folder, run, make_result(labels, classes, **parts), data)
+
+
+def table_of(folder: Path, section: int = 0) -> dict[str, dict[str, str]]:
+    sections, _ = group_records(read_records(folder))
+    table = tabulate(sections[section])
+    return {line["row"]: line for line in table.to_dict("records")}
+
+
+def test_a_line_is_mean_deviation_and_interval(tmp_path: Path) -> None:
+    write_runs(tmp_path, 1, [282, 285, 291])
+    line = table_of(tmp_path)["1"]
+    assert line["n"] == "3"
+    # 94, 95 and 97 %: mean 95.33, deviation sqrt((16/9 + 1/9 + 25/9) / 2)
+    assert line["test %"] == "95.33 ± 1.53"
+    assert line["train %"] == "96.15 ± 0.00"
+    low, high = map(float, line["95 % interval"].split(" to "))
+    assert 91.5 < low < 93
+    assert 97 < high < 98.5
+    assert line["min"] == "1.50"
+    assert line["published train / val / test %"] == "96.63 / 99.33 / 95.00"
+    assert line["flags"] == "`(none)`"
+
+
+def test_verdicts(tmp_path: Path) -> None:
+    """Published for row 1: 1005 of 1040, 148 of 149, 285 of 300."""
+    write_runs(tmp_path, 1, [285], train=(1005, 1040), validation=(148, 149))
+    write_runs(tmp_path, 2, [270], train=(816, 1040), validation=(120, 149))  # published 225
+    write_runs(tmp_path, 8, [295], train=(1038, 1040), validation=(148, 149))
+    lines = table_of(tmp_path)
+    assert lines["1"]["verdict"] == "consistent (p = 1.000)"
+    assert lines["2"]["verdict"] == "test differs (p < 0.001)"
+    assert lines["8"]["verdict"].startswith("consistent")
+    assert lines["8"]["verdict"].endswith("validation: impossible as published")
+    assert lines["3"]["verdict"] == "not run"
+    assert lines["3"]["n"] == ""
+    assert judge(ROWS[8], None) == "not run; validation: impossible as published"
+
+
+def test_the_run_with_the_published_seed_is_judged(tmp_path: Path) -> None:
+    write_runs(tmp_path, 1, [285, 150, 150], train=(1005, 1040), validation=(148, 149))
+    assert table_of(tmp_path)["1"]["verdict"] == "consistent (p = 1.000)"
+
+
+def test_variants_are_never_compared_with_the_published_figures(tmp_path: Path) -> None:
+    given = {"model_size": "gpt2-tiny (3M)", "weights": "random"}
+    for row in (1, 6, 2):
+        write_runs(tmp_path, row, [280], given)
+    sections, others = group_records(read_records(tmp_path))
+    assert others == []
+    assert [list(part.configurations) for part in sections] == [[], [1, 2]]
+    assert sections[1].same == {6: 1, 7: 1, 8: 1, 9: 5, 10: 5}
+    table = tabulate(sections[1])
+    assert "verdict" not in table.columns
+    assert not any("published" in column for column in table.columns)
+    lines = {line["row"]: line["test %"] for line in table.to_dict("records")}
+    assert (lines["6"], lines["3"]) == ("as row 1", "not run")
+    assert set(tabulate(sections[0])["verdict"]) == {
+        "not run",
+        "not run; validation: impossible as published",
+    }
+
+
+def test_a_row_reached_by_other_flags_is_the_row(tmp_path: Path) -> None:
+    write_runs(tmp_path, 5, [281], {"weights": "random"})
+    sections, _ = group_records(read_records(tmp_path))
+    assert list(sections[0].configurations) == [10]
+    assert len(sections) == 1, "flags that make a row make no variant"
+
+
+def test_what_is_no_row_stands_under_its_flags(tmp_path: Path) -> None:
+    run = Run(ExperimentConfig(batch_size=4))
+    write_complete(tmp_path, run, make_result([0, 1], [0, 1]), DATA)
+    _, others = group_records(read_records(tmp_path))
+    assert [other.flags for other in others] == ["python additional_experiments.py --batch_size 4"]
+
+
+# ---------------------------------------------------------------- comparisons
+
+
+def findings_of(folder: Path) -> dict[tuple[int, int], object]:
+    sections, _ = group_records(read_records(folder))
+    return {finding.rows: finding for finding in find_differences(sections[0])}
+
+
+def test_findings_of_single_runs(tmp_path: Path) -> None:
+    counts = {1: 285, 2: 225, 3: 290, 4: 290, 5: 285, 10: 281, 18: 285}
+    for row, count in counts.items():
+        write_runs(tmp_path, row, [count])
+    findings = findings_of(tmp_path)
+    assert set(findings) == {(1, 2), (1, 3), (1, 4), (1, 5), (1, 10), (5, 10), (1, 18)}
+    worse = findings[1, 2]
+    # 60 messages, all one way; the smallest of 7 p-values, so times 7
+    assert worse.difference.points == pytest.approx(-20)
+    assert worse.difference.p == pytest.approx(2 / 2**60)
+    assert worse.corrected_p == pytest.approx(7 * 2 / 2**60)
+    assert worse.verdict == "supported"
+    assert worse.sentence == "Row 2 is worse than row 1: supported (-20.00 points)."
+    better = findings[1, 3]  # published: far worse
+    assert better.difference.p == pytest.approx(2 / 2**5)
+    assert better.corrected_p == pytest.approx(6 * 2 / 2**5)
+    assert better.verdict == "not distinguishable with this n"
+    assert better.sentence.endswith("Differences from about 2.0 points on could have shown.")
+    same = findings[1, 18]
+    assert (same.difference.n_discordant, same.corrected_p) == (0, 1)
+    assert same.sentence.startswith("Row 18 is as good as row 1: not distinguishable")
+
+
+def test_a_finding_against_the_published_direction_is_contradicted(tmp_path: Path) -> None:
+    write_runs(tmp_path, 1, [225])
+    write_runs(tmp_path, 2, [285])
+    assert findings_of(tmp_path)[1, 2].verdict == "contradicted"
+
+
+def test_seeds_are_paired(tmp_path: Path) -> None:
+    write_runs(tmp_path, 1, [285, 290, 280])
+    write_runs(tmp_path, 2, [250, 290])
+    finding = findings_of(tmp_path)[1, 2]
+    assert finding.seeds == [123, 124]
+    assert finding.difference.mcnemar[1] == 1
+    assert finding.difference.points == pytest.approx(100 * (540 - 575) / 600)
+
+
+def test_compare_runs_says_what_the_counts_say(tmp_path: Path) -> None:
+    write_runs(tmp_path, 1, [285])
+    write_runs(tmp_path, 2, [277])
+    write_failed(tmp_path, Run(ROWS[3].config), "no luck")
+    a, b, failed = sorted(read_records(tmp_path), key=lambda r: r.result["row"])
+    text = compare_runs(a.folder.name, str(b.folder), tmp_path)
+    assert "A: 95.00% of 300 test messages, python additional_experiments.py\n" in text
+    assert "Only A is right on 8 messages, only B on 0." in text
+    assert "B minus A: -2.67 points" in text
+    assert f"exact McNemar p = {mcnemar(a.correct, b.correct):.3f}" in text
+    assert "The two runs differ. Runs that differ by fewer than 6 messages (2.00 points)" in text
+    with pytest.raises(RecordError, match="no luck"):
+        compare_runs(a.folder.name, failed.folder.name, tmp_path)
+    with pytest.raises(RecordError, match="no such file"):
+        compare_runs(a.folder.name, "row-99", tmp_path)
+
+
+# ---------------------------------------------------------------- the page
+
+
+class Page(HTMLParser):
+    """What a page refers to and what it nests wrongly."""
+
+    VOID = ("meta", "img", "br", "hr")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sources, self.open, self.tags, self.wrong = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list) -> None:
+        self.tags.append(tag)
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID and (not self.open or self.open.pop() != tag):
+            self.wrong.append(tag)
+
+
+def test_the_page_is_whole_and_self_contained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile = "<script>alert(1)</script> | a *b* `c` ![x](http://y)"
+    messages = demo_messages()
+    messages.loc[:, "Text"] = [f"{text} {i} {hostile}" for i, text in enumerate(messages["Text"])]
+    monkeypatch.setattr(experiment, "demo_messages", lambda: messages)
+    data = describe_data(load_messages(ExperimentConfig(demo=True)), ExperimentConfig(demo=True))
+    n_test = len(split_messages(messages).test)
+    for row in (1, 2, 10):
+        for seed in (123, 124):
+            labels = rng.integers(0, 2, n_test).tolist()
+            classes = rng.integers(0, 2, n_test).tolist()
+            config = replace(configure(ROWS[row], {"demo": True}), seed=seed)
+            run = Run(config, {"demo": True})
+            write_complete(tmp_path, run, make_result(labels, classes), data)
+    write_failed(tmp_path, Run(ROWS[3].config), "no | luck")
+    monkeypatch.setattr(
+        "report.find_copies",
+        lambda m: {"verbatim": np.arange(n_test) < 3, "letters": np.arange(n_test) < 5},
+    )
+    printed = write_report(tmp_path, tmp_path)
+    assert printed.endswith(f"Report: {tmp_path / 'report.html'}")
+    page = (tmp_path / "report.html").read_text()
+    found = Page(page)
+    assert found.wrong == []
+    assert "script" not in found.tags
+    assert found.sources
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in found.sources)
+    assert page.count("<img") == 4
+    text = (tmp_path / "report.md").read_text()
+    pictures = re.findall(r"\]\((report_pictures/.*?)\)", text)
+    assert len(pictures) == 4
+    assert all((tmp_path / picture).exists() for picture in pictures)
+    widths = {line.count("|") for line in text.splitlines() if "alert(1)" in line}
+    assert len(widths) == 1, "a message's own signs make no cells"
+    assert "3 stand in the training part word for word, and 5 when" in text
+    assert f"without verbatim copies ({n_test - 3})" in text
+    assert "no &#124; luck" in text
+
+
+def test_escaped_texts_are_shown_as_they_are() -> None:
+    import markdown
+
+    text = "<b>|`*_[x](y)_*`|</b> \\* & &amp; ~~z~~ {a}"
+    shown = markdown.markdown(f"| a |\n|---|\n| {_escape(text)} |", extensions=["tables"])
+    assert Page(shown).wrong == []
+    assert "b" not in Page(shown).tags
+    import html
+
+    assert text in html.unescape(shown)
+
+
+def test_other_data_or_another_split_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    write_runs(tmp_path, 1, [285])
+    write_runs(tmp_path, 2, [285], data={**DATA, "split_sha256": "1"})
+    assert main(["--report", "--output_dir", str(tmp_path)]) == 1
+    assert "different data or another split" in capsys.readouterr().err
+    a, b = (record.folder.name for record in read_records(tmp_path))
+    assert main(["--compare", a, b, "--output_dir", str(tmp_path)]) == 1
+
+
+def test_a_report_on_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["--report", "--output_dir", str(tmp_path)]) == 1
+    assert "holds no records" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- the messages alone
+
+
+def test_copies_are_found() -> None:
+    import pandas as pd
+
+    def part(*texts: str) -> pd.DataFrame:
+        return pd.DataFrame({"Text": texts, "Label": [0, 1, 0][: len(texts)]})
+
+    messages = Splits(
+        part("Win it", "hello", "42!"), part("x"), part("Win it", "WIN-IT!", "helloo")
+    )
+    copies = find_copies(messages)
+    assert copies["verbatim"].tolist() == [True, False, False]
+    assert copies["letters"].tolist() == [True, True, False]
+
+
+@pytest.mark.slow
+def test_the_real_messages(real_data_dir: Path) -> None:
+    messages = split_messages(read_messages(real_data_dir / "SMSSpamCollection"))
+    copies = find_copies(messages)
+    assert (copies["verbatim"].sum(), copies["letters"].sum()) == (36, 54)
+    right = classify_by_characters(messages)
+    assert abs(int(right.test.sum()) - 293) <= 1, "97.67 %, as measured elsewhere"
+
+
+def test_the_baseline_learns() -> None:
+    right = classify_by_characters(split_messages(demo_messages()))
+    assert right.train.mean() == 1
+    assert 0.8 < right.test.mean() <= 1
