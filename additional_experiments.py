@@ -1,7 +1,7 @@
 """Finetune a GPT-2 as a spam classifier, to find out which choices matter.
 
-One run is one experiment: by default row 1 of the README's table. --rows runs many of them, and
-reports on all that were run.
+One run is one experiment: by default row 1 of the README's table. --rows and
+--seeds make many runs, and a report on them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from training import report
 
 logger = logging.getLogger("experiments")
 
-MAX_SEEDS = 10_000
+MAX_SEEDS = 1_000
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ ACTIONS = {
         metavar="ROWS",
     ),
     "seeds": Action("run each of the rows with each of these seeds", metavar="N", nargs="+"),
-    "num_seeds": Action("the same with this many seeds, from --seed on", metavar="N"),
+    "num_seeds": Action(
+        "the same with this many seeds, the first of them that of --seed", metavar="N"
+    ),
     "output_dir": Action(
         "folder for the records of runs and the report on them", metavar="DIR", default="runs"
     ),
@@ -163,13 +165,13 @@ def parse_rows(text: str) -> tuple[list[int], list[str]]:
         return list(ROWS), []
     numbers, problems = [], []
     for part in text.split(","):
-        ends = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        ends = re.fullmatch(r"\s*(\d{1,4})\s*(?:-\s*(\d{1,4})\s*)?", part)
         selected = range(int(ends[1]), int(ends[2] or ends[1]) + 1) if ends else range(0)
         # No list of a billion rows for a slip of the finger.
         if not selected or selected[0] not in ROWS or selected[-1] not in ROWS:
             problems.append(
-                f'--rows "{text}": "{part}" is no row; give numbers from 1 to {len(ROWS)}, as in '
-                "1-5,16, or all"
+                f"--rows {text}: no such row{f': {part}' if part != text else ''}; give numbers "
+                f"from 1 to {len(ROWS)}, as in 1-5,16, or all"
             )
         else:
             numbers += selected
@@ -183,6 +185,8 @@ def parse_seeds(asked: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[lis
         values = [parse_options({"seed": text}) for text in asked["seeds"]]
         problems = [problem for _, found in values for problem in found]
         seeds = [value["seed"] for value, _ in values if value]
+        for seed in seeds:
+            problems += find_problems(ExperimentConfig(seed=seed))
         if "num_seeds" in asked or "seed" in given:
             problems.append("--seeds with --num_seeds or --seed: give one of them")
         return list(dict.fromkeys(seeds)), [p.replace("--seed ", "--seeds ") for p in problems]

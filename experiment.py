@@ -217,13 +217,12 @@ def sharing_order(config: ExperimentConfig) -> tuple[Any, ...]:
     )
 
 
-def _weights_key(config: ExperimentConfig) -> tuple[str, ...]:
+def _weights_key(config: ExperimentConfig) -> tuple[Any, ...]:
     """Equal for experiments that start from the same weights."""
-    drawn = str(config.seed) if config.weights == "random" else ""
-    return (config.model_size, config.weights, drawn)
+    return (config.model_size, config.weights, config.seed if config.weights == "random" else -1)
 
 
-def _prefix_key(config: ExperimentConfig) -> tuple[str, ...]:
+def _prefix_key(config: ExperimentConfig) -> tuple[Any, ...]:
     """Equal for experiments whose frozen blocks make the same of the same beginning."""
     if count_trained_blocks(config) == config.gpt.n_layers:
         return ()

@@ -23,10 +23,9 @@ def no_log_handlers() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder that a test runs in, which gets the records of its runs."""
-    folder = tmp_path / "current"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("current")
     monkeypatch.chdir(folder)
     return folder
 

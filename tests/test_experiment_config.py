@@ -1,3 +1,4 @@
+import re
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -178,11 +179,18 @@ def test_all_problems_are_reported_together(
     capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command = "--batch_size 0 --num_epochs x --context_length 2000 --no_padding --seeds 3"
+    command = "--batch_size 0 --num_epochs x --context_length 2000 --no_padding --seed_s 3"
     assert main([*command.split(), "--model_size", "gpt2"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    for name in ("batch_size", "num_epochs", "context_length", "no_padding", "seeds", "model_size"):
+    for name in (
+        "batch_size",
+        "num_epochs",
+        "context_length",
+        "no_padding",
+        "seed_s",
+        "model_size",
+    ):
         assert f"\n  --{name}" in err
     assert list(tmp_path.iterdir()) == [], "nothing was downloaded"
 
@@ -225,7 +233,7 @@ def test_help_fits_a_terminal_and_shows_every_default(
         default = {None: "none", False: "off", 8.0: "8", 5e-5: "5e-05"}.get(
             option.default, option.default
         )
-        entry = " ".join(text[text.index(f"\n  --{name}") :].split())
+        entry = " ".join(text[re.search(rf"\n  --{name}\s", text).start() :].split())
         assert entry[entry.index("(default: ") :].startswith(f"(default: {default})"), name
     assert all(f"\n{group}:\n" in text for group in GROUPS)
 
@@ -253,7 +261,7 @@ def test_rows_are_selected(text: str, numbers: list[int]) -> None:
 def test_rows_that_do_not_exist_are_named(text: str) -> None:
     _, problems = parse_rows(text)
     assert problems
-    assert all(f'--rows "{text}"' in problem and "1 to 19" in problem for problem in problems)
+    assert all(f"--rows {text}:" in problem and "1 to 19" in problem for problem in problems)
 
 
 def seeds_of(*flags: str) -> list[int]:
@@ -263,7 +271,7 @@ def seeds_of(*flags: str) -> list[int]:
 def test_seeds_are_selected() -> None:
     assert seeds_of() == [123]
     assert seeds_of("--seed", "7") == [7]
-    assert seeds_of("--seeds", "5", "3", "5") == [5, 3]
+    assert seeds_of("--seeds", "10", "9", "10") == [9, 10]
     assert seeds_of("--num_seeds", "3") == [123, 124, 125]
     assert seeds_of("--num_seeds", "2", "--seed", "9") == [9, 10]
 
