@@ -27,6 +27,7 @@ class Difference:
     """
 
     points: float
+    deviation: float  # of the resampled differences
     low: float  # of the 95 % interval
     high: float
     p: float
@@ -47,6 +48,7 @@ def compare(a: np.ndarray, b: np.ndarray) -> Difference:
     low, high = np.quantile(points, [ALPHA / 2, 1 - ALPHA / 2])
     return Difference(
         points=100 * float(b.mean() - a.mean()),
+        deviation=float(points.std()),
         low=float(low),
         high=float(high),
         p=per_seed[0] if len(a) == 1 else min(1.0, 2 * float(tail) / (1 + len(points))),
@@ -67,10 +69,26 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-def smallest_difference(alpha: float = ALPHA) -> int:
-    """The fewest messages by which two runs can differ in an exact McNemar test below ``alpha``:
-    those that one got right and the other wrong, and none the other way round."""
+def smallest_difference(alpha: float = ALPHA, n_discordant: int = 0) -> int:
+    """The fewest messages by which two runs must differ for an exact McNemar test below ``alpha``.
+
+    Args:
+        n_discordant: messages that only one of the two got right; where they are too few for any
+            difference to show, and by default, as many as it takes, and all one way.
+    """
+    for ahead in range(n_discordant % 2, n_discordant + 1, 2):
+        if stats.binomtest((n_discordant + ahead) // 2, n_discordant or 1).pvalue < alpha:
+            return ahead
     return next(n for n in count(1) if stats.binomtest(n, n).pvalue < alpha)
+
+
+def detectable_points(difference: Difference, alpha: float) -> float:
+    """The difference, in points, from which on two configurations that disagree on as many
+    messages as these would have been told apart at ``alpha``."""
+    if len(difference.mcnemar) == 1:
+        fewest = smallest_difference(alpha, difference.n_discordant)
+        return 100 * fewest / difference.n_messages
+    return float(stats.norm.ppf(1 - alpha / 2)) * difference.deviation
 
 
 def resample_means(values: np.ndarray) -> np.ndarray:

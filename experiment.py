@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
-from classifier import build_classifier, count_trained_blocks, load_weights
+from classifier import build_classifier, count_trained_blocks, load_weights, takes_fast_path
 from data_utils import (
     DATASET_NAME,
     DATASET_SHA256,
@@ -190,7 +190,7 @@ class SharedWork:
         """
         started = time.perf_counter()
         texts, prefix = self.texts(config), None
-        if count_frozen_blocks(model) and not config.no_feature_reuse:
+        if takes_fast_path(model, config) and count_frozen_blocks(model):
             key = _prefix_key(config)
             if self._prefix[0] != key:
                 self._prefix = (None, None)  # before there are others

@@ -145,11 +145,15 @@ class FrozenPrefix:
         self._n_blocks = 0  # that made them
         self.seconds = 0.0  # that they took
 
+    @property
+    def n_states(self) -> int:
+        """How many positions are computed, of all different texts."""
+        return int(self._n_states.sum())
+
     def states(
         self, model: GPTModel, needed: Splits[EncodedTexts], config: ExperimentConfig
     ) -> Splits[HiddenStates] | None:
         """The states of one experiment's texts after its frozen blocks; none if nothing fits."""
-        started = time.perf_counter()
         # Where even the last block is frozen, only the position that is read is kept.
         reads_one = (
             count_frozen_blocks(model) == len(model.blocks) and not config.average_embeddings
@@ -173,16 +177,16 @@ class FrozenPrefix:
         views = Splits(*map(view, PARTS))
         if reads_one:
             views = views.map(lambda part: _run_last_block(model, part, config))
-        self.seconds += time.perf_counter() - started
         return views
 
     @torch.no_grad()
     def _advance(self, model: GPTModel, n_blocks: int, config: ExperimentConfig) -> bool:
         """Take the states through the blocks up to ``n_blocks``; false if nothing holds them."""
+        started = time.perf_counter()
         start = self._n_blocks if self._n_blocks < n_blocks else 0
         self._n_blocks = 0  # should this stop in the middle, nothing is left to go on from
         if self._states is None:
-            self._states = _allocate(int(self._n_states.sum()), model, config)
+            self._states = _allocate(self.n_states, model, config)
         if self._states is None:
             return False
         model.eval()
@@ -206,6 +210,7 @@ class FrozenPrefix:
                     self._states[text_rows] = states[: self._n_states[i]]
                 progress.update(len(batch))
         self._n_blocks = n_blocks
+        self.seconds += time.perf_counter() - started
         return True
 
 

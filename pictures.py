@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -51,15 +52,10 @@ def accuracy_by_row(points: Sequence[Point]) -> bytes:
         axes.plot(
             *zip(*published, strict=True), "D", color=ORANGE, ms=5, mfc="none", label="published"
         )
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
     axes.set_yticks(y, [point.label for point in points])
     axes.set_ylim(len(points) - 0.5, -0.5)
     axes.set_xlabel("test accuracy, %, with 95 % interval")
-    axes.legend(
-        loc="upper center",
-        bbox_to_anchor=(0.5, 1 + 0.5 / (1 + 0.28 * len(points))),
-        ncols=2,
-        frameon=False,
-    )
     return _draw(figure)
 
 
@@ -70,17 +66,25 @@ def accuracy_by_minutes(points: Sequence[Point]) -> bytes:
     axes = figure.subplots()
     minutes = [point.minutes for point in points]
     _with_intervals(axes, minutes, [point.mean for point in points], points, horizontal=False)
-    for point in points:
+    for point, labels in _put_labels_together(points):
         axes.annotate(
-            point.label.split(" ")[0],
-            (point.minutes, point.mean),
-            textcoords="offset points",
-            xytext=(5, 4),
+            labels, (point.minutes, point.mean), textcoords="offset points", xytext=(5, 4)
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel("minutes (logarithmic)")
     axes.set_ylabel("test accuracy, %")
     return _draw(figure)
+
+
+def _put_labels_together(points: Sequence[Point]) -> list[tuple[Point, str]]:
+    """One label for points that lie so close that theirs would hide each other."""
+    places: dict[tuple[int, int], list[Point]] = {}
+    for point in points:
+        place = (round(20 * math.log(max(point.minutes, 1e-3))), round(point.mean))
+        places.setdefault(place, []).append(point)
+    return [(near[0], ", ".join(point.label for point in near)) for near in places.values()]
 
 
 def _with_intervals(
@@ -105,7 +109,7 @@ def learning_curves(curves: Mapping[str, Sequence[Mapping[str, list[float]]]]) -
     n_columns = min(4, len(curves))
     n_lines = -(-len(curves) // n_columns)
     figure = Figure(figsize=(max(3.5, 2.1 * n_columns), 0.6 + 1.6 * n_lines), layout="constrained")
-    grid = figure.subplots(n_lines, n_columns, sharex=True, sharey=True, squeeze=False)
+    grid = figure.subplots(n_lines, n_columns, sharey=True, squeeze=False)
     for axes, (label, runs) in zip(grid.flat, curves.items(), strict=False):
         for run in runs:
             for name, color in (("train", BLUE), ("validation", ORANGE)):
@@ -118,7 +122,7 @@ def learning_curves(curves: Mapping[str, Sequence[Mapping[str, list[float]]]]) -
     figure.legend(
         names,
         ["training loss", "validation loss"],
-        loc="outside lower center",
+        loc="outside upper center",
         ncols=2,
         frameon=False,
     )

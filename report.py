@@ -35,6 +35,7 @@ from tables import (
 
 PICTURES_NAME = "report_pictures"
 N_HARDEST = 10
+NO_BREAK = "\N{NO-BREAK SPACE}"
 SHORT_COLUMNS = ["row", "flags", "n", "train %", "val %", "test %", "95 % interval", "min"]
 
 PAGE = """<!DOCTYPE html>
@@ -54,6 +55,8 @@ th, td {{ padding: 0.25rem 0.6rem; text-align: left; vertical-align: top;
   border-bottom: 1px solid #e4e4e4; }}
 th {{ border-bottom: 2px solid #999; white-space: nowrap; }}
 td {{ min-width: 2.5rem; }}
+td:nth-child(2), td:last-child {{ min-width: 11rem; }}
+p {{ overflow-wrap: anywhere; }}
 code {{ background: #f3f3f3; padding: 0 0.2em; }}
 img {{ max-width: 100%; height: auto; }}
 </style>
@@ -146,6 +149,8 @@ class _Page:
         self.parts.extend(paragraphs)
 
     def add_table(self, table: pd.DataFrame) -> None:
+        # What is short is easier to read unbroken.
+        table = table.map(lambda text: text.replace(" ", NO_BREAK) if len(text) < 20 else text)
         self.add(table.to_markdown(index=False, disable_numparse=True))
 
     def add_picture(self, name: str, description: str, picture: bytes) -> None:
@@ -163,15 +168,17 @@ def _introduce(page: _Page, records: Sequence[Record]) -> None:
             value = record.result
             for key in path:
                 value = (value or {}).get(key)
-            values.append(str(value))
+            if value is not None:  # a failed run does not know its data
+                values.append(str(value))
         return ", ".join(dict.fromkeys(values))
 
+    commits = re.sub("([0-9a-f]{12})[0-9a-f]+", r"\1", every("commit"))
     page.add(
         "# Which choices matter when a GPT is finetuned as a classifier?",
         f"{len(complete)} complete runs and {len(records) - len(complete)} failed ones. "
         f"Data: {every('data', 'name')}. Device: {_escape(every('device', 'name'))} "
         f"({every('device', 'threads')} threads). PyTorch {every('versions', 'torch')}. "
-        f"Commit: {every('commit')}.",
+        f"Commit: {commits}.",
     )
 
 
@@ -180,10 +187,10 @@ def _add_section(
 ) -> None:
     page.add(f"## {section.title}")
     if not section.configurations:
-        page.add("None of the rows was run as published.")
-    page.add_table(tabulate(section, baseline))
-    if not section.configurations:
+        page.add("None of them was run as published.")
+        page.add_table(tabulate(section))
         return
+    page.add_table(tabulate(section, baseline))
     _add_findings(page, section)
     configurations = list(section.configurations.values())
     points = [_point(number, part) for number, part in section.configurations.items()]

@@ -26,7 +26,7 @@ from experiment import ExperimentResult, choose_device
 from experiment_config import OPTIONS, ExperimentConfig
 from experiment_rows import CIRCUMSTANCES, find_row, format_command
 from machine import describe_machine
-from training import Accuracy, Predictions
+from training import Accuracy, LossRecord, Predictions
 
 logger = logging.getLogger("experiments")
 
@@ -262,7 +262,10 @@ def read_record(folder: Path) -> Record:
         predictions = (folder / PREDICTIONS_NAME).read_bytes()
         if hashlib.sha256(predictions).hexdigest() != result["predictions_sha256"]:
             raise ValueError(f"{PREDICTIONS_NAME} is not the one that belongs to it")
-        return replace(record, predictions=pd.read_csv(io.BytesIO(predictions)))
+        record = replace(record, predictions=pd.read_csv(io.BytesIO(predictions)))
+        if Accuracy(int(record.correct.sum()), len(record.correct)) != record.accuracy("test"):
+            raise ValueError(f"{PREDICTIONS_NAME} does not add up to its accuracy")
+        return record
     except FileNotFoundError as error:
         raise RecordError(f"{error.filename}: there is no such file") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -277,13 +280,16 @@ def _require_whole(record: Record) -> None:
     result = record.result
     if result["status"] not in ("complete", "failed"):
         raise ValueError(f"status {result['status']!r}")
-    identify(record.config)
+    replace(record.config, **(result["overrides"] or {}))
     if not record.is_complete:
         str(result["error"])
         return
     counts = Splits(*PARTS).map(record.accuracy)
     if not all(0 <= count.correct <= count.total for count in vars(counts).values()):
         raise ValueError("impossible counts")
-    for key in ("parameters", "data", "history", "peak_memory_bytes", "predictions_sha256"):
+    for key in ("data", "peak_memory_bytes", "predictions_sha256"):
         result[key]
+    for loss in result["history"]["losses"]:
+        LossRecord(**loss)
+    int(result["parameters"]["trained"])
     float(record.minutes)

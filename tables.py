@@ -17,6 +17,7 @@ from comparisons import (
     Difference,
     accuracy_interval,
     compare,
+    detectable_points,
     holm,
     published_count,
     same_proportion,
@@ -28,6 +29,10 @@ from experiment_rows import COMPARISONS, ROWS, Row, configure, format_command, f
 from run_records import Record, RecordError, identify
 
 PUBLISHED_SEED = 123
+COLUMNS = (
+    *("row", "flags", "n", "train %", "val %", "test %", "95 % interval", "min", "trained"),
+    *("published train / val / test %", "published min", "verdict"),
+)
 
 
 @dataclass(frozen=True)
@@ -150,7 +155,8 @@ def tabulate(section: Section, baseline: Splits[np.ndarray] | None = None) -> pd
             line[name] = f"{100 * getattr(baseline, part).mean():.2f}"
         line["95 % interval"] = _interval(accuracy_interval(baseline.test[None]))
         lines.append(line)
-    return pd.DataFrame(lines).fillna("")
+    table = pd.DataFrame(lines, columns=[name for name in COLUMNS if any(name in x for x in lines)])
+    return table.fillna("")
 
 
 def figures(configuration: Configuration) -> dict[str, str]:
@@ -259,6 +265,7 @@ class Finding:
     seeds: list[int]
     difference: Difference
     corrected_p: float
+    n_findings: int  # that p is corrected for
 
     @property
     def verdict(self) -> str:
@@ -269,14 +276,6 @@ class Finding:
         return "supported" if (second - first) * self.difference.points > 0 else "contradicted"
 
     @property
-    def could_show(self) -> float:
-        """The smallest difference, in points, that this many messages and seeds could show: of
-        one seed by McNemar's test, of several half of the interval's width."""
-        if len(self.seeds) == 1:
-            return 100 * smallest_difference() / self.difference.n_messages
-        return (self.difference.high - self.difference.low) / 2
-
-    @property
     def sentence(self) -> str:
         """The finding in words."""
         first, second = self.rows
@@ -285,7 +284,8 @@ class Finding:
         found = f"{self.difference.points:+.2f} points"
         text = f"Row {second} is {claim} row {first}: {self.verdict} ({found})."
         if self.corrected_p >= ALPHA:
-            text += f" Differences from about {self.could_show:.1f} points on could have shown."
+            detectable = detectable_points(self.difference, ALPHA / self.n_findings)
+            text += f" A difference of {detectable:.1f} points would have shown."
         return text
 
 
@@ -300,7 +300,7 @@ def find_differences(section: Section) -> list[Finding]:
             correct = [c.correct[[c.seeds.index(seed) for seed in seeds]] for c in (a, b)]
             pairs.append((question, (first, second), seeds, compare(*correct)))
     corrected = holm([difference.p for *_, difference in pairs])
-    return [Finding(*pair, p) for pair, p in zip(pairs, corrected, strict=True)]
+    return [Finding(*pair, p, len(pairs)) for pair, p in zip(pairs, corrected, strict=True)]
 
 
 def tabulate_findings(findings: Sequence[Finding]) -> pd.DataFrame:

@@ -30,27 +30,21 @@ import torch.nn.functional as F
 import transformers
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from classifier import build_classifier, classify
+from classifier import build_classifier, classify, count_trained_blocks
 from data_utils import Batch, EncodedTexts, Splits
+from experiment import SharedWork
 from experiment_config import ExperimentConfig
 from experiment_rows import ROWS
-from frozen_features import prepare_inputs
+from frozen_features import FrozenPrefix, cut_texts, prepare_inputs
 
 N_TEXTS = Splits(1045, 149, 300)
 MEAN_TOKENS = 31  # of a message, where nothing is padded
 Loss = Callable[[], Tensor]
-RUN_AND_KEEP_SECONDS = """
-import json, sys
-from additional_experiments import config_from_flags, run_experiment
-result = run_experiment(config_from_flags(sys.argv[2:]))
-# Not ru_maxrss, which a process inherits from the one that started it.
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-peak_gb = int(status["VmHWM"].split()[0]) / 1e6
-json.dump({**result.seconds, "peak_gb": peak_gb}, open(sys.argv[1], "w"))
-"""
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def row_config(number: int, precision: str) -> ExperimentConfig:
@@ -157,14 +151,18 @@ def measure_parts(config: ExperimentConfig, repeats: int) -> dict[str, dict[str,
     }
     if config.uses_lora or config.trainable_layers == "all":  # its run is steps, too
         sides["fast"] = timers(*project_loss(config, batch))
-    seconds = {side: {"step": [], "evaluation": []} for side in sides}
-    for repeat in range(repeats + 1):
+    parts = {side: {"step": [], "evaluation": [], "ceiling": []} for side in sides}
+    for side, kinds in sides.items():  # a warm-up, which also counts
+        with FlopCounterMode(display=False) as counter:
+            kinds["step"]()
+        parts[side]["operations"] = counter.get_total_flops()
+        kinds["evaluation"]()
+    for _ in range(repeats):
         for side, kinds in sides.items():
+            parts[side]["ceiling"].append(measure_ceiling(config.precision, repeats=5))
             for kind, run in kinds.items():
-                value = run()
-                if repeat:  # the first is a warm-up
-                    seconds[side][kind].append(value)
-    return seconds
+                parts[side][kind].append(run())
+    return parts
 
 
 def measure_ceiling(precision: str, repeats: int = 20) -> float:
@@ -179,19 +177,56 @@ def measure_ceiling(precision: str, repeats: int = 20) -> float:
     return 2 * 960 * 768 * 3072 / statistics.median(seconds)
 
 
-def run_whole(number: int, precision: str, data_dir: str) -> dict[str, float]:
-    """Run a row once; whole-process seconds, its own seconds by phase, peak memory (Linux)."""
-    flags = ["--rows", str(number), "--weights", "random", "--precision", precision]
-    with tempfile.NamedTemporaryFile("r") as phases:
-        command = [sys.executable, "-c", RUN_AND_KEEP_SECONDS, phases.name, *flags]
+def run_whole(flags: list[str], data_dir: str) -> tuple[float, list[dict]]:
+    """Run the script once: seconds of the whole process, and the records that it left."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(ROOT / "additional_experiments.py"), *flags]
         started = time.perf_counter()
         subprocess.run(
-            [*command, "--data_dir", str(Path(data_dir).resolve())],
+            [*command, "--data_dir", data_dir, "--output_dir", folder],
             stdout=subprocess.DEVNULL,
-            cwd=Path(__file__).resolve().parent.parent,
             check=True,
         )
-        return {"seconds": time.perf_counter() - started, **json.load(phases)}
+        seconds = time.perf_counter() - started
+        return seconds, [json.loads(path.read_text()) for path in Path(folder).glob("*/*.json")]
+
+
+def measure_fast(number: int, options: argparse.Namespace) -> dict[str, float]:
+    """A row's whole run: seconds of the process and by phase, peak memory, and the part of the
+    ceiling that its frozen blocks reach."""
+    flags = ["--rows", str(number), "--weights", "random", "--precision", options.precision]
+    ceiling = measure_ceiling(options.precision)
+    seconds, (record,) = run_whole(flags, options.data_dir)
+    ceiling = (ceiling + measure_ceiling(options.precision)) / 2
+    operations = count_prefix_operations(row_config(number, options.precision), options.data_dir)
+    return {
+        "seconds": seconds,
+        **record["seconds"],
+        "peak_gb": record["peak_memory_bytes"] / 1e9,
+        "of_ceiling": operations / record["seconds"]["features"] / ceiling,
+    }
+
+
+def count_prefix_operations(config: ExperimentConfig, data_dir: str) -> float:
+    """Of the matrix products with weights of the frozen blocks: 24 D² a token and block."""
+    config = replace(config, data_dir=data_dir)
+    prefix = FrozenPrefix([cut_texts(SharedWork([config]).texts(config), config)])
+    n_blocks = config.gpt.n_layers - count_trained_blocks(config)
+    return 24.0 * config.gpt.emb_dim**2 * prefix.n_states * n_blocks
+
+
+def measure_seeds(options: argparse.Namespace, n_seeds: int = 5) -> dict[str, float]:
+    """Seconds of row 1's process with one seed and with several, from weights in a file."""
+    shape = row_config(1, "fp32").gpt
+    gpt2 = transformers.GPT2Config(
+        n_embd=shape.emb_dim, n_layer=shape.n_layers, n_head=shape.n_heads
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        transformers.GPT2Model(gpt2).save_pretrained(folder)
+        flags = ["--rows", "1", "--weights", folder, "--precision", options.precision]
+        one, _ = run_whole([*flags, "--num_seeds", "1"], options.data_dir)
+        many, _ = run_whole([*flags, "--num_seeds", str(n_seeds)], options.data_dir)
+    return {"1 seed": one, f"{n_seeds} seeds": many, "a further seed": (many - one) / (n_seeds - 1)}
 
 
 @contextmanager
@@ -207,7 +242,7 @@ def measure_growth() -> dict[str, float]:
     config = row_config(1, "fp32")
     seconds: dict[str, float] = {}
     cases = [(n, 120, "last_block") for n in (16, 32, 64)]
-    cases += [(32, length, "last_block") for length in (30, 60, 240, 480)]
+    cases += [(32, length, "last_block") for length in (30, 60, 240, 480, 1024)]
     cases += [(32, 120, "last_two_blocks")]
     for n, length, layers in cases:
         case = replace(config, trainable_layers=layers)
@@ -223,12 +258,12 @@ def measure_growth() -> dict[str, float]:
 def main() -> None:
     """Measure the chosen rows; print Markdown, and write all values as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", nargs="+", type=int, default=[1], choices=ROWS, metavar="N")
+    parser.add_argument("--rows", nargs="*", type=int, default=[1], choices=ROWS, metavar="N")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--repeats", type=int, default=5, help="counted repeats (default: 5)")
     parser.add_argument("--data_dir", default="data", help="of the real data (default: data)")
     parser.add_argument("--parts_only", action="store_true", help="no whole run of the fast path")
-    parser.add_argument("--growth", action="store_true", help="measure how the prefix grows")
+    parser.add_argument("--growth", action="store_true", help="measure how cost grows")
     parser.add_argument("--json", type=Path, help="file for all measured values")
     options = parser.parse_args()
     results = {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
@@ -236,10 +271,11 @@ def main() -> None:
     print(f"products: {results['ceiling'] / 1e9:.0f} GFLOP/s in {options.precision}\n")
     if options.growth:
         results["growth"] = measure_growth()
+        results["growth"] |= measure_seeds(options)
         for case, value in results["growth"].items():
             print(f"- {case}: {value:.1f} s")
-    print("| row | side | step, s | evaluation batch, s | whole run, s | of the fast path |")
-    print("| --: | --- | --- | --- | --: | --: |")
+    print("| row | side | step, s | of the ceiling | evaluation batch, s | whole, s | to fast |")
+    print("| --: | --- | --- | --: | --- | --: | --: |")
     for number in options.rows:
         results[number] = measure_row(number, options)
         print_row(number, results[number])
@@ -253,13 +289,13 @@ def measure_row(number: int, options: argparse.Namespace) -> dict:
     parts = measure_parts(config, options.repeats)
     n_steps, n_evaluations = count_work(config)
     whole = {
-        side: n_steps * statistics.median(kinds["step"])
-        + n_evaluations * statistics.median(kinds["evaluation"])
-        for side, kinds in parts.items()
+        side: n_steps * statistics.median(part["step"])
+        + n_evaluations * statistics.median(part["evaluation"])
+        for side, part in parts.items()
     }
     row = {"parts": parts, "whole": whole}
     if "fast" not in whole and not options.parts_only:
-        row["fast"] = run_whole(number, options.precision, options.data_dir)
+        row["fast"] = measure_fast(number, options)
         whole["fast"] = row["fast"]["seconds"]
     return row
 
@@ -268,13 +304,17 @@ def print_row(number: int, row: dict) -> None:
     """A line of the table for each side."""
     fast = row["whole"].get("fast")
     for side, seconds in row["whole"].items():
-        kinds = row["parts"].get(side, {})
-        cells = [_spread(kinds[kind]) if kinds else "" for kind in ("step", "evaluation")]
+        part = row["parts"].get(side)
+        cells = ["", "", ""]
+        if part:
+            ceiling = statistics.median(part["ceiling"])
+            fraction = part["operations"] / statistics.median(part["step"]) / ceiling
+            cells = [_spread(part["step"]), f"{fraction:.2f}", _spread(part["evaluation"])]
         ratio = f"{seconds / fast:.1f} x" if fast else ""
-        print(f"| {number} | {side} | {cells[0]} | {cells[1]} | {seconds:.0f} | {ratio} |")
+        print(f"| {number} | {side} | {' | '.join(cells)} | {seconds:.0f} | {ratio} |")
     if "fast" in row:
-        detail = ", ".join(f"{name} {value:.1f}" for name, value in row["fast"].items())
-        print(f"| {number} | fast, in detail | {detail} |  |  |  |", flush=True)
+        detail = ", ".join(f"{name} {value:.2f}" for name, value in row["fast"].items())
+        print(f"| {number} | fast, in detail | {detail} |  |  |  |  |", flush=True)
 
 
 def _spread(seconds: list[float]) -> str:

@@ -44,6 +44,9 @@ def test_mcnemar_as_in_statsmodels(cells: tuple[int, int, int, int]) -> None:
 def test_smallest_difference() -> None:
     assert smallest_difference() == 6  # 2 / 2 ** 6 = 0.031, and 2 / 2 ** 5 = 0.063
     assert smallest_difference(0.05 / 18) == 10  # 2 / 2 ** 10 = 0.00195
+    # Of 20 discordant messages, 15 to 5 give 2 * 21700 / 2 ** 20 = 0.041, 14 to 6 give 0.115.
+    assert smallest_difference(n_discordant=20) == 10
+    assert smallest_difference(n_discordant=5) == 6
     a, b = predictions(280, 0, 6, 14)
     assert mcnemar(a, b) < 0.05 < mcnemar(np.delete(a, 280), np.delete(b, 280))
 

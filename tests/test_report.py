@@ -138,7 +138,8 @@ def test_findings_of_single_runs(tmp_path: Path) -> None:
     assert better.difference.p == pytest.approx(2 / 2**5)
     assert better.corrected_p == pytest.approx(6 * 2 / 2**5)
     assert better.verdict == "not distinguishable with this n"
-    assert better.sentence.endswith("Differences from about 2.0 points on could have shown.")
+    # 5 discordant messages never make p < 0.05 / 7; 9 do, all one way: 2 / 2 ** 9 = 0.004
+    assert better.sentence.endswith("A difference of 3.0 points would have shown.")
     same = findings[1, 18]
     assert (same.difference.n_discordant, same.corrected_p) == (0, 1)
     assert same.sentence.startswith("Row 18 is as good as row 1: not distinguishable")
@@ -216,7 +217,7 @@ def test_the_page_is_whole_and_self_contained(
             config = replace(configure(ROWS[row], {"demo": True}), seed=seed)
             run = Run(config, {"demo": True})
             write_complete(tmp_path, run, make_result(labels, classes), data)
-    write_failed(tmp_path, Run(ROWS[3].config), "no | luck")
+    write_failed(tmp_path, Run(ROWS[3].config), "no | luck, and none to be had")
     monkeypatch.setattr(
         "report.find_copies",
         lambda m: {"verbatim": np.arange(n_test) < 3, "letters": np.arange(n_test) < 5},
@@ -238,7 +239,7 @@ def test_the_page_is_whole_and_self_contained(
     assert len(widths) == 1, "a message's own signs make no cells"
     assert "3 stand in the training part word for word, and 5 when" in text
     assert f"without verbatim copies ({n_test - 3})" in text
-    assert "no &#124; luck" in text
+    assert "no &#124; luck, and none to be had" in text
 
 
 def test_escaped_texts_are_shown_as_they_are() -> None:
