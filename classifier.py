@@ -18,15 +18,18 @@ LORA_LAYERS = {"lora": LoRALinear, "lora_alternative": MergedLoRALinear}
 
 
 def load_weights(config: ExperimentConfig) -> GPTModel:
-    """A GPT-2 with the weights that training starts from, on the CPU.
+    """A GPT-2 without a head, with the weights that training starts from, on the CPU.
 
     Raises:
         DataError, CheckpointError: the weights cannot be had or read.
     """
     torch.manual_seed(config.seed)
     if config.weights == "random":
-        return GPTModel(config.gpt)
-    return load_published_weights(config.gpt, find_weights(config))
+        model = GPTModel(config.gpt)
+    else:
+        model = load_published_weights(config.gpt, find_weights(config))
+    model.head = nn.Identity()
+    return model
 
 
 def build_classifier(config: ExperimentConfig, base: GPTModel | None = None) -> GPTModel:
@@ -44,6 +47,7 @@ def build_classifier(config: ExperimentConfig, base: GPTModel | None = None) -> 
     """
     with torch.device("meta"):
         model = GPTModel(replace(config.gpt, causal=not config.disable_causal_mask))
+    model.head = nn.Identity()  # until it gets its own
     model.load_state_dict((base or load_weights(config)).state_dict(), assign=True)
     model.requires_grad_(False)
     torch.manual_seed(config.seed)

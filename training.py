@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from torch.utils.hooks import RemovableHandle
 from tqdm import tqdm
 
 from classifier import classify, may_merge
@@ -90,12 +91,14 @@ class AdamWInBackward:
     """AdamW that updates each part of the model as soon as its gradients are complete.
 
     They are freed at once, so that the gradients of a large model never are in memory together.
-    Backward passes add up gradients as usual, and update only within :meth:`last_pass`.
+    Backward passes add up gradients as usual, and update only within :meth:`last_pass`. Used in
+    a ``with`` statement, at whose end it lets go of the model.
     """
 
     def __init__(self, model: GPTModel, config: ExperimentConfig) -> None:
         self._is_last_pass = False
         self._parts: list[tuple[torch.optim.AdamW, list[nn.Parameter]]] = []
+        self._hooks: list[RemovableHandle] = []
         others = [module for module in model.children() if module is not model.blocks]
         for part in (*model.blocks, *others):
             trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
@@ -118,7 +121,15 @@ class AdamWInBackward:
                 n_complete = 0
 
         for parameter in trained:
-            parameter.register_post_accumulate_grad_hook(count)
+            self._hooks.append(parameter.register_post_accumulate_grad_hook(count))
+
+    def __enter__(self) -> AdamWInBackward:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        # Hooks hold the optimizer, which holds the parameters: a circle that no collector sees.
+        for hook in self._hooks:
+            hook.remove()
 
     @contextmanager
     def last_pass(self) -> Iterator[None]:
@@ -143,7 +154,6 @@ def train(model: GPTModel, loaders: Splits[DataLoader], config: ExperimentConfig
         TrainingError: a loss is not finite.
     """
     torch.manual_seed(config.seed)
-    optimizer = AdamWInBackward(model, config)
     history = History()
     epochs = _epoch_lengths(len(loaders.train), config)
     start = 0  # step of the window's first batch
@@ -153,7 +163,10 @@ def train(model: GPTModel, loaders: Splits[DataLoader], config: ExperimentConfig
             history.losses.append(_evaluate_losses(model, loaders, config, epoch, at_step))
 
     model.train()
-    with tqdm(total=sum(epochs), desc="training", unit="step", disable=None) as progress:
+    with (
+        AdamWInBackward(model, config) as optimizer,
+        tqdm(total=sum(epochs), desc="training", unit="step", disable=None) as progress,
+    ):
         for epoch, n_batches in enumerate(epochs, start=1):
             batches = islice(loaders.train, n_batches)
             while window := list(islice(batches, config.accumulation_steps)):

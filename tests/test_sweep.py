@@ -1,7 +1,9 @@
 """Many runs in one process: what they share, and that they are what they were alone."""
 
+import gc
 import json
 import logging
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -165,6 +167,28 @@ def test_order_puts_together_what_shares() -> None:
     assert positions[-1] - positions[0] == len(SHARING) - 1, "nothing in between"
     tiny = {"model_size": "gpt2-tiny (3M)", "weights": "random"}
     assert len(order_runs([Run(configure(row, tiny)) for row in ROWS.values()])) == 14
+
+
+@pytest.mark.parametrize("layers", ["last_block", "lora", "all"])
+def test_nothing_of_a_model_outlives_its_run(
+    layers: str, checkpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[weakref.ref] = []
+    real = experiment.build_classifier
+
+    def build(*arguments: object) -> GPTModel:
+        model = real(*arguments)
+        built.extend(weakref.ref(p) for p in model.parameters() if p.requires_grad)
+        return model
+
+    monkeypatch.setattr(experiment, "build_classifier", build)
+    config = make_runs((1,), checkpoint)[0].config
+    configs = [replace(config, trainable_layers=layers, seed=seed) for seed in (1, 2)]
+    shared = SharedWork(configs)
+    run_experiment(configs[0], shared)
+    gc.collect()
+    assert built
+    assert not any(parameter() is not None for parameter in built)
 
 
 # ---------------------------------------------------------------- resuming, and failing
