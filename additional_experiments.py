@@ -26,9 +26,24 @@ from experiment_config import (
     parse_options,
     show_default,
 )
-from experiment_rows import CIRCUMSTANCES, ROWS, configure, differing_options, format_flag
+from experiment_rows import (
+    CIRCUMSTANCES,
+    LORA_FLAGS,
+    ROWS,
+    configure,
+    differing_options,
+    format_flag,
+)
 from run_records import RecordError, Run, require_writable
-from sweep import RUN_ERRORS, describe_error, describe_plan, order_runs, run_and_record, run_sweep
+from sweep import (
+    RUN_ERRORS,
+    describe_error,
+    describe_plan,
+    is_out_of_memory,
+    order_runs,
+    run_and_record,
+    run_sweep,
+)
 from training import report
 
 logger = logging.getLogger("experiments")
@@ -57,7 +72,9 @@ ACTIONS = {
         "the same with this many seeds, the first of them that of --seed", metavar="N"
     ),
     "output_dir": Action(
-        "folder for the records of runs and the report on them", metavar="DIR", default="runs"
+        "folder for the records of runs and the report on them; with --demo it is runs/demo",
+        metavar="DIR",
+        default="runs",
     ),
     "dry_run": Action("print the runs and which of them are done, and run none", default="off"),
     "report": Action("report on the records in --output_dir, and run nothing", default="off"),
@@ -134,10 +151,14 @@ def parse_command_line(argv: Sequence[str]) -> Request:
     if "rows" in asked:
         overrides = {name: given[name] for name in given if name not in CIRCUMSTANCES}
     runs = []
-    for number in rows:
-        config = configure(ROWS.get(number), given)
+    configs = {number: configure(ROWS.get(number), given) for number in rows}
+    uses_lora = any(config.uses_lora for config in configs.values())
+    for number, config in configs.items():
         place = f"row {number}: " if len(rows) > 1 else ""
-        problems += [place + problem for problem in find_problems(config, given)]
+        # Beside rows that use LoRA, its flags are for them, and no mistake for the others.
+        ignored = LORA_FLAGS if uses_lora and not config.uses_lora else ()
+        useful = {name: given[name] for name in given if name not in ignored}
+        problems += [place + problem for problem in find_problems(config, useful)]
         runs += [Run(replace(config, seed=seed), overrides) for seed in seeds]
     if len(rows) > 1:  # what is wrong in every row is not a row's fault
         problems = _name_once(problems, len(rows))
@@ -150,7 +171,7 @@ def parse_command_line(argv: Sequence[str]) -> Request:
         _announce_row(runs[0].config, rows[0])
     return Request(
         runs=[] if reads_only else order_runs(runs),
-        output_dir=Path(asked.get("output_dir", ACTIONS["output_dir"].default)),
+        output_dir=Path(asked.get("output_dir", "runs/demo" if "demo" in given else "runs")),
         is_sweep=is_sweep,
         dry_run="dry_run" in asked,
         report="report" in asked,
@@ -310,6 +331,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Nothing was started:\n{problems}\nSee --help for every flag.", file=sys.stderr)
         return 2
     except (RecordError, *RUN_ERRORS) as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         print(f"Error: {describe_error(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:  # whoever read the results has gone; a last flush would fail too

@@ -23,17 +23,21 @@ class Difference:
     """Accuracy of ``b`` minus that of ``a``, in percentage points, over the seeds of both.
 
     ``mcnemar`` has the p-value of each seed. ``p`` is what decides: of one seed its exact
-    McNemar test, of several the bootstrap over seeds and messages.
+    McNemar test; of several Welch's test on the variance over seeds and that over messages.
     """
 
     points: float
-    deviation: float  # of the resampled differences
     low: float  # of the 95 % interval
     high: float
     p: float
     mcnemar: tuple[float, ...]
-    n_messages: int
-    n_discordant: int  # (seed, message) pairs that only one of both got right
+    by_seed: np.ndarray  # (S,): points
+    by_message: np.ndarray  # (M,): points
+
+    @property
+    def n_messages(self) -> int:
+        """Test messages."""
+        return len(self.by_message)
 
 
 def compare(a: np.ndarray, b: np.ndarray) -> Difference:
@@ -42,20 +46,38 @@ def compare(a: np.ndarray, b: np.ndarray) -> Difference:
     Args:
         a, b: (S, M); run s of one is paired with run s of the other.
     """
+    points = 100 * (b.astype(float) - a)
+    by_seed, by_message = points.mean(axis=1), points.mean(axis=0)
     per_seed = tuple(mcnemar(*pair) for pair in zip(a, b, strict=True))
-    points = 100 * resample_means(b.astype(float) - a)
-    tail = 1 + min((points <= 0).sum(), (points >= 0).sum())
-    low, high = np.quantile(points, [ALPHA / 2, 1 - ALPHA / 2])
+    low, high = np.quantile(resample_means(points), [ALPHA / 2, 1 - ALPHA / 2])
     return Difference(
-        points=100 * float(b.mean() - a.mean()),
-        deviation=float(points.std()),
+        points=float(points.mean()),
         low=float(low),
         high=float(high),
-        p=per_seed[0] if len(a) == 1 else min(1.0, 2 * float(tail) / (1 + len(points))),
+        p=per_seed[0]
+        if len(a) == 1
+        else float(crossed_p(points.mean(), by_seed=by_seed, by_message=by_message)),
         mcnemar=per_seed,
-        n_messages=a.shape[1],
-        n_discordant=int((a != b).sum()),
+        by_seed=by_seed,
+        by_message=by_message,
     )
+
+
+def crossed_p(
+    mean: float | np.ndarray, by_seed: np.ndarray, by_message: np.ndarray
+) -> float | np.ndarray:
+    """Two-sided p-value of a mean difference, for other seeds as well as other messages.
+
+    The variances of the mean over seeds and over messages add up, with Satterthwaite's degrees
+    of freedom: Welch's test, with the seeds as one sample and the messages as the other. (The
+    bootstrap's own p-value would be far too small for a few seeds.)
+    """
+    spread = by_seed.std(ddof=1), by_message.std(ddof=1)
+    if max(spread) == 0:
+        return np.ones_like(mean)
+    return stats.ttest_ind_from_stats(
+        mean, spread[0], len(by_seed), 0.0, spread[1], len(by_message), equal_var=False
+    ).pvalue
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
@@ -83,12 +105,15 @@ def smallest_difference(alpha: float = ALPHA, n_discordant: int = 0) -> int:
 
 
 def detectable_points(difference: Difference, alpha: float) -> float:
-    """The difference, in points, from which on two configurations that disagree on as many
-    messages as these would have been told apart at ``alpha``."""
-    if len(difference.mcnemar) == 1:
-        fewest = smallest_difference(alpha, difference.n_discordant)
-        return 100 * fewest / difference.n_messages
-    return float(stats.norm.ppf(1 - alpha / 2)) * difference.deviation
+    """The difference, in points, from which on two configurations that vary as much as these
+    would have been told apart at ``alpha``."""
+    n = difference.n_messages
+    if len(difference.by_seed) == 1:
+        n_discordant = int((difference.by_message != 0).sum())
+        return 100 * smallest_difference(alpha, n_discordant) / n
+    candidates = np.arange(100 * smallest_difference(alpha) / n, 100, 0.1)
+    p_values = crossed_p(candidates, difference.by_seed, difference.by_message)
+    return float(candidates[np.argmax(p_values < alpha)])
 
 
 def resample_means(values: np.ndarray) -> np.ndarray:

@@ -252,18 +252,19 @@ def parse_options(texts: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
     return values, problems
 
 
-def find_problems(config: ExperimentConfig, given: Collection[str] | None = None) -> list[str]:
+def find_problems(config: ExperimentConfig, given: Mapping[str, Any] | None = None) -> list[str]:
     """Check every rule on and between options, without doing any work.
 
     Args:
-        given: the options that were set on purpose; by default those that differ from
-            their defaults.
+        given: the options that were set on purpose, with their values; by default those that
+            differ from their defaults.
 
     Returns:
         A sentence for each broken rule, with its flag, its value and the way out.
     """
     if given is None:
-        given = {name for name in OPTIONS if getattr(config, name) != OPTIONS[name].default}
+        values = {name: getattr(config, name) for name in OPTIONS}
+        given = {name: v for name, v in values.items() if v != OPTIONS[name].default}
     problems = []
     for name, config_field in OPTIONS.items():
         problems.extend(_check_value(config_field, getattr(config, name)))
@@ -322,7 +323,7 @@ def show_default(config_field: Field) -> str:
     return {None: "none", False: "off"}.get(default, str(default))
 
 
-def _check_combinations(config: ExperimentConfig, given: Collection[str]) -> Iterator[str]:
+def _check_combinations(config: ExperimentConfig, given: Mapping[str, Any]) -> Iterator[str]:
     """The rules on what texts are cut to, and those that involve more than one option."""
     length, limit = config.context_length, GPTConfig.context_length
     is_number = isinstance(length, int) and 1 <= length <= limit
@@ -340,7 +341,7 @@ def _check_combinations(config: ExperimentConfig, given: Collection[str]) -> Ite
     if not config.uses_lora:
         for name in sorted({"lora_rank", "lora_alpha"} & set(given)):
             yield (
-                f"--{name} {getattr(config, name)} with --trainable_layers "
+                f"--{name} {given[name]} with --trainable_layers "
                 f"{config.trainable_layers}: no LoRA layer would use it; add --trainable_layers "
                 f"lora, or leave --{name} out"
             )

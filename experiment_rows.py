@@ -154,6 +154,7 @@ CIRCUMSTANCES = (
 )
 
 
+LORA_FLAGS = {"lora_rank", "lora_alpha"}
 # A model that small, with random weights, learns in five epochs only from larger steps.
 DEMO_FLAGS = {"model_size": "gpt2-tiny (3M)", "weights": "random", "learning_rate": 5e-4}
 
@@ -167,8 +168,8 @@ def configure(row: Row | None, given: Mapping[str, Any]) -> ExperimentConfig:
     demo_flags = DEMO_FLAGS if given.get("demo") else {}
     values = {**(row.flags if row else {}), **demo_flags, **given}
     if not values.get("trainable_layers", "").startswith("lora"):
-        # Without LoRA, what the row says of it means nothing.
-        for name in {"lora_rank", "lora_alpha"} - given.keys():
+        # Without LoRA, what is said of it means nothing.
+        for name in LORA_FLAGS:
             values.pop(name, None)
     return ExperimentConfig(**values)
 

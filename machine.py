@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
             "system": sys.platform,
             **{name: version(name) for name in PACKAGES},
         },
-        "commit": _find_commit(),
+        "commit": find_commit(),
     }
 
 
@@ -71,8 +72,12 @@ def _processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _find_commit() -> str | None:
-    """The commit of this code, "+" behind it if files were changed since; none outside git."""
+@cache
+def find_commit() -> str | None:
+    """The commit of this code, "+" behind it if files were changed since; none outside git.
+
+    Asked once, as early as can be: later on, the files may no longer be those that run.
+    """
     folder = Path(__file__).resolve().parent
     if not (folder / ".git").exists():
         return None

@@ -31,6 +31,7 @@ from tables import (
     require_one_dataset,
     tabulate,
     tabulate_findings,
+    to_markdown,
 )
 
 PICTURES_NAME = "report_pictures"
@@ -124,8 +125,10 @@ def compare_runs(a: str, b: str, output_dir: Path) -> str:
 def _messages_of(records: Sequence[Record], data_dir: Path) -> Splits[pd.DataFrame]:
     """The messages that the runs were made on."""
     complete = [record for record in records if record.is_complete]
-    is_demo = records[0].config.demo
-    config = ExperimentConfig(demo=is_demo, data_dir=str(data_dir))
+    config = ExperimentConfig(
+        demo=(complete or records)[0].config.demo,
+        data_dir=str(data_dir),
+    )
     messages = load_messages(config)
     if complete and complete[0].result["data"] != describe_data(messages, config):
         raise RecordError(
@@ -151,7 +154,7 @@ class _Page:
     def add_table(self, table: pd.DataFrame) -> None:
         # What is short is easier to read unbroken.
         table = table.map(lambda text: text.replace(" ", NO_BREAK) if len(text) < 20 else text)
-        self.add(table.to_markdown(index=False, disable_numparse=True))
+        self.add(to_markdown(table))
 
     def add_picture(self, name: str, description: str, picture: bytes) -> None:
         name = f"{len(self.pictures) + 1:02d}-{name}.svg"
@@ -170,7 +173,7 @@ def _introduce(page: _Page, records: Sequence[Record]) -> None:
                 value = (value or {}).get(key)
             if value is not None:  # a failed run does not know its data
                 values.append(str(value))
-        return ", ".join(dict.fromkeys(values))
+        return ", ".join(dict.fromkeys(values)) or "unknown"
 
     commits = re.sub("([0-9a-f]{12})[0-9a-f]+", r"\1", every("commit"))
     page.add(
@@ -329,16 +332,20 @@ def _explain(page: _Page) -> None:
         "- **95 % interval**, of a test accuracy: the wider, on each side, of Clopper and "
         "Pearson's exact interval for so many messages and a bootstrap over seeds and messages. "
         "Of a difference: that bootstrap.\n"
-        "- **min**: training and all the hidden states that it rests on, also where several runs "
-        "had them in common.\n"
+        "- **min**: training and the hidden states of all runs that share them with it: one that "
+        "needs few of them (rows 2, 14, 15, 16) is faster alone.\n"
         "- **trained**: parameters.\n"
         "- **verdict**: Fisher's exact test of the run with seed 123 (or the lowest) against the "
         "published counts, corrected (Holm) for the three parts. *Impossible* is a figure that no "
         "count of messages rounds to. Variants of a row are not compared with what was published.\n"
-        "- **p**: of one seed the exact McNemar test on the same test messages, of several the "
-        "bootstrap; **Holm** corrects for the number of comparisons in the table.\n"
+        "- **p**: of one seed the exact McNemar test on the same test messages, of several Welch's "
+        "test on the variance over seeds and that over messages. It decides, not the interval, "
+        "which a few seeds or a few differing messages make too narrow; two seeds are too few for "
+        "both. **Holm** corrects for the "
+        "number of comparisons in the table.\n"
         "- **finding**: *supported* and *contradicted* refer to the direction in which the "
-        "published figures differ, at a corrected p below 0.05.",
+        "published figures differ, at a corrected p below 0.05. Variants of rows have only their "
+        "own direction.",
     )
 
 

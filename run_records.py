@@ -77,11 +77,15 @@ def identify(config: ExperimentConfig) -> str:
 
 
 def _choices(config: ExperimentConfig) -> list[tuple[str, Any]]:
-    return [
-        (name, getattr(config, name))
+    values = {
+        name: getattr(config, name)
         for name, option in OPTIONS.items()
         if name not in CIRCUMSTANCES and getattr(config, name) != option.default
-    ]
+    }
+    for name in values:
+        if OPTIONS[name].metadata["parse"] is float:
+            values[name] = float(values[name])  # 16 and 16.0 are one choice
+    return list(values.items())
 
 
 @dataclass(frozen=True)
@@ -223,14 +227,19 @@ def _write(output_dir: Path, run: Run, content: dict[str, Any], predictions: byt
 
 
 def read_records(output_dir: Path) -> list[Record]:
-    """All records below a folder, complete or failed; damaged ones are named and skipped."""
-    records = []
+    """All records below a folder, complete or failed; damaged ones are named and skipped, and so
+    are second ones of the same run."""
+    records: dict[str, Record] = {}
     for path in sorted(output_dir.glob(f"*/{RESULT_NAME}")):
         try:
-            records.append(read_record(path.parent))
+            record = read_record(path.parent)
         except RecordError as error:
             logger.warning("Skipped: %s", error)
-    return records
+            continue
+        first = records.setdefault(identify(record.config), record)
+        if first is not record:
+            logger.warning("Skipped: %s is the same run as %s", record.folder, first.folder)
+    return list(records.values())
 
 
 def find_complete(output_dir: Path, run: Run) -> Record | None:
@@ -281,13 +290,16 @@ def _require_whole(record: Record) -> None:
     if result["status"] not in ("complete", "failed"):
         raise ValueError(f"status {result['status']!r}")
     replace(record.config, **(result["overrides"] or {}))
+    for key in ("data", "device", "versions"):
+        dict(result.get(key) or {})
+    str(result["command"])
     if not record.is_complete:
         str(result["error"])
         return
     counts = Splits(*PARTS).map(record.accuracy)
     if not all(0 <= count.correct <= count.total for count in vars(counts).values()):
         raise ValueError("impossible counts")
-    for key in ("data", "peak_memory_bytes", "predictions_sha256"):
+    for key in ("data", "device", "versions", "predictions_sha256"):
         result[key]
     for loss in result["history"]["losses"]:
         LossRecord(**loss)

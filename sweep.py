@@ -15,21 +15,22 @@ from experiment_config import ConfigError
 from experiment_rows import find_row, format_command
 from frozen_features import HiddenStateError
 from gpt_model import CheckpointError
-from run_records import Run, find_complete, identify, write_complete, write_failed
+from machine import find_commit
+from run_records import (
+    RecordError,
+    Run,
+    find_complete,
+    identify,
+    read_records,
+    write_complete,
+    write_failed,
+)
 from training import TrainingError, report
 
 logger = logging.getLogger("experiments")
 
-# What can go wrong in a run without being wrong in the program.
-RUN_ERRORS = (
-    ConfigError,
-    DataError,
-    CheckpointError,
-    HiddenStateError,
-    TrainingError,
-    MemoryError,
-    torch.OutOfMemoryError,
-)
+# What can go wrong in a run without being wrong in the program, and says so for people.
+RUN_ERRORS = (ConfigError, DataError, CheckpointError, HiddenStateError, TrainingError)
 
 
 def run_and_record(run: Run, output_dir: Path, shared: SharedWork | None = None) -> Path:
@@ -37,12 +38,15 @@ def run_and_record(run: Run, output_dir: Path, shared: SharedWork | None = None)
 
     Raises:
         RecordError: the record cannot be written.
-        One of ``RUN_ERRORS``, when it was recorded.
+        Exception: what made the run fail, when it was recorded.
     """
+    find_commit()  # before others change the files
     try:
         shared = shared or SharedWork([run.config])
         result = run_experiment(run.config, shared)
-    except RUN_ERRORS as error:
+    except BrokenPipeError:  # whoever reads the results has gone, which is no fault of the run
+        raise
+    except Exception as error:
         write_failed(output_dir, run, describe_error(error))
         raise
     return write_complete(output_dir, run, result, describe_data(shared.messages, run.config))
@@ -50,12 +54,20 @@ def run_and_record(run: Run, output_dir: Path, shared: SharedWork | None = None)
 
 def describe_error(error: Exception) -> str:
     """What went wrong, and the way out, for people."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    if is_out_of_memory(error):
         return (
-            f"out of memory: {str(error).splitlines()[0] if str(error) else 'no more'}. A smaller "
-            "--batch_size, --context_length or --model_size needs less, and so does LoRA."
+            f"out of memory: {reason}. A smaller --batch_size, --context_length or --model_size "
+            "needs less, and so does LoRA."
         )
-    return str(error)
+    return str(error) if isinstance(error, RUN_ERRORS) else f"{type(error).__name__}: {reason}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, which on a CPU PyTorch only says in words."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def order_runs(runs: Sequence[Run]) -> list[Run]:
@@ -74,7 +86,8 @@ def run_sweep(runs: Sequence[Run], output_dir: Path) -> list[Run]:
 
     Raises:
         DataError: the messages cannot be had.
-        RecordError: a record cannot be written.
+        RecordError: a record cannot be written, or the folder holds runs on other data, which
+            could not stand in one table with these.
     """
     failed, shared = [], None
     for number, run in enumerate(runs, start=1):
@@ -85,14 +98,29 @@ def run_sweep(runs: Sequence[Run], output_dir: Path) -> list[Run]:
             continue
         logger.info("%s", place)
         report(f"{describe_run(run)}:")
-        shared = shared or SharedWork([run.config for run in runs])
+        if not shared:
+            shared = SharedWork([run.config for run in runs])
+            _require_same_data(output_dir, shared, run)
         try:
             run_and_record(run, output_dir, shared)
-        except RUN_ERRORS as error:
+        except (RecordError, BrokenPipeError):
+            raise
+        except Exception as error:
             logger.error("Failed: %s", describe_error(error))
             failed.append(run)
-        gc.collect()  # optimizers and the parameters that they hook refer to each other
+        gc.collect()  # nothing of one run may take memory from the next
     return failed
+
+
+def _require_same_data(output_dir: Path, shared: SharedWork, run: Run) -> None:
+    data = describe_data(shared.messages, run.config)
+    for record in read_records(output_dir):
+        if record.is_complete and record.result["data"] != data:
+            raise RecordError(
+                f"{record.folder} was made on other data or another split "
+                f"({record.result['data']['name']}), and the two could not stand in one table. "
+                "Name another folder with --output_dir."
+            )
 
 
 def describe_run(run: Run) -> str:

@@ -25,7 +25,15 @@ from comparisons import (
 )
 from data_utils import PARTS, Splits
 from experiment_config import ExperimentConfig
-from experiment_rows import COMPARISONS, ROWS, Row, configure, format_command, format_flag
+from experiment_rows import (
+    COMPARISONS,
+    ROWS,
+    Row,
+    configure,
+    find_row,
+    format_command,
+    format_flag,
+)
 from run_records import Record, RecordError, identify
 
 PUBLISHED_SEED = 123
@@ -94,6 +102,8 @@ def group_records(records: Sequence[Record]) -> tuple[list[Section], list[Config
     asked = [record.result["overrides"] for record in records if record.result["overrides"]]
     different = {json.dumps(overrides, sort_keys=True): overrides for overrides in asked}
     sections = [_make_section(overrides, groups) for overrides in ({}, *different.values())]
+    # Flags that contradict no row make no variants.
+    sections = [sections[0], *(section for section in sections[1:] if _is_new(section))]
     placed = {
         _experiment(configuration.records[0].config)
         for section in sections
@@ -104,8 +114,7 @@ def group_records(records: Sequence[Record]) -> tuple[list[Section], list[Config
         for key, group in groups.items()
         if key not in placed
     ]
-    # Flags that contradict no row make no variants.
-    return [sections[0], *(part for part in sections[1:] if _is_new(part))], others
+    return sections, others
 
 
 def _experiment(config: ExperimentConfig) -> str:
@@ -128,7 +137,7 @@ def _make_section(overrides: dict[str, Any], groups: dict[str, list[Record]]) ->
 
 def _is_new(section: Section) -> bool:
     return any(
-        record.result["row"] is None
+        find_row(record.config) is None
         for configuration in section.configurations.values()
         for record in configuration.records
     )
@@ -213,6 +222,18 @@ def readme_table(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
+def readme_variants(records: Sequence[Record]) -> str:
+    """The README's table of the rows with random weights: those that were run."""
+    sections, _ = group_records(records)
+    (section,) = (part for part in sections if part.overrides == {"weights": "random"})
+    return to_markdown(tabulate(section).query("n != ''").drop(columns=["n", "trained"]))
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """A table of texts, as they are."""
+    return table.to_markdown(index=False, disable_numparse=True)
+
+
 def judge(row: Row, configuration: Configuration | None) -> str:
     """Whether a run is consistent with the published counts, part by part.
 
@@ -258,8 +279,9 @@ def _p(value: float) -> str:
 
 @dataclass(frozen=True)
 class Finding:
-    """What two rows show of the question that they were made for."""
+    """What two rows, or their variants, show of the question that they were made for."""
 
+    is_variant: bool
     question: str
     rows: tuple[int, int]
     seeds: list[int]
@@ -269,20 +291,29 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """Of the direction in which the published figures differ."""
-        first, second = (ROWS[number].test for number in self.rows)
+        """Of what was published: of the direction, or of there being none. Variants have only a
+        direction of their own."""
         if self.corrected_p >= ALPHA:
             return "not distinguishable with this n"
-        return "supported" if (second - first) * self.difference.points > 0 else "contradicted"
+        if self.is_variant:
+            return f"row {self.rows[1]} is {'better' if self.difference.points > 0 else 'worse'}"
+        agrees = self.published * self.difference.points > 0
+        return "supported" if agrees else "contradicted"
+
+    @property
+    def published(self) -> float:
+        """The difference of the published figures, in points."""
+        first, second = (ROWS[number].test for number in self.rows)
+        return second - first
 
     @property
     def sentence(self) -> str:
         """The finding in words."""
-        first, second = self.rows
-        change = ROWS[second].test - ROWS[first].test
-        claim = "as good as" if change == 0 else "better than" if change > 0 else "worse than"
-        found = f"{self.difference.points:+.2f} points"
-        text = f"Row {second} is {claim} row {first}: {self.verdict} ({found})."
+        text = f"{self.verdict.capitalize()}: {self.difference.points:+.2f} points."
+        if not self.is_variant:
+            signs = {1: "better", 0: "equal", -1: "worse"}
+            direction = signs[(self.published > 0) - (self.published < 0)]
+            text = f"Published: row {self.rows[1]} {direction}. {text}"
         if self.corrected_p >= ALPHA:
             detectable = detectable_points(self.difference, ALPHA / self.n_findings)
             text += f" A difference of {detectable:.1f} points would have shown."
@@ -294,11 +325,14 @@ def find_differences(section: Section) -> list[Finding]:
     p-values are corrected for how many there are."""
     pairs = []
     for question, first, second in COMPARISONS:
-        a, b = (section.configurations.get(section.same.get(n, n)) for n in (first, second))
-        seeds = sorted({*a.seeds} & {*b.seeds}) if a and b and a is not b else []
+        # Rows that flags made equal to others no longer ask what they were made for.
+        a, b = (section.configurations.get(number) for number in (first, second))
+        seeds = sorted({*a.seeds} & {*b.seeds}) if a and b else []
         if seeds:
             correct = [c.correct[[c.seeds.index(seed) for seed in seeds]] for c in (a, b)]
-            pairs.append((question, (first, second), seeds, compare(*correct)))
+            pairs.append(
+                (bool(section.overrides), question, (first, second), seeds, compare(*correct))
+            )
     corrected = holm([difference.p for *_, difference in pairs])
     return [Finding(*pair, p, len(pairs)) for pair, p in zip(pairs, corrected, strict=True)]
 
@@ -355,8 +389,8 @@ def compare_two(a: Record, b: Record) -> str:
 
 def require_one_dataset(records: Sequence[Record]) -> None:
     """Raise ``RecordError`` unless all records were made on the same data and split."""
-    first = records[0]
     for record in records[1:]:
+        first = records[0]
         if record.result["data"] != first.result["data"]:
             raise RecordError(
                 f"{first.folder} and {record.folder} were made on different data or another split "

@@ -9,6 +9,8 @@ from statsmodels.stats.multitest import multipletests
 from comparisons import (
     accuracy_interval,
     compare,
+    crossed_p,
+    detectable_points,
     holm,
     mcnemar,
     published_count,
@@ -75,7 +77,7 @@ def test_bootstrap_of_one_seed_as_in_scipy() -> None:
     assert found.low == pytest.approx(100 * expected.low, abs=0.35)
     assert found.high == pytest.approx(100 * expected.high, abs=0.35)
     assert found.p == found.mcnemar[0] == mcnemar(a[0], b[0])
-    assert found.n_discordant == (a != b).sum()
+    assert (found.by_message != 0).sum() == (a != b).sum()
 
 
 def test_bootstrap_resamples_seeds_and_messages() -> None:
@@ -94,10 +96,48 @@ def test_bootstrap_decides_over_several_seeds() -> None:
     assert clearly.low > 0
     assert len(clearly.mcnemar) == 5
     same = compare(a, a)
-    assert (same.points, same.p, same.n_discordant) == (0, 1, 0)
+    assert (same.points, same.p) == (0, 1)
+    assert detectable_points(same, 0.05) == pytest.approx(2.0), "never less than six messages"
     swapped = compare(*(rng.random((5, 300)) < 0.9 for _ in range(2)))
     assert swapped.p > 0.05
     assert swapped.low < 0 < swapped.high
+
+
+@pytest.mark.parametrize(("n_seeds", "limit"), [(2, 0.16), (3, 0.1), (5, 0.08), (10, 0.07)])
+def test_false_findings_are_rare_however_few_the_seeds(n_seeds: int, limit: float) -> None:
+    """Two configurations of equal worth, whose messages differ in hardness and seeds in luck.
+
+    The bootstrap's p-value would be below 0.05 in a quarter of the cases with two seeds.
+    """
+    n_runs, found = 400, 0
+    for _ in range(n_runs):
+        hardness = rng.normal(2.5, 2, 300)
+        pair = []
+        for _ in range(2):
+            own = hardness + rng.normal(0, 0.7, 300)  # what one of them is better at
+            luck = rng.normal(0, 0.5, (n_seeds, 1))
+            pair.append(own + luck + rng.normal(0, 0.7, (n_seeds, 300)) > 0)
+        points = 100 * (pair[1].astype(float) - pair[0])
+        by_seed, by_message = points.mean(axis=1), points.mean(axis=0)
+        found += crossed_p(points.mean(), by_seed=by_seed, by_message=by_message) < 0.05
+    assert found / n_runs < limit
+
+
+def test_a_clear_difference_is_found_with_two_seeds() -> None:
+    a = rng.random((2, 300)) < 0.80
+    assert compare(a, rng.random((2, 300)) < 0.95).p < 0.01
+    # Eight messages that all seeds agree on: like one run's McNemar test, no matter how many.
+    b = np.repeat(np.arange(300)[None] < 280, 3, axis=0)
+    assert 0.0001 < compare(b, np.repeat(np.arange(300)[None] < 288, 3, axis=0)).p < 0.05
+    assert compare(b, np.repeat(np.arange(300)[None] < 283, 3, axis=0)).p > 0.05
+
+
+def test_detectable_points_are_where_the_test_turns() -> None:
+    a, b = rng.random((4, 300)) < 0.93, rng.random((4, 300)) < 0.94
+    difference = compare(a, b)
+    points = detectable_points(difference, 0.01)
+    varying = {"by_seed": difference.by_seed, "by_message": difference.by_message}
+    assert crossed_p(points, **varying) < 0.01 < crossed_p(points - 0.1, **varying)
 
 
 def test_interval_of_one_run_covers_the_exact_one() -> None:

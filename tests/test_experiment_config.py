@@ -7,6 +7,7 @@ from helpers import config_from_flags
 
 from additional_experiments import main, parse_command_line, parse_rows
 from experiment_config import GROUPS, OPTIONS, ConfigError, ExperimentConfig, find_problems
+from experiment_rows import ROWS
 
 
 def problems_of(command: list[str]) -> list[str]:
@@ -306,6 +307,15 @@ def test_wrong_selections_exit_with_2(
     assert named in err
     assert err.count("\n") < 8, "a problem is named once, not for each row"
     assert list(empty_folder.iterdir()) == []
+
+
+def test_lora_flags_are_for_the_rows_with_lora() -> None:
+    request = parse_command_line(["--rows", "1,11", "--lora_rank", "4"])
+    by_layers = {run.config.trainable_layers: run.config for run in request.runs}
+    assert by_layers["lora"].lora_rank == 4
+    assert by_layers["last_block"] == ROWS[1].config
+    with pytest.raises(ConfigError, match="no LoRA layer would use it"):
+        parse_command_line(["--rows", "1,2", "--lora_rank", "4"])
 
 
 def test_flags_apply_to_every_run() -> None:

@@ -8,7 +8,7 @@ from helpers import config_from_flags
 from additional_experiments import flags_table, main, parse_command_line
 from experiment_rows import ROWS, differing_options
 from run_records import read_records
-from tables import readme_table
+from tables import readme_table, readme_variants
 
 README = Path(__file__).parent.parent / "README.md"
 RESULTS = README.parent / "results"
@@ -66,7 +66,9 @@ def test_published_figures_are_counts(number: int) -> None:
 
 
 def test_readme_holds_the_generated_tables() -> None:
-    assert readme_table(read_records(RESULTS)) in README.read_text()
+    records = read_records(RESULTS)
+    assert readme_table(records) in README.read_text()
+    assert readme_variants(records) in README.read_text()
     assert flags_table() in README.read_text()
 
 

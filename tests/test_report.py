@@ -133,7 +133,7 @@ def test_findings_of_single_runs(tmp_path: Path) -> None:
     assert worse.difference.p == pytest.approx(2 / 2**60)
     assert worse.corrected_p == pytest.approx(7 * 2 / 2**60)
     assert worse.verdict == "supported"
-    assert worse.sentence == "Row 2 is worse than row 1: supported (-20.00 points)."
+    assert worse.sentence == "Published: row 2 worse. Supported: -20.00 points."
     better = findings[1, 3]  # published: far worse
     assert better.difference.p == pytest.approx(2 / 2**5)
     assert better.corrected_p == pytest.approx(6 * 2 / 2**5)
@@ -141,14 +141,26 @@ def test_findings_of_single_runs(tmp_path: Path) -> None:
     # 5 discordant messages never make p < 0.05 / 7; 9 do, all one way: 2 / 2 ** 9 = 0.004
     assert better.sentence.endswith("A difference of 3.0 points would have shown.")
     same = findings[1, 18]
-    assert (same.difference.n_discordant, same.corrected_p) == (0, 1)
-    assert same.sentence.startswith("Row 18 is as good as row 1: not distinguishable")
+    assert (same.difference.points, same.corrected_p) == (0, 1)
+    assert same.sentence.startswith("Published: row 18 equal. Not distinguishable with this n: +0")
 
 
 def test_a_finding_against_the_published_direction_is_contradicted(tmp_path: Path) -> None:
     write_runs(tmp_path, 1, [225])
     write_runs(tmp_path, 2, [285])
     assert findings_of(tmp_path)[1, 2].verdict == "contradicted"
+
+
+def test_variants_have_only_their_own_direction(tmp_path: Path) -> None:
+    given = {"model_size": "gpt2-tiny (3M)", "weights": "random"}
+    for row, count in ((1, 240), (5, 290), (11, 240), (12, 290)):
+        write_runs(tmp_path, row, [count], given)
+    sections, _ = group_records(read_records(tmp_path))
+    found = {finding.rows: finding.sentence for finding in find_differences(sections[1])}
+    # Rows 8, 9 and 10 are rows 1 and 5 here, and their questions are none.
+    assert set(found) == {(1, 5), (5, 11)}
+    assert found[1, 5] == "Row 5 is better: +16.67 points."
+    assert found[5, 11] == "Row 11 is worse: -16.67 points."
 
 
 def test_seeds_are_paired(tmp_path: Path) -> None:
@@ -263,6 +275,23 @@ def test_other_data_or_another_split_is_refused(
     assert "different data or another split" in capsys.readouterr().err
     a, b = (record.folder.name for record in read_records(tmp_path))
     assert main(["--compare", a, b, "--output_dir", str(tmp_path)]) == 1
+
+
+def test_a_report_on_failed_runs_only(tmp_path: Path) -> None:
+    for row in (1, 2):
+        write_failed(tmp_path, Run(configure(ROWS[row], {"demo": True})), "unlucky")
+    write_report(tmp_path, tmp_path)
+    assert (tmp_path / "report.md").read_text().count("unlucky") == 2
+
+
+def test_a_failed_run_does_not_choose_the_data(tmp_path: Path) -> None:
+    write_failed(tmp_path, Run(ExperimentConfig()), "no luck")
+    config = ExperimentConfig(demo=True)
+    messages = load_messages(config)
+    labels = messages.test["Label"].tolist()
+    run = Run(configure(ROWS[1], {"demo": True}))
+    write_complete(tmp_path, run, make_result(labels, labels), describe_data(messages, config))
+    assert "Report: " in write_report(tmp_path, tmp_path)
 
 
 def test_a_report_on_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,12 +1,14 @@
 import json
 import logging
+import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from helpers import make_result
+from helpers import config_from_flags, make_result
 
 import run_records
 from experiment_config import ExperimentConfig
@@ -74,6 +76,20 @@ def test_the_same_run_has_the_same_name() -> None:
         assert identify(replace(RUN.config, **options)) != identify(RUN.config)
 
 
+@pytest.mark.parametrize("number", ROWS)
+def test_commands_rows_and_flags_name_the_same_run(number: int) -> None:
+    by_row = config_from_flags(["--rows", str(number)])
+    by_command = config_from_flags(shlex.split(ROWS[number].command)[2:])
+    assert identify(by_row) == identify(by_command) == identify(ROWS[number].config)
+
+
+def test_a_copied_record_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_complete(tmp_path, RUN, make_result([1], [1]), DATA)
+    shutil.copytree(folder, tmp_path / "copy")
+    assert len(read_records(tmp_path)) == 1
+    assert "is the same run as" in caplog.text
+
+
 def test_names_are_readable() -> None:
     assert Run(ROWS[12].config).name.startswith("row-12_seed-123_")
     name = Run(ExperimentConfig(weights="../a b/c.safetensors", no_padding=True, batch_size=1)).name
@@ -112,6 +128,18 @@ def damage_predictions(folder: Path) -> None:
     path.write_text(path.read_text().replace("0,1,", "0,0,", 1))
 
 
+def lose_a_key(folder: Path) -> None:
+    path = folder / RESULT_NAME
+    result = json.loads(path.read_text())
+    del result["command"]
+    path.write_text(json.dumps(result))
+
+
+def damage_device(folder: Path) -> None:
+    path = folder / RESULT_NAME
+    path.write_text(json.dumps({**json.loads(path.read_text()), "device": "cpu"}))
+
+
 def lose_predictions(folder: Path) -> None:
     (folder / PREDICTIONS_NAME).unlink()
 
@@ -122,7 +150,16 @@ def no_object(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "damage",
-    [damage_json, damage_flags, damage_counts, damage_predictions, lose_predictions, no_object],
+    [
+        damage_json,
+        damage_flags,
+        damage_counts,
+        damage_predictions,
+        damage_device,
+        lose_a_key,
+        lose_predictions,
+        no_object,
+    ],
 )
 def test_damage_is_named_and_not_read(
     damage: object, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -53,14 +53,12 @@ def test_a_sweep_from_start_to_report(tmp_path: Path) -> None:
     finished = run(*flags, folder=tmp_path)
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.count("Test accuracy: ") == 6
-    assert finished.stdout.splitlines()[-1] == f"Report: {Path('runs/report.html')}"
-    assert sorted(p.name for p in (tmp_path / "runs").iterdir() if p.name.startswith("rep")) == [
-        "report.html",
-        "report.md",
-        "report_pictures",
-    ]
-    a, b = sorted(p.parent.name for p in (tmp_path / "runs").glob("*/result.json"))[:2]
-    compared = run("--compare", a, b, folder=tmp_path)
+    assert finished.stdout.splitlines()[-1] == f"Report: {Path('runs/demo/report.html')}"
+    folder = tmp_path / "runs" / "demo"
+    reports = ["report.html", "report.md", "report_pictures"]
+    assert sorted(path.name for path in folder.glob("report*")) == reports
+    a, b = sorted(path.parent.name for path in folder.glob("*/result.json"))[:2]
+    compared = run("--compare", a, b, "--output_dir", "runs/demo", folder=tmp_path)
     assert compared.returncode == 0, compared.stderr
     assert "exact McNemar p " in compared.stdout
 

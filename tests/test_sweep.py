@@ -21,7 +21,7 @@ from experiment import ExperimentResult, SharedWork, run_experiment
 from experiment_config import ExperimentConfig
 from experiment_rows import ROWS, configure, find_row
 from gpt_model import MODEL_SIZES, GPTModel
-from run_records import RESULT_NAME, Run, read_record, read_records
+from run_records import RESULT_NAME, RecordError, Run, read_record, read_records
 from sweep import describe_plan, order_runs, run_sweep
 from training import TrainingError
 
@@ -245,6 +245,35 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(
     assert out.count("Test accuracy:") == 2
     monkeypatch.setattr(sweep, "run_experiment", real)
     assert main(flags) == 0, "what failed is run again"
+
+
+def test_an_unforeseen_fault_of_a_run_stops_no_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fail(config: ExperimentConfig, shared: SharedWork) -> ExperimentResult:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(sweep, "run_experiment", fail)
+    flags = ["--rows", "1,2", "--output_dir", str(tmp_path), "--demo"]
+    assert main(flags) == 1
+    assert [record.is_complete for record in read_records(tmp_path)] == [False, False]
+    err = capsys.readouterr().err
+    assert "out of memory: [enforce fail" in err
+    assert "Traceback" not in err
+    assert main(["--demo"]) == 1
+    assert "A smaller --batch_size" in capsys.readouterr().err
+
+
+def test_a_sweep_on_other_data_is_refused_before_it_runs(
+    tmp_path: Path, few_messages: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = order_runs(make_runs((1, 2), "random"))
+    run_sweep(runs[:1], tmp_path)
+    monkeypatch.setattr(experiment, "demo_messages", lambda: few_messages[::-1])
+    started = count_calls(monkeypatch, sweep, "run_experiment", lambda config, _: config)
+    with pytest.raises(RecordError, match="other data or another split"):
+        run_sweep(runs, tmp_path)
+    assert started == []
 
 
 def test_a_single_run_is_repeated_and_replaces_its_record(tmp_path: Path) -> None:
