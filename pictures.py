@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 BLUE, ORANGE, GREY = "#1f6f9f", "#d9730d", "#6b6b6b"
 STYLE = {
@@ -71,8 +72,9 @@ def accuracy_by_minutes(points: Sequence[Point]) -> bytes:
             labels, (point.minutes, point.mean), textcoords="offset points", xytext=(5, 4)
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     axes.set_xlabel("minutes (logarithmic)")
     axes.set_ylabel("test accuracy, %")
     return _draw(figure)
@@ -81,8 +83,9 @@ def accuracy_by_minutes(points: Sequence[Point]) -> bytes:
 def _put_labels_together(points: Sequence[Point]) -> list[tuple[Point, str]]:
     """One label for points that lie so close that theirs would hide each other."""
     places: dict[tuple[int, int], list[Point]] = {}
+    height = max(1.0, max(p.mean for p in points) - min(p.mean for p in points)) / 15
     for point in points:
-        place = (round(20 * math.log(max(point.minutes, 1e-3))), round(point.mean))
+        place = (round(8 * math.log(max(point.minutes, 1e-3))), round(point.mean / height))
         places.setdefault(place, []).append(point)
     return [(near[0], ", ".join(point.label for point in near)) for near in places.values()]
 

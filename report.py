@@ -56,7 +56,7 @@ th, td {{ padding: 0.25rem 0.6rem; text-align: left; vertical-align: top;
   border-bottom: 1px solid #e4e4e4; }}
 th {{ border-bottom: 2px solid #999; white-space: nowrap; }}
 td {{ min-width: 2.5rem; }}
-td:nth-child(2), td:last-child {{ min-width: 11rem; }}
+td:has(code), td:nth-child(9):last-child {{ min-width: 11rem; }}
 p {{ overflow-wrap: anywhere; }}
 code {{ background: #f3f3f3; padding: 0 0.2em; }}
 img {{ max-width: 100%; height: auto; }}
@@ -153,7 +153,8 @@ class _Page:
 
     def add_table(self, table: pd.DataFrame) -> None:
         # What is short is easier to read unbroken.
-        table = table.map(lambda text: text.replace(" ", NO_BREAK) if len(text) < 20 else text)
+        table = table.map(lambda text: text.replace(" ", NO_BREAK) if len(text) < 24 else text)
+        table = table.map(lambda text: text.replace("< ", f"<{NO_BREAK}"))
         self.add(to_markdown(table))
 
     def add_picture(self, name: str, description: str, picture: bytes) -> None:
@@ -335,6 +336,7 @@ def _explain(page: _Page) -> None:
         "- **min**: training and the hidden states of all runs that share them with it: one that "
         "needs few of them (rows 2, 14, 15, 16) is faster alone.\n"
         "- **trained**: parameters.\n"
+        "- **published %**: train / validation / test.\n"
         "- **verdict**: Fisher's exact test of the run with seed 123 (or the lowest) against the "
         "published counts, corrected (Holm) for the three parts. *Impossible* is a figure that no "
         "count of messages rounds to. Variants of a row are not compared with what was published.\n"

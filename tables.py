@@ -38,8 +38,8 @@ from run_records import Record, RecordError, identify
 
 PUBLISHED_SEED = 123
 COLUMNS = (
-    *("row", "flags", "n", "train %", "val %", "test %", "95 % interval", "min", "trained"),
-    *("published train / val / test %", "published min", "verdict"),
+    *("row", "flags", "n", "train %", "val %", "test %", "95 % interval"),
+    *("published %", "verdict", "min", "published min", "trained"),
 )
 
 
@@ -194,8 +194,7 @@ def _interval(bounds: tuple[float, float]) -> str:
 
 def _published(row: Row, configuration: Configuration | None) -> dict[str, str]:
     return {
-        "published train / val / test %": f"{row.train:.2f} / {row.validation:.2f} / "
-        f"{row.test:.2f}",
+        "published %": f"{row.train:.2f} / {row.validation:.2f} / {row.test:.2f}",
         "published min": f"{row.minutes:.2f}",
         "verdict": judge(row, configuration),
     }

@@ -23,7 +23,7 @@ def start(output_dir: Path, rows: str) -> subprocess.Popen:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment_without_network(output_dir),
+        env=environment_without_network(output_dir, OMP_NUM_THREADS="1"),
     )
 
 

@@ -56,7 +56,7 @@ def test_a_line_is_mean_deviation_and_interval(tmp_path: Path) -> None:
     assert 91.5 < low < 93
     assert 97 < high < 98.5
     assert line["min"] == "1.50"
-    assert line["published train / val / test %"] == "96.63 / 99.33 / 95.00"
+    assert line["published %"] == "96.63 / 99.33 / 95.00"
     assert line["flags"] == "`(none)`"
 
 
