@@ -234,6 +234,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
+@pytest.mark.slow
 def test_loading_keeps_no_second_copy(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     transformers.GPT2Model(
