@@ -215,7 +215,7 @@ def count_prefix_operations(config: ExperimentConfig, data_dir: str) -> float:
     return 24.0 * config.gpt.emb_dim**2 * prefix.n_states * n_blocks
 
 
-def measure_seeds(options: argparse.Namespace, n_seeds: int = 5) -> dict[str, float]:
+def measure_seeds(options: argparse.Namespace, n_seeds: int = 10) -> dict[str, float]:
     """Seconds of row 1's process with one seed and with several, from weights in a file."""
     shape = row_config(1, "fp32").gpt
     gpt2 = transformers.GPT2Config(
