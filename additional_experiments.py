@@ -181,7 +181,7 @@ def parse_command_line(argv: Sequence[str]) -> Request:
 
 
 def parse_rows(text: str) -> tuple[list[int], list[str]]:
-    """ "1-5,16" or "all" -> the numbers of rows, and a problem for each part that is none."""
+    """The rows that a text like 1-5,16 or all selects, and a problem for each part that is none."""
     if text == "all":
         return list(ROWS), []
     numbers, problems = [], []
@@ -280,16 +280,6 @@ def build_parser() -> argparse.ArgumentParser:
             f"--{name}", help=f"{rules['help']} (default: {show_default(option)})", **kind
         )
     return parser
-
-
-def flags_table() -> str:
-    """The README's list of flags."""
-    lines = ["| flag | default | what it is |", "| --- | --- | --- |"]
-    for name, action in ACTIONS.items():
-        lines.append(f"| `--{name}` | {action.default} | {action.help} |")
-    for name, option in OPTIONS.items():
-        lines.append(f"| `--{name}` | {show_default(option)} | {option.metadata['help']} |")
-    return "\n".join(lines)
 
 
 def _name_unknown(unknown: Sequence[str], problems: Sequence[str]) -> list[str]:

@@ -173,16 +173,17 @@ def figures(configuration: Configuration) -> dict[str, str]:
     trained = configuration.records[0].result["parameters"]["trained"]
     return {
         "n": str(len(configuration.records)),
-        "train %": _mean_and_deviation(configuration.percent("train")),
-        "val %": _mean_and_deviation(configuration.percent("validation")),
-        "test %": _mean_and_deviation(configuration.percent("test")),
+        "train %": mean_and_deviation(configuration.percent("train")),
+        "val %": mean_and_deviation(configuration.percent("validation")),
+        "test %": mean_and_deviation(configuration.percent("test")),
         "95 % interval": _interval(accuracy_interval(configuration.correct)),
         "min": f"{configuration.minutes:.2f}",
         "trained": f"{trained:,}",
     }
 
 
-def _mean_and_deviation(values: np.ndarray) -> str:
+def mean_and_deviation(values: np.ndarray) -> str:
+    """The mean over seeds, and where there are several, their standard deviation."""
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
@@ -198,34 +199,6 @@ def _published(row: Row, configuration: Configuration | None) -> dict[str, str]:
         "published min": f"{row.minutes:.2f}",
         "verdict": judge(row, configuration),
     }
-
-
-def readme_table(records: Sequence[Record]) -> str:
-    """The README's table: each row's command, its published figures, and what was reproduced."""
-    (section, *_), _ = group_records(records)
-    lines = [
-        "| row | question | command | train % | val % | test % | min | reproduced |",
-        "| --: | --- | --- | --: | --: | --: | --: | --- |",
-    ]
-    for number, row in ROWS.items():
-        published = f"{row.train:.2f} | {row.validation:.2f} | {row.test:.2f} | {row.minutes:.2f}"
-        configuration = section.configurations.get(number)
-        reproduced = "not run"
-        if configuration:
-            accuracies = " / ".join(_mean_and_deviation(configuration.percent(p)) for p in PARTS)
-            n = len(configuration.records)
-            reproduced = f"{accuracies} ({n} seed{'s' if n > 1 else ''})"
-        lines.append(
-            f"| {number} | {row.question} | `{row.command}` | {published} | {reproduced} |"
-        )
-    return "\n".join(lines)
-
-
-def readme_variants(records: Sequence[Record]) -> str:
-    """The README's table of the rows with random weights: those that were run."""
-    sections, _ = group_records(records)
-    (section,) = (part for part in sections if part.overrides == {"weights": "random"})
-    return to_markdown(tabulate(section).query("n != ''").drop(columns=["n", "trained"]))
 
 
 def to_markdown(table: pd.DataFrame) -> str:

@@ -82,6 +82,7 @@ def test_missing_weights_exit_with_1(tmp_path: Path, real_data_dir: Path) -> Non
     assert "Traceback" not in finished.stderr
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, SCRIPT, "--demo", "--max_steps", "1"],
