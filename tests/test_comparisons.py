@@ -109,7 +109,7 @@ def test_false_findings_are_rare_however_few_the_seeds(n_seeds: int, limit: floa
 
     The bootstrap's p-value would be below 0.05 in a quarter of the cases with two seeds.
     """
-    n_runs, found = 400, 0
+    n_runs, found = 250, 0
     for _ in range(n_runs):
         hardness = rng.normal(2.5, 2, 300)
         pair = []

@@ -79,7 +79,7 @@ def test_states_and_weights_are_computed_once(
     assert sum(embedded) == len(texts.train | texts.validation | texts.test)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_runs_of_a_sweep_are_what_they_are_alone(
     precision: str, checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
