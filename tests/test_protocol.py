@@ -21,9 +21,14 @@ from gpt_model import MODEL_SIZES
 TINY = {"model_size": "gpt2-tiny (3M)", "weights": "random"}
 SHORT = {**TINY, "demo": True, "num_epochs": 2, "eval_freq": 2, "eval_iter": 2}
 
-# Each of the rows (its model made tiny), and combinations that no row has.
+
+def describe(flags: dict) -> str:
+    return " ".join(f"{k}={v}" for k, v in flags.items() if k not in TINY) or "row 1"
+
+
+# Each of the rows (its model made tiny, which makes some of them equal), and combinations that no row has.
 COMBINATIONS = [
-    *({**row.flags, **TINY} for row in ROWS.values()),
+    *{describe(row.flags): {**row.flags, **TINY} for row in ROWS.values()}.values(),
     {"trainable_layers": "all", "no_feature_reuse": True},
     {"trainable_token_pos": "flexible", "no_feature_reuse": True},
     {"no_padding": True, "batch_size": 1, "accumulation_steps": 3, "no_feature_reuse": True},
@@ -39,10 +44,6 @@ COMBINATIONS = [
     {"accumulation_steps": 100, "batch_size": 7, "ignore_index": 1, "num_epochs": 3},
     {"context_length": 200, "disable_causal_mask": True, "trainable_layers": "last_two_blocks"},
 ]
-
-
-def describe(flags: dict) -> str:
-    return " ".join(f"{k}={v}" for k, v in flags.items() if k not in TINY) or "row 1"
 
 
 @pytest.mark.parametrize("flags", COMBINATIONS, ids=describe)

@@ -103,6 +103,7 @@ def assert_same(a: ExperimentResult, b: ExperimentResult, tolerance: float) -> N
     assert (a.n_trained, a.n_parameters) == (b.n_trained, b.n_parameters)
 
 
+@pytest.mark.slow
 def test_what_is_left_of_a_sweep_gives_the_same_bits(checkpoint: str, tmp_path: Path) -> None:
     """Whatever was done before, the rest of a sweep finds the states that it would have found."""
     runs = order_runs(make_runs((1, 4, 16), checkpoint))
