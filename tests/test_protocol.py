@@ -26,7 +26,7 @@ def describe(flags: dict) -> str:
     return " ".join(f"{k}={v}" for k, v in flags.items() if k not in TINY) or "row 1"
 
 
-# Each of the rows (its model made tiny, which makes some of them equal), and combinations that no row has.
+# The rows, their models made tiny, which makes some of them equal; and combinations of no row.
 COMBINATIONS = [
     *{describe(row.flags): {**row.flags, **TINY} for row in ROWS.values()}.values(),
     {"trainable_layers": "all", "no_feature_reuse": True},
