@@ -98,7 +98,7 @@ def write_report(output_dir: Path, data_dir: Path) -> str:
     for section in sections:
         _add_section(page, section, baseline, messages)
     _add_others(page, others)
-    _add_audit(page, [*sections], others, baseline, messages)
+    _add_audit(page, sections, others, baseline, messages)
     _add_failures(page, records)
     _explain(page)
     _write_page(page, output_dir)
@@ -125,10 +125,8 @@ def compare_runs(a: str, b: str, output_dir: Path) -> str:
 def _messages_of(records: Sequence[Record], data_dir: Path) -> Splits[pd.DataFrame]:
     """The messages that the runs were made on."""
     complete = [record for record in records if record.is_complete]
-    config = ExperimentConfig(
-        demo=(complete or records)[0].config.demo,
-        data_dir=str(data_dir),
-    )
+    is_demo = (complete or records)[0].config.demo
+    config = ExperimentConfig(demo=is_demo, data_dir=str(data_dir))
     messages = load_messages(config)
     if complete and complete[0].result["data"] != describe_data(messages, config):
         raise RecordError(

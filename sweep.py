@@ -96,11 +96,11 @@ def run_sweep(runs: Sequence[Run], output_dir: Path) -> list[Run]:
         if find_complete(output_dir, run):
             logger.info("%s is done already", place)
             continue
-        logger.info("%s", place)
-        report(f"{describe_run(run)}:")
         if not shared:
             shared = SharedWork([run.config for run in runs])
             _require_same_data(output_dir, shared, run)
+        logger.info("%s", place)
+        report(f"{describe_run(run)}:")
         try:
             run_and_record(run, output_dir, shared)
         except (RecordError, BrokenPipeError):
