@@ -9,20 +9,22 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
-import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from checkpoints import EPOCH
+from config_rules import find_problems
+from console import Parser, run_for_people
+from experiment import Keep
 from experiment_config import (
     GROUPS,
     OPTIONS,
     ConfigError,
     ExperimentConfig,
-    find_problems,
     parse_options,
     show_default,
 )
@@ -34,12 +36,10 @@ from experiment_rows import (
     differing_options,
     format_flag,
 )
-from run_records import RecordError, Run, require_writable
+from run_records import Run, require_writable
 from sweep import (
-    RUN_ERRORS,
-    describe_error,
     describe_plan,
-    is_out_of_memory,
+    find_done,
     order_runs,
     run_and_record,
     run_sweep,
@@ -76,6 +76,23 @@ ACTIONS = {
         metavar="DIR",
         default="runs",
     ),
+    "resume": Action(
+        "go on from the last checkpoint of this run, if there is one; sweeps always do",
+        default="off",
+    ),
+    "checkpoint_every": Action(
+        "write a checkpoint of a run after so many batches, or after each epoch, which is the "
+        "default with --resume, --save_model and --export_hf",
+        metavar="N|epoch",
+    ),
+    "save_model": Action(
+        "keep the trained classifier in the run's folder, for predict.py", default="off"
+    ),
+    "export_hf": Action(
+        "write the trained classifier to a folder that Hugging Face transformers can load, "
+        "and LoRA also as an adapter for PEFT",
+        metavar="DIR",
+    ),
     "dry_run": Action("print the runs and which of them are done, and run none", default="off"),
     "report": Action("report on the records in --output_dir, and run nothing", default="off"),
     "compare": Action(
@@ -96,6 +113,7 @@ class Request:
     dry_run: bool = False
     report: bool = False
     compare: tuple[str, str] | None = None
+    keep: Keep = field(default_factory=Keep)
     data_dir: Path = Path(OPTIONS["data_dir"].default)  # where a report finds the messages
 
 
@@ -118,10 +136,9 @@ def perform(request: Request) -> int:
     if not request.report:
         require_writable(output_dir)
     if request.runs and not request.is_sweep:
-        folder = run_and_record(request.runs[0], output_dir)
-        logger.info("Record: %s", folder)
+        perform_one(request.runs[0], output_dir, request.keep)
         return 0
-    failed = run_sweep(request.runs, output_dir)
+    failed = run_sweep(request.runs, output_dir, request.keep)
     # Pictures and statistics take a while to import, and a single run needs none.
     from report import write_report
 
@@ -129,6 +146,15 @@ def perform(request: Request) -> int:
     for run in failed:
         logger.error("Failed: %s", run.name)
     return 1 if failed else 0
+
+
+def perform_one(run: Run, output_dir: Path, keep: Keep) -> None:
+    """Run one experiment; if it is to be resumed and is complete, say again what it printed."""
+    done = find_done(run, output_dir, keep) if keep.resume else None
+    if done:
+        report("\n".join(done.lines))
+    folder = done.folder if done else run_and_record(run, output_dir, keep=keep)
+    logger.info("Record%s: %s", ", complete already" if done else "", folder)
 
 
 # ---------------------------------------------------------------- the command line
@@ -146,7 +172,9 @@ def parse_command_line(argv: Sequence[str]) -> Request:
     given, problems = parse_options(texts)
     rows, problems_of_rows = parse_rows(asked["rows"]) if "rows" in asked else ([None], [])
     seeds, problems_of_seeds = parse_seeds(asked, given)
-    problems += problems_of_rows + problems_of_seeds + _find_conflicts(asked, given)
+    keep, problems_of_keep = parse_keep(asked)
+    problems += problems_of_rows + problems_of_seeds + problems_of_keep
+    problems += _find_conflicts(asked, given)
     overrides = None
     if "rows" in asked:
         overrides = {name: given[name] for name in given if name not in CIRCUMSTANCES}
@@ -160,12 +188,14 @@ def parse_command_line(argv: Sequence[str]) -> Request:
         useful = {name: given[name] for name in given if name not in ignored}
         problems += [place + problem for problem in find_problems(config, useful)]
         runs += [Run(replace(config, seed=seed), overrides) for seed in seeds]
+    is_sweep = len(rows) > 1 or "seeds" in asked or "num_seeds" in asked
+    if keep.export_dir and is_sweep:
+        problems.append("--export_hf with many runs: one folder holds one model; export one run")
     if len(rows) > 1:  # what is wrong in every row is not a row's fault
         problems = _name_once(problems, len(rows))
     problems += _name_unknown(unknown, problems)
     if problems:
         raise ConfigError(problems)
-    is_sweep = len(rows) > 1 or "seeds" in asked or "num_seeds" in asked
     reads_only = "report" in asked or "compare" in asked
     if not is_sweep and not reads_only:
         _announce_row(runs[0].config, rows[0])
@@ -176,6 +206,7 @@ def parse_command_line(argv: Sequence[str]) -> Request:
         dry_run="dry_run" in asked,
         report="report" in asked,
         compare=tuple(asked["compare"]) if "compare" in asked else None,
+        keep=keep,
         data_dir=Path(runs[0].config.data_dir),
     )
 
@@ -217,6 +248,30 @@ def parse_seeds(asked: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[lis
     return list(range(first, first + int(text))), []
 
 
+def parse_keep(asked: Mapping[str, Any]) -> tuple[Keep, list[str]]:
+    """What is kept of runs, and a problem for each flag of it that has no sense."""
+    export_dir = asked.get("export_hf")
+    keeps = "resume" in asked or "save_model" in asked or export_dir is not None
+    every = asked.get("checkpoint_every", EPOCH if keeps else None)
+    problems = []
+    if every and every != EPOCH:
+        if re.fullmatch(r"\d{1,9}", every) and int(every):
+            every = int(every)
+        else:
+            problems.append(
+                f"--checkpoint_every {every}: not epoch, and not a whole number of at least 1"
+            )
+    if export_dir == "":
+        problems.append('--export_hf "": empty; give a folder, or leave --export_hf out')
+    keep = Keep(
+        resume="resume" in asked,
+        checkpoint_every=every,
+        save_model="save_model" in asked,
+        export_dir=Path(export_dir) if export_dir else None,
+    )
+    return keep, problems
+
+
 def _find_conflicts(asked: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Problems between flags that say what is to be done."""
     doing = [f"--{name}" for name in ("dry_run", "report", "compare") if name in asked]
@@ -245,17 +300,10 @@ def _name_once(problems: Sequence[str], n_rows: int) -> list[str]:
     )
 
 
-class _Parser(argparse.ArgumentParser):
-    """Reports its errors like all other problems of the command line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError([message])
-
-
 def build_parser() -> argparse.ArgumentParser:
     """A flag for each option, by group. Texts are not converted, and no default is set, so
     that what was given can be told from what was not and all problems be named together."""
-    parser = _Parser(
+    parser = Parser(
         usage="python additional_experiments.py [--flag value ...]",
         description=__doc__,
         allow_abbrev=False,
@@ -313,32 +361,11 @@ def _announce_row(config: ExperimentConfig, asked: int | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script. Returns the exit status: 0, 2 for wrong usage, 1 for other faults."""
-    _log_to_standard_error()
-    try:
-        return perform(parse_command_line(sys.argv[1:] if argv is None else argv))
-    except ConfigError as error:
-        problems = "\n".join(f"  {problem}" for problem in error.problems)
-        print(f"Nothing was started:\n{problems}\nSee --help for every flag.", file=sys.stderr)
-        return 2
-    except (RecordError, *RUN_ERRORS) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        print(f"Error: {describe_error(error)}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # whoever read the results has gone; a last flush would fail too
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted. The same command lets a sweep go on from here.", file=sys.stderr)
-        return 130
-
-
-def _log_to_standard_error() -> None:
-    logger.handlers[:] = [logging.StreamHandler(sys.stderr)]
-    logger.setLevel(logging.INFO)
+    arguments = sys.argv[1:] if argv is None else argv
+    return run_for_people(
+        lambda: perform(parse_command_line(arguments)),
+        way_on="With --resume a run goes on from here, and a sweep with the same command.",
+    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from data_utils import LABELS, Batch, find_weights
+from data_utils import Batch, find_weights
 from experiment_config import ExperimentConfig
 from gpt_model import GPTModel, load_published_weights, pick
 from lora import LoRALinear, MergedLoRALinear, inject_lora
@@ -32,7 +32,9 @@ def load_weights(config: ExperimentConfig) -> GPTModel:
     return model
 
 
-def build_classifier(config: ExperimentConfig, base: GPTModel | None = None) -> GPTModel:
+def build_classifier(
+    config: ExperimentConfig, base: GPTModel | None = None, n_classes: int = 2
+) -> GPTModel:
     """Build the model that trains, on the CPU; parameters that do not train need no gradient.
 
     The order of random draws is the protocol's: the weights, if they are random; then,
@@ -51,7 +53,7 @@ def build_classifier(config: ExperimentConfig, base: GPTModel | None = None) -> 
     model.load_state_dict((base or load_weights(config)).state_dict(), assign=True)
     model.requires_grad_(False)
     torch.manual_seed(config.seed)
-    model.head = nn.Linear(config.gpt.emb_dim, len(LABELS))
+    model.head = nn.Linear(config.gpt.emb_dim, n_classes)
     for module in _trained_modules(model, config):
         module.requires_grad_(True)
         if base:

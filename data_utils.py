@@ -6,18 +6,21 @@ Learning Repository, 2011, https://doi.org/10.24432/C5CC84 (CC BY 4.0).
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import logging
 import os
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import pandas as pd
+import psutil
 import requests
 import tiktoken
 import torch
@@ -62,6 +65,16 @@ class Splits(Generic[Part]):
     def map(self, function: Callable[[Part], Other]) -> Splits[Other]:
         """The result of ``function`` for each part."""
         return Splits(function(self.train), function(self.validation), function(self.test))
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Labelled texts in three parts: ``Label`` (the number of the class) and ``Text``."""
+
+    parts: Splits[pd.DataFrame]
+    labels: tuple[str, ...]  # name of each class, by number
+    name: str
+    file_sha256: str | None  # of the file or files; none where there is none
 
 
 class DataError(RuntimeError):
@@ -179,14 +192,34 @@ def write_csv_files(splits: Splits[pd.DataFrame], data_dir: Path) -> None:
         logger.warning("The split was not written to %s as CSV files: %s", data_dir, error)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write under a temporary name and rename, so that no half-written file has this name."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path``: what is written there gets that name when it is complete.
+
+    So no half-written file ever has the name, also when the machine stops.
+    """
+    # What a process left that was killed, it will not finish.
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        owner = leftover.name.rpartition(".")[2]
+        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
+            leftover.unlink(missing_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(content)
+        temporary.touch()
+        usual_mode = temporary.stat().st_mode
+        yield temporary
+        temporary.chmod(usual_mode)  # not every writer gives it
+        with open(temporary, "r+b") as file:
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 # ---------------------------------------------------------------- tokens
@@ -290,7 +323,7 @@ def encode_splits(
             f"--batch_size {config.batch_size} is more than the {len(splits.train)} training "
             "texts: no batch would be full. Choose a smaller one."
         )
-    tokens = splits.map(lambda messages: _encode(messages["Text"], encoding))
+    tokens = splits.map(lambda texts: encode_texts(texts["Text"], encoding))
     limit = config.gpt.context_length
     if isinstance(config.context_length, int):
         limit = config.context_length
@@ -305,9 +338,19 @@ def encode_splits(
     return Splits(*PARTS).map(dataset)
 
 
-def _encode(texts: Sequence[str], encoding: tiktoken.Encoding) -> list[list[int]]:
-    # "ordinary": a text that spells out a special token is text. Nothing of a text that is
-    # empty is left to read, so it becomes one padding token.
+def count_max_tokens(texts: EncodedTexts, config: ExperimentConfig) -> int:
+    """How many tokens of a text were read at most, and how many all have if they are padded."""
+    if not config.no_padding:
+        return int(texts.widths.max())
+    length = config.context_length
+    return length if isinstance(length, int) else config.gpt.context_length
+
+
+def encode_texts(texts: Sequence[str], encoding: tiktoken.Encoding) -> list[list[int]]:
+    """Each text's token ids; of an empty text, of which nothing is left to read, one padding token.
+
+    A text that spells out a special token is encoded as the text that it is.
+    """
     return [encoding.encode_ordinary(text) or [PADDING_TOKEN] for text in texts]
 
 

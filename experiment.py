@@ -5,22 +5,28 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import tiktoken
 import torch
 from torch.utils.data import Dataset
 
+from checkpoints import CHECKPOINT_NAME, Checkpoints
 from classifier import build_classifier, count_trained_blocks, load_weights, takes_fast_path
+from config_rules import find_problems
 from data_utils import (
     DATASET_NAME,
     DATASET_SHA256,
+    LABELS,
+    Corpus,
     EncodedTexts,
     Splits,
+    count_max_tokens,
     encode_splits,
     find_dataset,
     gpt2_encoding,
@@ -30,10 +36,15 @@ from data_utils import (
     write_csv_files,
 )
 from demo_data import byte_encoding, demo_messages
-from experiment_config import ConfigError, ExperimentConfig, find_problems
+from experiment_config import ConfigError, ExperimentConfig
+from experiment_rows import CIRCUMSTANCES
 from frozen_features import FrozenPrefix, count_frozen_blocks, cut_texts, prepare_inputs
 from gpt_model import MODEL_SIZES, GPTModel
-from machine import free_bytes, peak_memory_bytes, reset_peak_memory
+from interruption import Patience
+from machine import choose_device, free_bytes, peak_memory_bytes, reset_peak_memory
+from metrics import format_metrics, measure_classes
+from own_data import load_own_corpus
+from saved_models import describe_base, save_classifier
 from training import Accuracy, History, Predictions, classify_texts, report, train
 
 logger = logging.getLogger("experiments")
@@ -51,23 +62,40 @@ class ExperimentResult:
     history: History
     accuracy: Splits[Accuracy]
     test: Predictions
+    labels: tuple[str, ...]  # names of the classes, by number
     seconds: dict[str, float]
     n_trained: int  # parameters
     n_parameters: int  # trained or not
     peak_memory: int  # bytes
 
 
-def run_experiment(config: ExperimentConfig, shared: SharedWork | None = None) -> ExperimentResult:
+@dataclass(frozen=True)
+class Keep:
+    """What is kept of a run, and gone on from, in its ``folder``; none keeps nothing."""
+
+    folder: Path | None = None
+    resume: bool = False  # from a checkpoint, if there is one
+    checkpoint_every: int | str | None = None  # steps, or EPOCH; none only if it is interrupted
+    save_model: bool = False
+    export_dir: Path | None = None  # for the model as other libraries load it
+
+
+def run_experiment(
+    config: ExperimentConfig, shared: SharedWork | None = None, keep: Keep | None = None
+) -> ExperimentResult:
     """Run one experiment, printing the protocol's lines on standard output.
 
     Args:
         shared: with the other experiments of this process.
+        keep: by default, nothing is kept.
 
     Raises:
         ConfigError: options break rules; nothing was downloaded or built.
         DataError, CheckpointError: data or weights cannot be had, or are damaged.
         TrainingError, HiddenStateError: a loss or a hidden state is not finite.
+        Interrupted: the process was asked to stop, and a checkpoint was written if it could be.
     """
+    keep = keep or Keep()
     problems = find_problems(config)
     if problems:
         raise ConfigError(problems)
@@ -81,23 +109,35 @@ def run_experiment(config: ExperimentConfig, shared: SharedWork | None = None) -
     require_memory(model, texts, config)
     inputs, feature_seconds = shared.inputs(model, config)
     loaders = make_loaders(inputs, config.batch_size)
-    times = [time.perf_counter()]
-    history = train(model, loaders, config)
-    times.append(time.perf_counter())
-    report(f"Training completed in {(feature_seconds + times[1] - times[0]) / 60:.2f} minutes.")
+    with Patience() as patience:
+        checkpoints = Checkpoints(
+            keep.folder and keep.folder / CHECKPOINT_NAME,
+            identity=lambda: _identity(shared.corpus, config),
+            every=keep.checkpoint_every,
+            resume=keep.resume,
+            features=feature_seconds,
+            patience=patience,
+        )
+        history = train(model, loaders, config, checkpoints)
+    seconds = checkpoints.seconds
+    report(format_minutes(seconds))
+    if keep.save_model:
+        save_classifier(
+            keep.folder, model, config, shared.corpus, count_max_tokens(texts.train, config)
+        )
+    started = time.perf_counter()
     predictions = loaders.map(lambda loader: classify_texts(model, loader, config))
-    times.append(time.perf_counter())
+    seconds["evaluation"] = time.perf_counter() - started
     accuracy = predictions.map(lambda part: part.accuracy)
-    report(f"Training accuracy: {accuracy.train}")
-    report(f"Validation accuracy: {accuracy.validation}")
-    report(f"Test accuracy: {accuracy.test}")
-    training, evaluation = (end - start for start, end in pairwise(times))
-    seconds = {"features": feature_seconds, "training": training, "evaluation": evaluation}
+    report("\n".join(format_accuracies(accuracy)))
+    if config.dataset:  # on the SMS data, the protocol's lines are all
+        report(format_metrics(measure_classes(predictions.test, shared.corpus.labels)))
     logger.info("Seconds: " + ", ".join(f"{name} {s:.1f}" for name, s in seconds.items()))
     return ExperimentResult(
         history=history,
         accuracy=accuracy,
         test=predictions.test,
+        labels=shared.corpus.labels,
         seconds=seconds,
         n_trained=sum(p.numel() for p in parameters if p.requires_grad),
         n_parameters=sum(p.numel() for p in parameters),
@@ -105,38 +145,78 @@ def run_experiment(config: ExperimentConfig, shared: SharedWork | None = None) -
     )
 
 
-def load_messages(config: ExperimentConfig) -> Splits[pd.DataFrame]:
-    """The messages, or the demo's, in their three parts.
-
-    Raises:
-        DataError: the messages cannot be had, or are not what they should be.
-    """
-    if config.demo:
-        logger.warning("Demo: the messages are synthetic, so the figures mean nothing.")
-        return split_messages(demo_messages())
-    data_dir = Path(config.data_dir)
-    messages = split_messages(read_messages(find_dataset(data_dir)))
-    write_csv_files(messages, data_dir)
-    return messages
+def format_minutes(seconds: Mapping[str, float]) -> str:
+    """The line that follows training."""
+    minutes = (seconds["features"] + seconds["training"]) / 60
+    return f"Training completed in {minutes:.2f} minutes."
 
 
-def describe_data(messages: Splits[pd.DataFrame], config: ExperimentConfig) -> dict[str, Any]:
-    """What a run was made on, for its record: runs with another description do not compare."""
+def format_accuracies(accuracy: Splits[Accuracy]) -> list[str]:
+    """The lines that end a run."""
+    return [
+        f"Training accuracy: {accuracy.train}",
+        f"Validation accuracy: {accuracy.validation}",
+        f"Test accuracy: {accuracy.test}",
+    ]
+
+
+def _identity(corpus: Corpus, config: ExperimentConfig) -> dict[str, Any]:
+    """What a checkpoint belongs to: equal for runs that would go the same way from it."""
     return {
-        "name": "demo" if config.demo else DATASET_NAME,
-        "file_sha256": None if config.demo else DATASET_SHA256,
-        "split_sha256": checksum(messages),
+        "options": {
+            name: value
+            for name, value in asdict(config).items()
+            if name == "seed" or name not in CIRCUMSTANCES
+        },
+        "data": describe_data(corpus),
+        "base": describe_base(config),
     }
 
 
-def checksum(messages: Splits[pd.DataFrame]) -> str:
+def load_corpus(config: ExperimentConfig) -> Corpus:
+    """The texts: the messages, the demo's, or one's own.
+
+    Raises:
+        DataError: they cannot be had, or are not what they should be.
+    """
+    labels = tuple(LABELS)
+    if config.dataset:
+        return load_own_corpus(config)
+    if config.demo:
+        logger.warning("Demo: the messages are synthetic, so the figures mean nothing.")
+        return Corpus(split_messages(demo_messages()), labels, "demo", None)
+    data_dir = Path(config.data_dir)
+    messages = split_messages(read_messages(find_dataset(data_dir)))
+    write_csv_files(messages, data_dir)
+    return Corpus(messages, labels, DATASET_NAME, DATASET_SHA256)
+
+
+def describe_data(corpus: Corpus) -> dict[str, Any]:
+    """What a run was made on, for its record: runs with another description do not compare."""
+    return {
+        "name": corpus.name,
+        "file_sha256": corpus.file_sha256,
+        "split_sha256": checksum(corpus.parts),
+    }
+
+
+def checksum(parts: Splits[pd.DataFrame]) -> str:
     """SHA-256 of the texts and labels of all parts, in order: another split has another."""
-    parts = (part[["Label", "Text"]].to_json(orient="values") for part in vars(messages).values())
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    texts = (part[["Label", "Text"]].to_json(orient="values") for part in vars(parts).values())
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+def find_encoding(config: ExperimentConfig) -> tiktoken.Encoding:
+    """How texts become tokens.
+
+    Raises:
+        DataError: there is no vocabulary.
+    """
+    return byte_encoding() if config.demo else gpt2_encoding()
 
 
 class SharedWork:
-    """What experiments in one process have in common: messages, weights, hidden states.
+    """What experiments in one process have in common: texts, weights, hidden states.
 
     Each is kept only while it is needed: experiments in the order of :func:`sharing_order`
     have everything computed once, and take no more memory than the largest of them.
@@ -148,21 +228,20 @@ class SharedWork:
 
     def __init__(self, configs: Sequence[ExperimentConfig]) -> None:
         self._configs = configs
-        self.messages = load_messages(configs[0])
+        self.corpus = load_corpus(configs[0])
         self._texts: dict[Any, Splits[EncodedTexts]] = {}
         self._weights: tuple[Any, GPTModel | None] = (None, None)
         self._prefix: tuple[Any, FrozenPrefix | None] = (None, None)
 
     def texts(self, config: ExperimentConfig) -> Splits[EncodedTexts]:
-        """The messages as token ids.
+        """The corpus as token ids.
 
         Raises:
             DataError: they do not fill a batch, or there is no vocabulary.
         """
         key = (config.context_length, config.no_padding, config.batch_size)
         if key not in self._texts:
-            encoding = byte_encoding() if config.demo else gpt2_encoding()
-            self._texts[key] = encode_splits(self.messages, encoding, config)
+            self._texts[key] = encode_splits(self.corpus.parts, find_encoding(config), config)
         return self._texts[key]
 
     def model(self, config: ExperimentConfig) -> GPTModel:
@@ -171,16 +250,17 @@ class SharedWork:
         Raises:
             DataError, CheckpointError: the weights cannot be had, or are damaged.
         """
+        n_classes = len(self.corpus.labels)
         key = _weights_key(config)
         others = [other for other in self._configs if _weights_key(other) == key]
         if config.trainable_layers == "all" or len(others) < 2:
             # Nothing of it could be shared: a second copy would only take memory.
             self._weights = self._prefix = (None, None)
-            return build_classifier(config)
+            return build_classifier(config, n_classes=n_classes)
         if self._weights[0] != key:
             self._weights = self._prefix = (None, None)  # before the next ones are read
             self._weights = (key, load_weights(config))
-        return build_classifier(config, self._weights[1])
+        return build_classifier(config, self._weights[1], n_classes)
 
     def inputs(self, model: GPTModel, config: ExperimentConfig) -> tuple[Splits[Dataset], float]:
         """What training and evaluation run on, and the seconds that its hidden states took.
@@ -195,7 +275,9 @@ class SharedWork:
             if self._prefix[0] != key:
                 self._prefix = (None, None)  # before there are others
                 together = [other for other in self._configs if _prefix_key(other) == key]
-                needs = [cut_texts(self.texts(other), other) for other in together]
+                needs = [
+                    self.texts(other).map(partial(cut_texts, config=other)) for other in together
+                ]
                 self._prefix = (key, FrozenPrefix(needs))
             prefix = self._prefix[1]
             started -= prefix.seconds
@@ -251,10 +333,3 @@ def require_memory(model: GPTModel, texts: Splits[EncodedTexts], config: Experim
             (moments + activations) / 1e9,
             free / 1e9,
         )
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; ``auto`` is CUDA where there is one, else the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import Field, dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
-import torch
-
-from gpt_model import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig
+from gpt_model import MODEL_SIZES, GPTConfig
 
 TRAINABLE_LAYERS = (
     "last_layer",
@@ -52,12 +48,13 @@ def option(
     minimum: float = -math.inf,
     maximum: float = 10**9,
     above: float = -math.inf,
+    below: float = math.inf,
     metavar: str | None = None,
 ) -> Any:
     """A field of :class:`ExperimentConfig`: all that is to be known about one flag.
 
     ``parse`` reads its text (by default with the type of the default); ``choices``,
-    ``minimum``, ``maximum`` (inclusive) and ``above`` (exclusive) say what is allowed.
+    ``minimum``, ``maximum`` (inclusive), ``above`` and ``below`` (exclusive) say what is allowed.
     """
     return field(
         default=default,
@@ -69,6 +66,7 @@ def option(
             "minimum": minimum,
             "maximum": maximum,
             "above": above,
+            "below": below,
             "metavar": metavar,
         },
     )
@@ -147,6 +145,55 @@ class ExperimentConfig:
         GROUPS[2],
         "folder of the SMS Spam Collection, downloaded to it if it is not there",
         metavar="DIR",
+    )
+    dataset: str | None = option(
+        None,
+        GROUPS[2],
+        "CSV or TSV file of your own texts and their classes, two or more, instead",
+        parse=str,
+        metavar="FILE",
+    )
+    text_column: str = option(
+        "Text",
+        GROUPS[2],
+        "name of the column of texts in --dataset, or, in a file without names, its number",
+        metavar="NAME",
+    )
+    label_column: str = option(
+        "Label", GROUPS[2], "the same of the column of classes", metavar="NAME"
+    )
+    val_fraction: float = option(
+        0.1,
+        GROUPS[2],
+        "share of --dataset for validation",
+        above=0,
+        below=1,
+        maximum=math.inf,
+        metavar="X",
+    )
+    test_fraction: float = option(
+        0.2,
+        GROUPS[2],
+        "share of --dataset for the test",
+        above=0,
+        below=1,
+        maximum=math.inf,
+        metavar="X",
+    )
+    val_dataset: str | None = option(
+        None,
+        GROUPS[2],
+        "file for validation; with --test_dataset, all of --dataset is for training",
+        parse=str,
+        metavar="FILE",
+    )
+    test_dataset: str | None = option(
+        None, GROUPS[2], "file for the test", parse=str, metavar="FILE"
+    )
+    balance: bool = option(
+        False,
+        GROUPS[2],
+        "take as many texts of each class of --dataset as of its rarest, by chance",
     )
     demo: bool = option(
         False,
@@ -248,69 +295,24 @@ def parse_options(texts: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
         try:
             values[name] = parse(texts[name])
         except ValueError:
-            problems.append(f"--{name} {texts[name]}: not {_describe_number(OPTIONS[name])}")
+            problems.append(f"--{name} {texts[name]}: not {describe_number(OPTIONS[name])}")
     return values, problems
 
 
-def find_problems(config: ExperimentConfig, given: Mapping[str, Any] | None = None) -> list[str]:
-    """Check every rule on and between options, without doing any work.
-
-    Args:
-        given: the options that were set on purpose, with their values; by default those that
-            differ from their defaults.
-
-    Returns:
-        A sentence for each broken rule, with its flag, its value and the way out.
-    """
-    if given is None:
-        values = {name: getattr(config, name) for name in OPTIONS}
-        given = {name: v for name, v in values.items() if v != OPTIONS[name].default}
-    problems = []
-    for name, config_field in OPTIONS.items():
-        problems.extend(_check_value(config_field, getattr(config, name)))
-    problems.extend(_check_combinations(config, given))
-    problems.extend(_check_weights(config))
-    problems.extend(_check_device(config))
-    return problems
+LIMIT_WORDS = (
+    ("minimum", "of at least"),
+    ("maximum", "up to"),
+    ("above", "above"),
+    ("below", "below"),
+)
 
 
-def _check_value(config_field: Field, value: Any) -> Iterator[str]:
-    rules, flag = config_field.metadata, f"--{config_field.name}"
-    joined = re.fullmatch(r"(.*?)\s*--(\w+)", value) if isinstance(value, str) else None
-    if joined and joined[2] in OPTIONS:
-        yield (
-            f'{flag} "{value}": a space is missing before --{joined[2]}; write {flag} '
-            f'"{joined[1]}" --{joined[2]} ...'
-        )
-    elif value == "":
-        yield f'{flag} "": empty; give a value, or leave {flag} out'
-    elif rules["choices"] and value not in rules["choices"]:
-        nearest = difflib.get_close_matches(str(value), rules["choices"], n=1, cutoff=0.4)
-        hint = f'did you mean "{nearest[0]}"? ' if nearest else ""
-        choices = ", ".join(f'"{choice}"' for choice in rules["choices"])
-        yield f'{flag} "{value}": no such choice; {hint}it can be {choices}'
-    elif rules["parse"] in (int, float) and value is not None and not _is_allowed(value, rules):
-        yield f"{flag} {value}: not {_describe_number(config_field)}"
-
-
-def _is_allowed(value: Any, rules: Mapping[str, Any]) -> bool:
-    kinds = int if rules["parse"] is int else (int, float)
-    return (
-        isinstance(value, kinds)
-        and not isinstance(value, bool)
-        and rules["minimum"] <= value <= rules["maximum"]
-        and rules["above"] < value < math.inf
-    )
-
-
-def _describe_number(config_field: Field) -> str:
+def describe_number(config_field: Field) -> str:
     """What a number may be: "a whole number of at least 1 (default: 8)"."""
     rules = config_field.metadata
     kind = "a number" if rules["parse"] is float else "a whole number"
     limits = [
-        f" {word} {rules[bound]}"
-        for word, bound in (("of at least", "minimum"), ("up to", "maximum"), ("above", "above"))
-        if math.isfinite(rules[bound])
+        f" {word} {rules[bound]}" for bound, word in LIMIT_WORDS if math.isfinite(rules[bound])
     ]
     return f"{kind}{','.join(limits)} (default: {show_default(config_field)})"
 
@@ -321,68 +323,3 @@ def show_default(config_field: Field) -> str:
     if isinstance(default, float):
         return f"{default:g}"
     return {None: "none", False: "off"}.get(default, str(default))
-
-
-def _check_combinations(config: ExperimentConfig, given: Mapping[str, Any]) -> Iterator[str]:
-    """The rules on what texts are cut to, and those that involve more than one option."""
-    length, limit = config.context_length, GPTConfig.context_length
-    is_number = isinstance(length, int) and 1 <= length <= limit
-    if not is_number and length not in CONTEXT_LENGTHS:
-        yield (
-            f"--context_length {length}: give {' or '.join(CONTEXT_LENGTHS)}, or a whole number "
-            f"from 1 to {limit}, which is what GPT-2 can read"
-        )
-    if config.no_padding and config.batch_size != 1:
-        yield (
-            f"--no_padding with --batch_size {config.batch_size}: texts of different lengths do "
-            "not fit into one batch; add --batch_size 1 (and --accumulation_steps for updates of "
-            "more than one text)"
-        )
-    if not config.uses_lora:
-        for name in sorted({"lora_rank", "lora_alpha"} & set(given)):
-            yield (
-                f"--{name} {given[name]} with --trainable_layers "
-                f"{config.trainable_layers}: no LoRA layer would use it; add --trainable_layers "
-                f"lora, or leave --{name} out"
-            )
-
-
-def _check_weights(config: ExperimentConfig) -> Iterator[str]:
-    if config.weights == "pretrained":
-        if config.demo:
-            yield (
-                "--weights pretrained with --demo: published weights do not know the demo's "
-                "byte-level tokens; take --weights random, or leave --demo out"
-            )
-        elif config.model_size in MODEL_SIZES and config.model_size not in PUBLISHED_WEIGHTS:
-            yield (
-                f'--weights pretrained with --model_size "{config.model_size}": no weights of that '
-                "size were published; add --weights random, or --weights PATH"
-            )
-    elif config.weights not in ("random", "") and not _exists(config.weights):
-        yield (
-            f'--weights "{config.weights}": no such file or folder; give pretrained, random, or '
-            "the path of a safetensors file"
-        )
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except OSError:  # a name too long, or in a folder that may not be entered
-        return False
-
-
-def _check_device(config: ExperimentConfig) -> Iterator[str]:
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    device = config.device
-    if device == "auto":
-        device = "cuda" if there["cuda"] else "cpu"
-    if not there.get(device, True):
-        yield f"--device {device}: PyTorch finds no such device here; take --device cpu"
-    elif config.precision == "tf32" and device != "cuda":
-        yield f"--precision tf32 with --device {device}: only CUDA has it; take fp32 or bf16"
-    elif config.precision == "bf16" and (
-        device == "mps" or (device == "cuda" and not torch.cuda.is_bf16_supported())
-    ):
-        yield f"--precision bf16 with --device {device}: this device lacks it; take fp32"

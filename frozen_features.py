@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -95,7 +96,7 @@ def prepare_inputs(
     """
     if not takes_fast_path(model, config):
         return texts
-    needed = cut_texts(texts, config)
+    needed = texts.map(partial(cut_texts, config=config))
     if not count_frozen_blocks(model):
         return needed
     return (prefix or FrozenPrefix([needed])).states(model, needed, config) or needed
@@ -110,15 +111,11 @@ def count_frozen_blocks(model: GPTModel) -> int:
     return len(model.blocks)
 
 
-def cut_texts(texts: Splits[EncodedTexts], config: ExperimentConfig) -> Splits[EncodedTexts]:
+def cut_texts(texts: EncodedTexts, config: ExperimentConfig) -> EncodedTexts:
     """The same texts, of which only the needed positions go into batches."""
-
-    def cut(part: EncodedTexts) -> EncodedTexts:
-        part = copy.copy(part)
-        part.n_inputs = needed_positions(part.lengths, part.widths, config)
-        return part
-
-    return texts.map(cut)
+    texts = copy.copy(texts)
+    texts.n_inputs = needed_positions(texts.lengths, texts.widths, config)
+    return texts
 
 
 class FrozenPrefix:
@@ -193,7 +190,7 @@ class FrozenPrefix:
         with tqdm(
             total=len(self._texts), desc="hidden states", unit="text", disable=None
         ) as progress:
-            for batch in _batch_by_length(self._texts, model.device, config):
+            for batch in batch_by_length(self._n_states.tolist(), model.device, config):
                 ids = [torch.tensor(self._texts[i]) for i in batch]
                 tokens = pad_sequence(ids, batch_first=True).to(model.device)
                 rows = [slice(self._starts[i], self._starts[i] + self._n_states[i]) for i in batch]
@@ -244,17 +241,17 @@ def _run_last_block(
     return HiddenStates(rows, one.cumsum(0) - 1, one, one, one, states.labels, states.n_blocks + 1)
 
 
-def _batch_by_length(
-    texts: Sequence[tuple[int, ...]], device: torch.device, config: ExperimentConfig
+def batch_by_length(
+    lengths: Sequence[int], device: torch.device, config: ExperimentConfig
 ) -> Iterator[list[int]]:
     """Numbers of texts in batches of similar length; of equal length where every token sees
     every other, padding included."""
     limit = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
     batch: list[int] = []
-    for i in sorted(range(len(texts)), key=lambda i: len(texts[i])):
-        length = len(texts[i])
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        length = lengths[i]
         is_full = (len(batch) + 1) * length > limit
-        if batch and (is_full or (config.disable_causal_mask and length > len(texts[batch[0]]))):
+        if batch and (is_full or (config.disable_causal_mask and length > lengths[batch[0]])):
             yield batch
             batch = []
         batch.append(i)

@@ -18,6 +18,13 @@ import torch
 PACKAGES = ("torch", "tiktoken", "pandas", "numpy")
 
 
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
 def free_bytes(device: torch.device) -> int:
     """Bytes of memory that can still be had on a device."""
     if device.type == "cuda":

@@ -16,9 +16,8 @@ import pandas as pd
 import pictures
 from baseline import classify_by_characters, find_copies
 from comparisons import ALPHA, accuracy_interval, smallest_difference
-from data_utils import Splits, write_atomically
-from experiment import describe_data, load_messages
-from experiment_config import ExperimentConfig
+from data_utils import Corpus, Splits, write_atomically
+from experiment import describe_data, load_corpus
 from experiment_rows import ROWS
 from run_records import RESULT_NAME, Record, RecordError, read_record, read_records
 from tables import (
@@ -91,15 +90,15 @@ def write_report(output_dir: Path, data_dir: Path) -> str:
         )
     require_one_dataset([record for record in records if record.is_complete])
     sections, others = group_records([record for record in records if record.is_complete])
-    messages = _messages_of(records, data_dir)
+    corpus = _corpus_of(records, data_dir)
     page = _Page()
     _introduce(page, records)
-    baseline = classify_by_characters(messages)
+    baseline = classify_by_characters(corpus.parts)
     for section in sections:
-        _add_section(page, section, baseline, messages)
+        _add_section(page, section, baseline, corpus)
     _add_others(page, others)
-    _add_audit(page, sections, others, baseline, messages)
-    _add_failures(page, records)
+    _add_audit(page, sections, others, baseline, corpus.parts)
+    _add_incomplete(page, records)
     _explain(page)
     _write_page(page, output_dir)
     short = [
@@ -122,18 +121,18 @@ def compare_runs(a: str, b: str, output_dir: Path) -> str:
     return compare_two(*map(read_record, folders))
 
 
-def _messages_of(records: Sequence[Record], data_dir: Path) -> Splits[pd.DataFrame]:
-    """The messages that the runs were made on."""
+def _corpus_of(records: Sequence[Record], data_dir: Path) -> Corpus:
+    """The texts that the runs were made on."""
     complete = [record for record in records if record.is_complete]
-    is_demo = (complete or records)[0].config.demo
-    config = ExperimentConfig(demo=is_demo, data_dir=str(data_dir))
-    messages = load_messages(config)
-    if complete and complete[0].result["data"] != describe_data(messages, config):
+    config = replace((complete or records)[0].config, data_dir=str(data_dir))
+    corpus = load_corpus(config)
+    if complete and complete[0].result["data"] != describe_data(corpus):
         raise RecordError(
-            f"The messages in {data_dir}, as this version splits them, are not those that the runs "
-            "were made on. Name their folder with --data_dir."
+            f"The texts in {config.dataset or data_dir}, as this version splits them, are not "
+            "those that the runs were made on. "
+            + ("Put the old file back." if config.dataset else "Name their folder with --data_dir.")
         )
-    return messages
+    return corpus
 
 
 # ---------------------------------------------------------------- the parts of the page
@@ -177,7 +176,8 @@ def _introduce(page: _Page, records: Sequence[Record]) -> None:
     commits = re.sub("([0-9a-f]{12})[0-9a-f]+", r"\1", every("commit"))
     page.add(
         "# Which choices matter when a GPT is finetuned as a classifier?",
-        f"{len(complete)} complete runs and {len(records) - len(complete)} failed ones. "
+        f"{len(complete)} complete runs and {len(records) - len(complete)} that failed or were "
+        "interrupted. "
         f"Data: {every('data', 'name')}. Device: {_escape(every('device', 'name'))} "
         f"({every('device', 'threads')} threads). PyTorch {every('versions', 'torch')}. "
         f"Commit: {commits}.",
@@ -185,7 +185,7 @@ def _introduce(page: _Page, records: Sequence[Record]) -> None:
 
 
 def _add_section(
-    page: _Page, section: Section, baseline: Splits[np.ndarray], messages: Splits[pd.DataFrame]
+    page: _Page, section: Section, baseline: Splits[np.ndarray], corpus: Corpus
 ) -> None:
     page.add(f"## {section.title}")
     if not section.configurations:
@@ -209,7 +209,7 @@ def _add_section(
     if wrong.any():
         labels = [part.label for part in configurations]
         page.add_picture("errors", "Messages wrong by row", pictures.error_map(labels, wrong))
-        _add_hardest(page, wrong, messages)
+        _add_hardest(page, wrong, corpus)
 
 
 def _point(number: int, configuration: Configuration) -> pictures.Point:
@@ -243,17 +243,17 @@ def _add_findings(page: _Page, section: Section) -> None:
     page.add_table(tabulate_findings(findings))
 
 
-def _add_hardest(page: _Page, wrong: np.ndarray, messages: Splits[pd.DataFrame]) -> None:
+def _add_hardest(page: _Page, wrong: np.ndarray, corpus: Corpus) -> None:
     mean = wrong.mean(axis=0)
     hardest = [i for i in np.argsort(-mean, kind="stable")[:N_HARDEST] if mean[i] > 0]
-    texts, labels = messages.test["Text"].tolist(), messages.test["Label"].tolist()
+    texts, classes = corpus.parts.test["Text"].tolist(), corpus.parts.test["Label"].tolist()
     page.add("### The hardest messages")
     page.add_table(
         pd.DataFrame(
             {
                 "message": str(i),
                 "wrong": f"{100 * mean[i]:.0f} %",
-                "is": "spam" if labels[i] else "ham",
+                "is": _escape(corpus.labels[classes[i]]),
                 "text": _escape(texts[i]),
             }
             for i in hardest
@@ -309,17 +309,17 @@ def _add_audit(
     )
 
 
-def _add_failures(page: _Page, records: Sequence[Record]) -> None:
-    failed = [record for record in records if not record.is_complete]
-    if failed:
-        page.add("## Failed runs")
+def _add_incomplete(page: _Page, records: Sequence[Record]) -> None:
+    incomplete = [record for record in records if not record.is_complete]
+    if incomplete:
+        page.add("## Runs that failed or were interrupted")
         page.add_table(
             pd.DataFrame(
                 {
                     "run": f"`{record.result['command']}`",
                     "error": _escape(str(record.result["error"])),
                 }
-                for record in failed
+                for record in incomplete
             )
         )
 

@@ -22,17 +22,20 @@ import pandas as pd
 import torch
 
 from data_utils import PARTS, Splits, write_atomically
-from experiment import ExperimentResult, choose_device
+from experiment import ExperimentResult, format_accuracies, format_minutes
 from experiment_config import OPTIONS, ExperimentConfig
 from experiment_rows import CIRCUMSTANCES, find_row, format_command
-from machine import describe_machine
-from training import Accuracy, LossRecord, Predictions
+from machine import choose_device, describe_machine
+from metrics import format_metrics, measure_classes
+from own_data import checksum_files
+from training import Accuracy, History, Predictions
 
 logger = logging.getLogger("experiments")
 
 RESULT_NAME = "result.json"
 PREDICTIONS_NAME = "predictions.csv"
 COLUMNS = ["index", "label", "probability", "prediction"]
+STATUSES = ("complete", "failed", "interrupted")
 NAME_LENGTH = 60  # of the readable part of a folder's name
 
 
@@ -93,7 +96,8 @@ class Record:
     """What a run left. ``result`` is its ``result.json``.
 
     ``predictions`` has a line for each test message, with the columns ``index``, ``label``,
-    ``probability`` (of spam) and ``prediction``; it is none for a failed run.
+    ``probability`` (of spam, or of the second of two classes; with more classes, of the predicted
+    one) and ``prediction``; it is none for a failed run.
     """
 
     folder: Path
@@ -125,6 +129,15 @@ class Record:
         """Whether each test message (M,) was classified correctly."""
         return (self.predictions["label"] == self.predictions["prediction"]).to_numpy()
 
+    @property
+    def lines(self) -> list[str]:
+        """What the run printed."""
+        history = History.from_json(self.result["history"])
+        accuracy = Splits(*PARTS).map(self.accuracy)
+        lines = [*history.lines(), format_minutes(self.result["seconds"])]
+        lines += format_accuracies(accuracy)
+        return [*lines, format_metrics(self.result["test"])] if self.config.dataset else lines
+
     def accuracy(self, part: str) -> Accuracy:
         """The accuracy on a part of the data."""
         return Accuracy(**self.result["accuracy"][part])
@@ -155,16 +168,24 @@ def write_complete(
         "seconds": result.seconds,
         "peak_memory_bytes": result.peak_memory,
         "accuracy": {part: asdict(getattr(result.accuracy, part)) for part in PARTS},
+        "test": measure_classes(result.test, result.labels),
         "history": asdict(result.history),
         "predictions_sha256": hashlib.sha256(predictions).hexdigest(),
     }
     return _write(output_dir, run, content, predictions)
 
 
-def write_failed(output_dir: Path, run: Run, error: str) -> None:
-    """Write the record of a run that failed; an earlier, complete one is kept."""
+def write_incomplete(output_dir: Path, run: Run, status: str, error: str) -> None:
+    """Write the record of a run that failed or was interrupted; an earlier, complete one is kept.
+
+    Args:
+        status: ``failed`` or ``interrupted``.
+
+    Raises:
+        RecordError: it cannot be written.
+    """
     if not find_complete(output_dir, run):
-        _write(output_dir, run, {**_describe(run, "failed"), "error": error})
+        _write(output_dir, run, {**_describe(run, status), "error": error})
 
 
 def require_writable(output_dir: Path) -> None:
@@ -197,11 +218,13 @@ def _describe(run: Run, status: str) -> dict[str, Any]:
 
 
 def _predictions_csv(test: Predictions) -> bytes:
+    probabilities = torch.softmax(test.logits.double(), dim=-1)  # (N, C)
+    is_binary = probabilities.shape[1] == 2
     table = pd.DataFrame(
         {
             "index": range(len(test.labels)),
             "label": test.labels.numpy(),
-            "probability": torch.softmax(test.logits.double(), dim=-1)[:, 1].numpy(),
+            "probability": probabilities[:, 1] if is_binary else probabilities.amax(dim=1),
             "prediction": test.classes.numpy(),
         }
     )
@@ -243,7 +266,11 @@ def read_records(output_dir: Path) -> list[Record]:
 
 
 def find_complete(output_dir: Path, run: Run) -> Record | None:
-    """The record of a run that came to its end; a damaged one is named, and is none."""
+    """The record of a run that came to its end on these data; a damaged one is named, and none.
+
+    Raises:
+        DataError: the data cannot be read.
+    """
     folder = output_dir / run.name
     if not (folder / RESULT_NAME).exists():
         return None
@@ -252,8 +279,12 @@ def find_complete(output_dir: Path, run: Run) -> Record | None:
     except RecordError as error:
         logger.warning("Not done: %s", error)
         return None
-    is_the_run = record.is_complete and identify(record.config) == identify(run.config)
-    return record if is_the_run else None
+    if not record.is_complete or identify(record.config) != identify(run.config):
+        return None
+    if run.config.dataset and record.result["data"]["file_sha256"] != checksum_files(run.config):
+        logger.warning("Not done: %s has changed since %s was made", run.config.dataset, folder)
+        return None
+    return record
 
 
 def read_record(folder: Path) -> Record:
@@ -287,7 +318,7 @@ def read_record(folder: Path) -> Record:
 def _require_whole(record: Record) -> None:
     """Raise one of a few errors unless all that is read of a record is there and fits."""
     result = record.result
-    if result["status"] not in ("complete", "failed"):
+    if result["status"] not in STATUSES:
         raise ValueError(f"status {result['status']!r}")
     replace(record.config, **(result["overrides"] or {}))
     for key in ("data", "device", "versions"):
@@ -301,7 +332,6 @@ def _require_whole(record: Record) -> None:
         raise ValueError("impossible counts")
     for key in ("data", "device", "versions", "predictions_sha256"):
         result[key]
-    for loss in result["history"]["losses"]:
-        LossRecord(**loss)
+    History.from_json(result["history"])
     int(result["parameters"]["trained"])
     float(record.minutes)

@@ -5,26 +5,30 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from checkpoints import CHECKPOINT_NAME
 from data_utils import DataError
-from experiment import SharedWork, describe_data, run_experiment, sharing_order
+from experiment import Keep, SharedWork, describe_data, run_experiment, sharing_order
 from experiment_config import ConfigError
 from experiment_rows import find_row, format_command
 from frozen_features import HiddenStateError
 from gpt_model import CheckpointError
 from machine import find_commit
 from run_records import (
+    Record,
     RecordError,
     Run,
     find_complete,
     identify,
     read_records,
     write_complete,
-    write_failed,
+    write_incomplete,
 )
+from saved_models import CONFIG_NAME
 from training import TrainingError, report
 
 logger = logging.getLogger("experiments")
@@ -33,23 +37,47 @@ logger = logging.getLogger("experiments")
 RUN_ERRORS = (ConfigError, DataError, CheckpointError, HiddenStateError, TrainingError)
 
 
-def run_and_record(run: Run, output_dir: Path, shared: SharedWork | None = None) -> Path:
-    """Run one experiment and write its record, complete or failed. Returns its folder.
+def run_and_record(
+    run: Run, output_dir: Path, shared: SharedWork | None = None, keep: Keep | None = None
+) -> Path:
+    """Run one experiment and write its record, however it ends. Returns its folder.
+
+    Args:
+        keep: its folder is the record's, whatever it says.
 
     Raises:
         RecordError: the record cannot be written.
-        Exception: what made the run fail, when it was recorded.
+        Exception, Interrupted: what made the run fail or stop, when it was recorded.
     """
     find_commit()  # before others change the files
+    folder = output_dir / run.name
     try:
         shared = shared or SharedWork([run.config])
-        result = run_experiment(run.config, shared)
+        result = run_experiment(run.config, shared, replace(keep or Keep(), folder=folder))
     except BrokenPipeError:  # whoever reads the results has gone, which is no fault of the run
         raise
-    except Exception as error:
-        write_failed(output_dir, run, describe_error(error))
+    except KeyboardInterrupt as error:
+        write_incomplete(output_dir, run, "interrupted", str(error) or "interrupted")
         raise
-    return write_complete(output_dir, run, result, describe_data(shared.messages, run.config))
+    except Exception as error:
+        write_incomplete(output_dir, run, "failed", describe_error(error))
+        raise
+    write_complete(output_dir, run, result, describe_data(shared.corpus))
+    (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+    return folder
+
+
+def find_done(run: Run, output_dir: Path, keep: Keep) -> Record | None:
+    """The record of a run that came to its end and kept all that is to be kept.
+
+    Raises:
+        DataError: its data cannot be read.
+    """
+    record = find_complete(output_dir, run)
+    kept = [output_dir / run.name / CONFIG_NAME] if keep.save_model else []
+    if keep.export_dir:
+        kept.append(keep.export_dir / CONFIG_NAME)
+    return record if all(path.exists() for path in kept) else None
 
 
 def describe_error(error: Exception) -> str:
@@ -78,8 +106,10 @@ def order_runs(runs: Sequence[Run]) -> list[Run]:
     return sorted(different.values(), key=lambda run: sharing_order(run.config))
 
 
-def run_sweep(runs: Sequence[Run], output_dir: Path) -> list[Run]:
+def run_sweep(runs: Sequence[Run], output_dir: Path, keep: Keep | None = None) -> list[Run]:
     """Run whatever of ``runs``, in the order of :func:`order_runs`, has no complete record.
+
+    A run that was interrupted goes on from its checkpoint.
 
     Returns:
         The runs that failed; they are recorded, and the others went on.
@@ -90,19 +120,20 @@ def run_sweep(runs: Sequence[Run], output_dir: Path) -> list[Run]:
             could not stand in one table with these.
     """
     failed, shared = [], None
+    keep = replace(keep or Keep(), resume=True)
     for number, run in enumerate(runs, start=1):
         place = f"Run {number} of {len(runs)}: {describe_run(run)}"
         # Looked up when it is due: another sweep may have done it meanwhile.
-        if find_complete(output_dir, run):
+        if find_done(run, output_dir, keep):
             logger.info("%s is done already", place)
             continue
         if not shared:
             shared = SharedWork([run.config for run in runs])
-            _require_same_data(output_dir, shared, run)
+            _require_same_data(output_dir, shared)
         logger.info("%s", place)
         report(f"{describe_run(run)}:")
         try:
-            run_and_record(run, output_dir, shared)
+            run_and_record(run, output_dir, shared, keep)
         except (RecordError, BrokenPipeError):
             raise
         except Exception as error:
@@ -112,8 +143,8 @@ def run_sweep(runs: Sequence[Run], output_dir: Path) -> list[Run]:
     return failed
 
 
-def _require_same_data(output_dir: Path, shared: SharedWork, run: Run) -> None:
-    data = describe_data(shared.messages, run.config)
+def _require_same_data(output_dir: Path, shared: SharedWork) -> None:
+    data = describe_data(shared.corpus)
     for record in read_records(output_dir):
         if record.is_complete and record.result["data"] != data:
             raise RecordError(

@@ -335,7 +335,9 @@ def compare_two(a: Record, b: Record) -> str:
     """
     for record in (a, b):
         if not record.is_complete:
-            raise RecordError(f"the run {record.folder} failed: {record.result['error']}")
+            raise RecordError(
+                f"the run {record.folder} is {record.result['status']}: {record.result['error']}"
+            )
     require_one_dataset([a, b])
     difference = compare(a.correct[None], b.correct[None])
     only_a, only_b = (

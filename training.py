@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import accumulate, islice
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +80,17 @@ class LossRecord:
     train: float
     validation: float
 
+    def __str__(self) -> str:
+        return (
+            f"Ep {self.epoch} (Step {self.step:06d}): Train loss {self.train:.3f}, "
+            f"Val loss {self.validation:.3f}"
+        )
+
+
+def format_epoch(train: Accuracy, validation: Accuracy) -> str:
+    """The line that follows an epoch."""
+    return f"Training accuracy: {train} | Validation accuracy: {validation}"
+
 
 @dataclass
 class History:
@@ -85,6 +98,26 @@ class History:
 
     losses: list[LossRecord] = field(default_factory=list)
     epoch_accuracies: list[tuple[Accuracy, Accuracy]] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> History:
+        """What ``dataclasses.asdict`` and JSON made of it, turned back."""
+        return cls(
+            [LossRecord(**loss) for loss in content["losses"]],
+            [
+                (Accuracy(**train), Accuracy(**validation))
+                for train, validation in content["epoch_accuracies"]
+            ],
+        )
+
+    def lines(self) -> list[str]:
+        """The lines that were printed on the way."""
+        lines = []
+        n_epochs = max([loss.epoch for loss in self.losses] + [len(self.epoch_accuracies)])
+        for epoch in range(1, n_epochs + 1):
+            lines += [str(loss) for loss in self.losses if loss.epoch == epoch]
+            lines += [format_epoch(*pair) for pair in self.epoch_accuracies[epoch - 1 : epoch]]
+        return lines
 
 
 class AdamWInBackward:
@@ -126,6 +159,22 @@ class AdamWInBackward:
     def __enter__(self) -> AdamWInBackward:
         return self
 
+    def moments(self) -> dict[str, Tensor]:
+        """What AdamW remembers of each parameter, by its place and name: 0.12.exp_avg."""
+        return {
+            f"{i}.{j}.{name}": tensor
+            for i, (optimizer, trained) in enumerate(self._parts)
+            for j, parameter in enumerate(trained)
+            for name, tensor in optimizer.state[parameter].items()
+        }
+
+    def restore(self, moments: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`moments` gave."""
+        for key, tensor in moments.items():
+            i, j, name = key.split(".")
+            optimizer, trained = self._parts[int(i)]
+            optimizer.state[trained[int(j)]][name] = tensor.to(trained[int(j)].device)
+
     def __exit__(self, *exception: object) -> None:
         # Hooks hold the optimizer, which holds the parameters: a circle that no collector sees.
         for hook in self._hooks:
@@ -144,7 +193,34 @@ class AdamWInBackward:
                 optimizer.zero_grad()
 
 
-def train(model: GPTModel, loaders: Splits[DataLoader], config: ExperimentConfig) -> History:
+@dataclass
+class TrainingState:
+    """Where training stands between two updates: with PyTorch's generator, all to go on from."""
+
+    model: GPTModel
+    optimizer: AdamWInBackward
+    history: History = field(default_factory=History)
+    step: int = 0  # batches that were trained on
+    # PyTorch's global generator as it was before the order of this epoch was drawn.
+    epoch_generator: Tensor = field(default_factory=torch.get_rng_state)
+
+
+class Keeper:
+    """Looks after a training run. This one does nothing; others keep it, or end it."""
+
+    def restore(self, state: TrainingState) -> None:
+        """Called before the first step, to bring a state to where it was."""
+
+    def after_update(self, state: TrainingState, ends_epoch: bool) -> None:
+        """Called after each update, its evaluations included. What it raises ends training."""
+
+
+def train(
+    model: GPTModel,
+    loaders: Splits[DataLoader],
+    config: ExperimentConfig,
+    keeper: Keeper | None = None,
+) -> History:
     """Train what of ``model`` needs a gradient, printing losses and accuracies on the way.
 
     The loaders draw from PyTorch's global generator whenever they are iterated, also to
@@ -153,38 +229,61 @@ def train(model: GPTModel, loaders: Splits[DataLoader], config: ExperimentConfig
     Raises:
         TrainingError: a loss is not finite.
     """
+    keeper = keeper or Keeper()
     torch.manual_seed(config.seed)
-    history = History()
     epochs = _epoch_lengths(len(loaders.train), config)
-    start = 0  # step of the window's first batch
 
     def evaluate_if_due(epoch: int, at_step: int) -> None:
         if at_step % config.eval_freq == 0:
-            history.losses.append(_evaluate_losses(model, loaders, config, epoch, at_step))
+            state.history.losses.append(_evaluate_losses(model, loaders, config, epoch, at_step))
 
     model.train()
     with (
         AdamWInBackward(model, config) as optimizer,
         tqdm(total=sum(epochs), desc="training", unit="step", disable=None) as progress,
     ):
-        for epoch, n_batches in enumerate(epochs, start=1):
-            batches = islice(loaders.train, n_batches)
+        state = TrainingState(model, optimizer)
+        keeper.restore(state)
+        progress.update(state.step)
+        for epoch, end in enumerate(accumulate(epochs), start=1):
+            batches = _rest_of_epoch(loaders.train, state, epochs[epoch - 1], end)
             while window := list(islice(batches, config.accumulation_steps)):
                 *groups, last_group = _merge(window, config)
-                step = start
+                step = state.step
                 for group in groups:
                     step += _backward(model, group, len(window), config, step)
                 # Up to the window's last, steps are evaluated with the weights before its update.
-                last_step = start + len(window) - 1
-                for earlier_step in range(start, last_step):
+                last_step = state.step + len(window) - 1
+                for earlier_step in range(state.step, last_step):
                     evaluate_if_due(epoch, earlier_step)
                 with optimizer.last_pass():
                     _backward(model, last_group, len(window), config, step)
                 evaluate_if_due(epoch, last_step)
-                start = last_step + 1
+                state.step = last_step + 1
                 progress.update(len(window))
-            history.epoch_accuracies.append(_evaluate_epoch(model, loaders, config))
-    return history
+                if state.step == end:
+                    accuracies = _evaluate_epoch(model, loaders, config)
+                    state.history.epoch_accuracies.append(accuracies)
+                keeper.after_update(state, ends_epoch=state.step == end)
+    return state.history
+
+
+def _rest_of_epoch(
+    loader: DataLoader, state: TrainingState, n_batches: int, end: int
+) -> Iterator[Batch]:
+    """What is left of the epoch that ends at step ``end``, in the order in which it was drawn."""
+    n_done = n_batches - (end - state.step)
+    if n_done >= n_batches:
+        return iter(())
+    if n_done == 0:
+        state.epoch_generator = torch.get_rng_state()
+        return islice(loader, n_batches)
+    generator = torch.get_rng_state()
+    torch.set_rng_state(state.epoch_generator)
+    batches = islice(loader, n_batches)
+    deque(islice(batches, n_done), maxlen=0)
+    torch.set_rng_state(generator)
+    return batches
 
 
 def _backward(
@@ -278,10 +377,9 @@ def _evaluate_losses(
     train_loss = evaluate_loss(model, loaders.train, config, config.eval_iter)
     validation_loss = evaluate_loss(model, loaders.validation, config, config.eval_iter)
     _require_finite(train_loss + validation_loss, f"A loss evaluated after step {step}")
-    report(
-        f"Ep {epoch} (Step {step:06d}): Train loss {train_loss:.3f}, Val loss {validation_loss:.3f}"
-    )
-    return LossRecord(epoch, step, train_loss, validation_loss)
+    record = LossRecord(epoch, step, train_loss, validation_loss)
+    report(str(record))
+    return record
 
 
 def _evaluate_epoch(
@@ -291,7 +389,7 @@ def _evaluate_epoch(
     validation_accuracy = classify_texts(
         model, loaders.validation, config, config.eval_iter
     ).accuracy
-    report(f"Training accuracy: {train_accuracy} | Validation accuracy: {validation_accuracy}")
+    report(format_epoch(train_accuracy, validation_accuracy))
     return train_accuracy, validation_accuracy
 
 

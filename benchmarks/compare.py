@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -210,7 +211,9 @@ def measure_fast(number: int, options: argparse.Namespace) -> dict[str, float]:
 def count_prefix_operations(config: ExperimentConfig, data_dir: str) -> float:
     """Of the matrix products with weights of the frozen blocks: 24 D² a token and block."""
     config = replace(config, data_dir=data_dir)
-    prefix = FrozenPrefix([cut_texts(SharedWork([config]).texts(config), config)])
+    prefix = FrozenPrefix(
+        [SharedWork([config]).texts(config).map(partial(cut_texts, config=config))]
+    )
     n_blocks = config.gpt.n_layers - count_trained_blocks(config)
     return 24.0 * config.gpt.emb_dim**2 * prefix.n_states * n_blocks
 

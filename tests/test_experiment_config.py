@@ -6,7 +6,8 @@ import pytest
 from helpers import config_from_flags
 
 from additional_experiments import main, parse_command_line, parse_rows
-from experiment_config import GROUPS, OPTIONS, ConfigError, ExperimentConfig, find_problems
+from config_rules import find_problems
+from experiment_config import GROUPS, OPTIONS, ConfigError, ExperimentConfig
 from experiment_rows import ROWS
 
 
@@ -49,6 +50,14 @@ def test_defaults_are_the_protocols() -> None:
         "precision": "fp32",
         "no_feature_reuse": False,
         "feature_memory": None,
+        "dataset": None,
+        "text_column": "Text",
+        "label_column": "Label",
+        "val_fraction": 0.1,
+        "test_fraction": 0.2,
+        "val_dataset": None,
+        "test_dataset": None,
+        "balance": False,
     }
     assert {name: getattr(config, name) for name in OPTIONS} == expected
 
@@ -66,7 +75,12 @@ def test_every_flag_is_read(tmp_path: Path) -> None:
         "average_embeddings": True,
         "ignore_index": -1,
         "data_dir": "d",
-        "demo": True,
+        "dataset": str(tmp_path / "a.csv"),
+        "text_column": "what",
+        "label_column": "which",
+        "val_fraction": 0.25,
+        "test_fraction": 0.5,
+        "balance": True,
         "context_length": 77,
         "no_padding": True,
         "num_epochs": 2,
@@ -83,16 +97,39 @@ def test_every_flag_is_read(tmp_path: Path) -> None:
         "no_feature_reuse": True,
         "feature_memory": 2.5,
     }
-    assert set(values) == set(OPTIONS)
-    command = [
-        word
-        for name, value in values.items()
-        for word in ([f"--{name}"] if value is True else [f"--{name}", str(value)])
-    ]
-    assert config_from_flags(command) == ExperimentConfig(**values)
+    own = {name: str(tmp_path / "a.csv") for name in ("dataset", "val_dataset", "test_dataset")}
+    (tmp_path / "a.csv").touch()
+    demo = {"demo": True, "weights": "random"}
+    assert {*values, *own, *demo} == set(OPTIONS)
+    for together in (values, own):
+        command = [
+            word
+            for name, value in together.items()
+            for word in ([f"--{name}"] if value is True else [f"--{name}", str(value)])
+        ]
+        assert config_from_flags(command) == ExperimentConfig(**together)
+    assert config_from_flags(["--demo"]).demo
 
 
 BAD = [
+    ("--balance", ["--balance", "add --dataset"]),
+    ("--test_fraction 0.1", ["--test_fraction 0.1: it is", "add --dataset"]),
+    ("--dataset a.csv --demo", ["--dataset a.csv with --demo"]),
+    ("--dataset nix.csv", ['--dataset "nix.csv": no such file']),
+    ("--dataset tests", ['--dataset "tests": no such file']),
+    ("--dataset a.csv --label_column Text", ['--text_column "Text" is also']),
+    ("--dataset a.csv --label_column 1", ['--label_column "1": give two names']),
+    ("--dataset a.csv --val_dataset a.csv", ["give both"]),
+    ("--dataset a.csv --val_fraction 0.5 --test_fraction 0.5", ["nothing is left"]),
+    ("--dataset a.csv --val_fraction 1", ["--val_fraction 1.0", "below 1"]),
+    (
+        "--dataset a.csv --val_dataset a.csv --test_dataset a.csv --val_fraction 0.3",
+        ["--val_fraction 0.3", "leave it out"],
+    ),
+    ("--checkpoint_every 0", ["--checkpoint_every 0", "at least 1"]),
+    ("--checkpoint_every often", ["--checkpoint_every often", "not epoch"]),
+    ("--rows 1,16 --export_hf x", ["--export_hf with many runs"]),
+    ("--report --save_model", ["--save_model with --report"]),
     ("--batch_size 0", ["--batch_size 0", "at least 1"]),
     ("--num_epochs -3", ["--num_epochs -3", "at least 1"]),
     ("--accumulation_steps 0", ["--accumulation_steps 0", "at least 1"]),
@@ -148,6 +185,7 @@ BAD = [
 
 @pytest.mark.parametrize(("command", "parts"), BAD, ids=[command[:60] for command, _ in BAD])
 def test_bad_input_is_named_with_a_way_out(command: str, parts: list[str]) -> None:
+    Path("a.csv").touch()
     problems = problems_of(command.split())
     assert len(problems) == 1
     for part in parts:

@@ -15,11 +15,11 @@ from baseline import classify_by_characters, find_copies
 from comparisons import mcnemar
 from data_utils import Splits, read_messages, split_messages
 from demo_data import demo_messages
-from experiment import describe_data, load_messages
+from experiment import describe_data, load_corpus
 from experiment_config import ExperimentConfig
 from experiment_rows import ROWS, configure
 from report import _escape, compare_runs, write_report
-from run_records import RecordError, Run, read_records, write_complete, write_failed
+from run_records import RecordError, Run, read_records, write_complete, write_incomplete
 from tables import find_differences, group_records, judge, tabulate
 
 DATA = {"name": "demo", "split_sha256": "0"}
@@ -175,7 +175,7 @@ def test_seeds_are_paired(tmp_path: Path) -> None:
 def test_compare_runs_says_what_the_counts_say(tmp_path: Path) -> None:
     write_runs(tmp_path, 1, [285])
     write_runs(tmp_path, 2, [277])
-    write_failed(tmp_path, Run(ROWS[3].config), "no luck")
+    write_incomplete(tmp_path, Run(ROWS[3].config), "failed", "no luck")
     a, b, failed = sorted(read_records(tmp_path), key=lambda r: r.result["row"])
     text = compare_runs(a.folder.name, str(b.folder), tmp_path)
     assert "A: 95.00% of 300 test messages, python additional_experiments.py\n" in text
@@ -220,7 +220,7 @@ def test_the_page_is_whole_and_self_contained(
     messages = demo_messages()
     messages.loc[:, "Text"] = [f"{text} {i} {hostile}" for i, text in enumerate(messages["Text"])]
     monkeypatch.setattr(experiment, "demo_messages", lambda: messages)
-    data = describe_data(load_messages(ExperimentConfig(demo=True)), ExperimentConfig(demo=True))
+    data = describe_data(load_corpus(ExperimentConfig(demo=True)))
     n_test = len(split_messages(messages).test)
     for row in (1, 2, 10):
         for seed in (123, 124):
@@ -229,7 +229,7 @@ def test_the_page_is_whole_and_self_contained(
             config = replace(configure(ROWS[row], {"demo": True}), seed=seed)
             run = Run(config, {"demo": True})
             write_complete(tmp_path, run, make_result(labels, classes), data)
-    write_failed(tmp_path, Run(ROWS[3].config), "no | luck, and none to be had")
+    write_incomplete(tmp_path, Run(ROWS[3].config), "failed", "no | luck, and none to be had")
     monkeypatch.setattr(
         "report.find_copies",
         lambda m: {"verbatim": np.arange(n_test) < 3, "letters": np.arange(n_test) < 5},
@@ -279,18 +279,18 @@ def test_other_data_or_another_split_is_refused(
 
 def test_a_report_on_failed_runs_only(tmp_path: Path) -> None:
     for row in (1, 2):
-        write_failed(tmp_path, Run(configure(ROWS[row], {"demo": True})), "unlucky")
+        write_incomplete(tmp_path, Run(configure(ROWS[row], {"demo": True})), "failed", "unlucky")
     write_report(tmp_path, tmp_path)
     assert (tmp_path / "report.md").read_text().count("unlucky") == 2
 
 
 def test_a_failed_run_does_not_choose_the_data(tmp_path: Path) -> None:
-    write_failed(tmp_path, Run(ExperimentConfig()), "no luck")
+    write_incomplete(tmp_path, Run(ExperimentConfig()), "failed", "no luck")
     config = ExperimentConfig(demo=True)
-    messages = load_messages(config)
-    labels = messages.test["Label"].tolist()
+    corpus = load_corpus(config)
+    labels = corpus.parts.test["Label"].tolist()
     run = Run(configure(ROWS[1], {"demo": True}))
-    write_complete(tmp_path, run, make_result(labels, labels), describe_data(messages, config))
+    write_complete(tmp_path, run, make_result(labels, labels), describe_data(corpus))
     assert "Report: " in write_report(tmp_path, tmp_path)
 
 

@@ -24,7 +24,7 @@ from run_records import (
     read_records,
     require_writable,
     write_complete,
-    write_failed,
+    write_incomplete,
 )
 
 DATA = {"name": "test", "split_sha256": "0"}
@@ -98,13 +98,13 @@ def test_names_are_readable() -> None:
 
 
 def test_a_failed_run_does_not_replace_a_complete_one(tmp_path: Path) -> None:
-    write_failed(tmp_path, RUN, "no luck")
+    write_incomplete(tmp_path, RUN, "failed", "no luck")
     (record,) = read_records(tmp_path)
     assert not record.is_complete
     assert record.result["error"] == "no luck"
     assert find_complete(tmp_path, RUN) is None
     write_complete(tmp_path, RUN, make_result([1], [1]), DATA)
-    write_failed(tmp_path, RUN, "no luck")
+    write_incomplete(tmp_path, RUN, "failed", "no luck")
     assert find_complete(tmp_path, RUN)
 
 

@@ -75,7 +75,7 @@ def test_states_and_weights_are_computed_once(
     runs = order_runs([replace(run, config=replace(run.config, max_steps=1)) for run in runs])
     assert run_sweep(runs, tmp_path / "runs") == []
     assert len(loaded) == 1
-    texts = SharedWork([runs[0].config]).messages.map(lambda part: set(part["Text"]))
+    texts = SharedWork([runs[0].config]).corpus.parts.map(lambda part: set(part["Text"]))
     assert sum(embedded) == len(texts.train | texts.validation | texts.test)
 
 
@@ -178,8 +178,8 @@ def test_nothing_of_a_model_outlives_its_run(
     built: list[weakref.ref] = []
     real = experiment.build_classifier
 
-    def build(*arguments: object) -> GPTModel:
-        model = real(*arguments)
+    def build(*arguments: object, **named: object) -> GPTModel:
+        model = real(*arguments, **named)
         built.extend(weakref.ref(p) for p in model.parameters() if p.requires_grad)
         return model
 
@@ -201,7 +201,7 @@ def test_what_is_done_is_not_repeated(
 ) -> None:
     runs = order_runs(make_runs((1, 2, 16), "random"))
     run_sweep(runs, tmp_path)
-    started = count_calls(monkeypatch, sweep, "run_experiment", lambda config, _: config)
+    started = count_calls(monkeypatch, sweep, "run_experiment", lambda config, *_: config)
     run_sweep(runs, tmp_path)
     assert started == []
     (tmp_path / runs[1].name / RESULT_NAME).write_text("{")
@@ -225,10 +225,10 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(
 ) -> None:
     real = sweep.run_experiment
 
-    def fail_row_2(config: ExperimentConfig, shared: SharedWork) -> ExperimentResult:
+    def fail_row_2(config: ExperimentConfig, *others: object) -> ExperimentResult:
         if config.trainable_token_pos == "first":
             raise TrainingError("The training loss at step 3 is nan")
-        return real(config, shared)
+        return real(config, *others)
 
     monkeypatch.setattr(sweep, "run_experiment", fail_row_2)
     flags = ["--rows", "1,2,16", "--output_dir", str(tmp_path), "--demo", "--max_steps", "3"]
@@ -243,7 +243,7 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(
     out, err = capsys.readouterr()
     assert "Traceback" not in err
     assert "step 3 is nan" in err
-    assert "Failed runs" in (tmp_path / "report.md").read_text()
+    assert "Runs that failed" in (tmp_path / "report.md").read_text()
     assert out.count("Test accuracy:") == 2
     monkeypatch.setattr(sweep, "run_experiment", real)
     assert main(flags) == 0, "what failed is run again"
@@ -252,7 +252,7 @@ def test_a_failed_run_is_recorded_and_the_others_go_on(
 def test_an_unforeseen_fault_of_a_run_stops_no_sweep(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    def fail(config: ExperimentConfig, shared: SharedWork) -> ExperimentResult:
+    def fail(config: ExperimentConfig, *_: object) -> ExperimentResult:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(sweep, "run_experiment", fail)
@@ -272,7 +272,7 @@ def test_a_sweep_on_other_data_is_refused_before_it_runs(
     runs = order_runs(make_runs((1, 2), "random"))
     run_sweep(runs[:1], tmp_path)
     monkeypatch.setattr(experiment, "demo_messages", lambda: few_messages[::-1])
-    started = count_calls(monkeypatch, sweep, "run_experiment", lambda config, _: config)
+    started = count_calls(monkeypatch, sweep, "run_experiment", lambda config, *_: config)
     with pytest.raises(RecordError, match="other data or another split"):
         run_sweep(runs, tmp_path)
     assert started == []

@@ -1,0 +1,139 @@
+"""Checkpoints of a run: enough to continue it as if it had not been stopped.
+
+A checkpoint is one safetensors file: what trained, AdamW's moments and the states of PyTorch's
+generator as tensors, all else as JSON in its header. It replaces the one before it only when it
+is complete.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gpt_model import CheckpointError
+from interruption import Patience
+from tensor_files import damaged, fill_trained, read_tensors, trained_tensors, write_tensors
+from training import History, Keeper, TrainingState, report
+
+logger = logging.getLogger("experiments")
+
+CHECKPOINT_NAME = "checkpoint.safetensors"
+EPOCH = "epoch"
+
+
+class Checkpoints(Keeper):
+    """Writes checkpoints of one run, and brings it back to where the last one was.
+
+    Args:
+        path: of the checkpoint; none keeps nothing.
+        identity: gives that of the run, its data and its weights: only an equal one may go on
+            from a checkpoint. It is asked for only when one is read or written.
+        every: steps from one checkpoint to the next, or ``EPOCH``; none writes one only when
+            the run is asked to stop.
+        features: seconds that the hidden states took.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        identity: Callable[[], dict[str, Any]],
+        every: int | str | None,
+        resume: bool,
+        features: float,
+        patience: Patience,
+    ) -> None:
+        self._path, self._find_identity, self._every = path, identity, every
+        self._resume = resume
+        self._patience = patience
+        self._features, self._training = features, 0.0  # seconds before this process's training
+        self._started = time.perf_counter()
+        self._saved_step = 0
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        return self._find_identity()
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What hidden states and training have taken, in this process and those before it."""
+        training = self._training + time.perf_counter() - self._started
+        return {"features": self._features, "training": training}
+
+    def restore(self, state: TrainingState) -> None:
+        """Continue from the checkpoint, if there is one and it is asked for, and print the lines
+        that were printed before it.
+
+        Raises:
+            CheckpointError: it is damaged, or belongs to another run.
+        """
+        self._started = time.perf_counter()
+        if not (self._resume and self._path and self._path.exists()):
+            return
+        header, tensors = read_tensors(self._path)
+        if header["identity"] != self._identity:
+            raise CheckpointError(
+                f"{self._path} belongs to a run on other data, weights or versions. Delete it to "
+                "start anew, or leave --resume out."
+            )
+        try:
+            fill_trained(state.model, _below("model", tensors), self._path)
+            state.optimizer.restore(_below("moments", tensors))
+            state.history = History.from_json(header["history"])
+            state.step = header["step"]
+            state.epoch_generator = tensors["generators.epoch"]
+            torch.set_rng_state(tensors["generators.now"])
+            self._features += header["seconds"]["features"]
+            self._training = header["seconds"]["training"]
+        except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+            raise damaged(self._path, error) from error
+        self._saved_step = state.step
+        logger.info("Continuing after step %d, from %s", state.step, self._path)
+        for line in state.history.lines():
+            report(line)
+
+    def after_update(self, state: TrainingState, ends_epoch: bool) -> None:
+        """Write a checkpoint if one is due, or if the run is asked to stop, and stop then.
+
+        Raises:
+            CheckpointError: it cannot be written.
+            Interrupted: the run is asked to stop.
+        """
+        is_due = ends_epoch
+        if isinstance(self._every, int):
+            is_due = state.step - self._saved_step >= self._every
+        if self._path and (self._patience.signal or (self._every and is_due)):
+            self._write(state)
+        self._patience.check()
+
+    def _write(self, state: TrainingState) -> None:
+        header = {
+            "identity": self._identity,
+            "step": state.step,
+            "history": asdict(state.history),
+            "seconds": self.seconds,
+        }
+        tensors = {
+            **_above("model", trained_tensors(state.model)),
+            **_above("moments", state.optimizer.moments()),
+            "generators.epoch": state.epoch_generator,
+            "generators.now": torch.get_rng_state(),
+        }
+        write_tensors(self._path, tensors, header)
+        self._saved_step = state.step
+
+
+def _above(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}."
+    return {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}

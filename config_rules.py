@@ -1,0 +1,188 @@
+"""The rules on and between the options of an experiment, checked before any work."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import Field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiment_config import CONTEXT_LENGTHS, OPTIONS, ExperimentConfig, describe_number
+from gpt_model import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig
+
+DATASET_FLAGS = {
+    "text_column",
+    "label_column",
+    "val_fraction",
+    "test_fraction",
+    "val_dataset",
+    "test_dataset",
+    "balance",
+}  # of use only with --dataset
+
+
+def find_problems(config: ExperimentConfig, given: Mapping[str, Any] | None = None) -> list[str]:
+    """Check every rule on and between options, without doing any work.
+
+    Args:
+        given: the options that were set on purpose, with their values; by default those that
+            differ from their defaults.
+
+    Returns:
+        A sentence for each broken rule, with its flag, its value and the way out.
+    """
+    if given is None:
+        values = {name: getattr(config, name) for name in OPTIONS}
+        given = {name: v for name, v in values.items() if v != OPTIONS[name].default}
+    problems = []
+    for name, config_field in OPTIONS.items():
+        problems.extend(_check_value(config_field, getattr(config, name)))
+    problems.extend(_check_combinations(config, given))
+    problems.extend(_check_weights(config))
+    problems.extend(_check_dataset(config, given))
+    problems.extend(_check_device(config))
+    return problems
+
+
+def _check_value(config_field: Field, value: Any) -> Iterator[str]:
+    rules, flag = config_field.metadata, f"--{config_field.name}"
+    joined = re.fullmatch(r"(.*?)\s*--(\w+)", value) if isinstance(value, str) else None
+    if joined and joined[2] in OPTIONS:
+        yield (
+            f'{flag} "{value}": a space is missing before --{joined[2]}; write {flag} '
+            f'"{joined[1]}" --{joined[2]} ...'
+        )
+    elif value == "":
+        yield f'{flag} "": empty; give a value, or leave {flag} out'
+    elif rules["choices"] and value not in rules["choices"]:
+        nearest = difflib.get_close_matches(str(value), rules["choices"], n=1, cutoff=0.4)
+        hint = f'did you mean "{nearest[0]}"? ' if nearest else ""
+        choices = ", ".join(f'"{choice}"' for choice in rules["choices"])
+        yield f'{flag} "{value}": no such choice; {hint}it can be {choices}'
+    elif rules["parse"] in (int, float) and value is not None and not _is_allowed(value, rules):
+        yield f"{flag} {value}: not {describe_number(config_field)}"
+
+
+def _is_allowed(value: Any, rules: Mapping[str, Any]) -> bool:
+    kinds = int if rules["parse"] is int else (int, float)
+    return (
+        isinstance(value, kinds)
+        and not isinstance(value, bool)
+        and rules["minimum"] <= value <= rules["maximum"]
+        and rules["above"] < value < rules["below"]
+    )
+
+
+def _check_combinations(config: ExperimentConfig, given: Mapping[str, Any]) -> Iterator[str]:
+    """The rules on what texts are cut to, and those that involve more than one option."""
+    length, limit = config.context_length, GPTConfig.context_length
+    is_number = isinstance(length, int) and 1 <= length <= limit
+    if not is_number and length not in CONTEXT_LENGTHS:
+        yield (
+            f"--context_length {length}: give {' or '.join(CONTEXT_LENGTHS)}, or a whole number "
+            f"from 1 to {limit}, which is what GPT-2 can read"
+        )
+    if config.no_padding and config.batch_size != 1:
+        yield (
+            f"--no_padding with --batch_size {config.batch_size}: texts of different lengths do "
+            "not fit into one batch; add --batch_size 1 (and --accumulation_steps for updates of "
+            "more than one text)"
+        )
+    if not config.uses_lora:
+        for name in sorted({"lora_rank", "lora_alpha"} & set(given)):
+            yield (
+                f"--{name} {given[name]} with --trainable_layers "
+                f"{config.trainable_layers}: no LoRA layer would use it; add --trainable_layers "
+                f"lora, or leave --{name} out"
+            )
+
+
+def _check_weights(config: ExperimentConfig) -> Iterator[str]:
+    if config.weights == "pretrained":
+        if config.demo:
+            yield (
+                "--weights pretrained with --demo: published weights do not know the demo's "
+                "byte-level tokens; take --weights random, or leave --demo out"
+            )
+        elif config.model_size in MODEL_SIZES and config.model_size not in PUBLISHED_WEIGHTS:
+            yield (
+                f'--weights pretrained with --model_size "{config.model_size}": no weights of that '
+                "size were published; add --weights random, or --weights PATH"
+            )
+    elif config.weights not in ("random", "") and not _exists(config.weights):
+        yield (
+            f'--weights "{config.weights}": no such file or folder; give pretrained, random, or '
+            "the path of a safetensors file"
+        )
+
+
+def _check_dataset(config: ExperimentConfig, given: Mapping[str, Any]) -> Iterator[str]:
+    if config.dataset is None:
+        for name in sorted(DATASET_FLAGS & set(given)):
+            yield (
+                f"{_format(name, given[name])}: it is about texts of your own; add --dataset FILE, "
+                "or leave it out"
+            )
+        return
+    if config.demo:
+        yield f"--dataset {config.dataset} with --demo: both say which texts; leave one out"
+    for name in ("dataset", "val_dataset", "test_dataset"):
+        path = getattr(config, name)
+        if path and not (_exists(path) and Path(path).is_file()):
+            yield f'--{name} "{path}": no such file'
+    if config.text_column == config.label_column:
+        yield (
+            f'--text_column "{config.text_column}" is also the --label_column: name the two columns'
+        )
+    elif config.text_column.isdecimal() != config.label_column.isdecimal():
+        yield (
+            f'--text_column "{config.text_column}" with --label_column "{config.label_column}": '
+            "give two names, or, for a file without a line of names, two numbers"
+        )
+    if (config.val_dataset is None) != (config.test_dataset is None):
+        yield "--val_dataset and --test_dataset: give both, or none of them"
+    elif config.val_dataset:
+        for name in sorted({"val_fraction", "test_fraction"} & set(given)):
+            yield (
+                f"{_format(name, given[name])} with --val_dataset and --test_dataset: nothing is "
+                "left to split; leave it out"
+            )
+    elif (
+        max(config.val_fraction, config.test_fraction)
+        < 1
+        <= (config.val_fraction + config.test_fraction)
+    ):
+        yield (
+            f"--val_fraction {config.val_fraction:g} with --test_fraction "
+            f"{config.test_fraction:g}: nothing is left for training; choose smaller ones"
+        )
+
+
+def _format(name: str, value: Any) -> str:
+    return f"--{name}" if value is True else f"--{name} {value}"
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except OSError:  # a name too long, or in a folder that may not be entered
+        return False
+
+
+def _check_device(config: ExperimentConfig) -> Iterator[str]:
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    device = config.device
+    if device == "auto":
+        device = "cuda" if there["cuda"] else "cpu"
+    if not there.get(device, True):
+        yield f"--device {device}: PyTorch finds no such device here; take --device cpu"
+    elif config.precision == "tf32" and device != "cuda":
+        yield f"--precision tf32 with --device {device}: only CUDA has it; take fp32 or bf16"
+    elif config.precision == "bf16" and (
+        device == "mps" or (device == "cuda" and not torch.cuda.is_bf16_supported())
+    ):
+        yield f"--precision bf16 with --device {device}: this device lacks it; take fp32"

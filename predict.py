@@ -1,0 +1,176 @@
+"""Classify texts with a model that additional_experiments.py --save_model kept."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import tiktoken
+import torch
+from tqdm import tqdm
+
+from classifier import classify
+from console import Parser, run_for_people
+from data_utils import DataError, EncodedTexts, encode_texts
+from experiment import find_encoding
+from experiment_config import DEVICES, ConfigError
+from frozen_features import batch_by_length, cut_texts
+from own_data import read_columns
+from saved_models import SavedClassifier, load_classifier
+from training import report
+
+TEXTS_AT_ONCE = 2048  # read, sorted by length, classified, and given back in their order
+FORMATS = ("text", "csv", "jsonl")
+SHOWN_CHARACTERS = 80  # of a text, in the format for people
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The class of a text, and how probable the model finds it."""
+
+    text: str
+    label: str
+    probability: float
+
+
+def predict(
+    classifier: SavedClassifier,
+    encoding: tiktoken.Encoding,
+    texts: Iterable[str],
+    at_once: int = TEXTS_AT_ONCE,
+) -> Iterator[Prediction]:
+    """Classify texts, in their order, holding ``at_once`` of them in memory."""
+    texts = iter(texts)
+    while chunk := list(islice(texts, at_once)):
+        for text, row in zip(chunk, _probabilities(classifier, encoding, chunk), strict=True):
+            best = int(row.argmax())
+            yield Prediction(text, classifier.labels[best], float(row[best]))
+
+
+@torch.inference_mode()
+def _probabilities(
+    classifier: SavedClassifier, encoding: tiktoken.Encoding, texts: Sequence[str]
+) -> torch.Tensor:
+    """The probability of each class for each text: (N, C), float64."""
+    config, model = classifier.config, classifier.model
+    numbers: dict[tuple[int, ...], int] = {}  # equal texts are classified once
+    which = [
+        numbers.setdefault(tuple(tokens[: classifier.max_tokens]), len(numbers))
+        for tokens in encode_texts(texts, encoding)
+    ]
+    width = None if config.no_padding else classifier.max_tokens
+    encoded = cut_texts(EncodedTexts(list(numbers), [0] * len(numbers), width), config)
+    probabilities = torch.empty(len(numbers), len(classifier.labels), dtype=torch.float64)
+    for batch in batch_by_length(encoded.n_inputs.tolist(), model.device, config):
+        logits, _ = classify(model, encoded.__getitems__(batch), config)
+        probabilities[batch] = logits.cpu().double().softmax(dim=-1)
+    return probabilities[which]
+
+
+# ---------------------------------------------------------------- in and out
+
+
+def read_lines() -> Iterator[str]:
+    """The lines of standard input, which is UTF-8.
+
+    Raises:
+        DataError: a line is not.
+    """
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise DataError(f"Standard input, line {number}: {error}. Give UTF-8.") from error
+
+
+def format_prediction(number: int, prediction: Prediction, form: str) -> str:
+    """A line of output. In CSV and for people no text can act: nothing is a formula, and nothing
+    moves the cursor."""
+    if form == "csv":
+        label = prediction.label.replace('"', '""')
+        return f'{number},"{label}",{prediction.probability:.9g}'
+    if form == "jsonl":
+        return json.dumps(vars(prediction))
+    shown = prediction.text[: SHOWN_CHARACTERS + 1]
+    shown = "".join(character if character.isprintable() else " " for character in shown)
+    if len(shown) > SHOWN_CHARACTERS:
+        shown = shown[:-1] + "..."
+    return f"{prediction.label}  {prediction.probability:.4f}  {shown}"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = Parser(
+        description=__doc__,
+        epilog="Without TEXT and --csv, every line of standard input is a text.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="the run's folder")
+    parser.add_argument("texts", metavar="TEXT", nargs="*", help="what to classify")
+    parser.add_argument("--csv", metavar="FILE", help="CSV or TSV file of texts")
+    parser.add_argument(
+        "--column",
+        metavar="NAME",
+        default="Text",
+        help="name of its column of texts, or, in a file without names, its number (default: Text)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=FORMATS,
+        default="text",
+        help="of the output: text, for people; csv: the text's number from 0, its label, and the "
+        "label's probability; jsonl: the same with the text, as lines of JSON (default: text)",
+    )
+    parser.add_argument(
+        "--weights", metavar="PATH", help="the base weights, if they are not where they were"
+    )
+    parser.add_argument("--weights_dir", metavar="DIR", help="folder of published weights")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
+    return parser
+
+
+def perform(arguments: argparse.Namespace) -> int:
+    """Classify what is asked for. Returns the exit status.
+
+    Raises:
+        ConfigError: the command line has no sense.
+        DataError, CheckpointError: texts, vocabulary, model or base weights cannot be had.
+    """
+    folder = Path(arguments.run_dir)
+    problems = []
+    if not folder.is_dir():
+        problems.append(f"{folder}: no such folder; give the folder of a run with --save_model")
+    if arguments.csv and arguments.texts:
+        problems.append("TEXT with --csv: give one of them")
+    if problems:
+        raise ConfigError(problems)
+    given = {name: getattr(arguments, name) for name in ("weights", "weights_dir", "device")}
+    classifier = load_classifier(folder, {k: value for k, value in given.items() if value})
+    is_typed = not arguments.texts and not arguments.csv and sys.stdin.isatty()
+    if arguments.csv:
+        columns = read_columns(Path(arguments.csv), [arguments.column])
+        texts: Iterable[str] = (text for (text,) in columns)
+    else:
+        texts = arguments.texts or read_lines()
+    if arguments.format == "csv":
+        report("index,label,probability")
+    found = predict(
+        classifier, find_encoding(classifier.config), texts, 1 if is_typed else TEXTS_AT_ONCE
+    )
+    for number, prediction in enumerate(tqdm(found, unit=" texts", disable=None)):
+        report(format_prediction(number, prediction, arguments.format))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script. Returns the exit status: 0, 2 for wrong usage, 1 for other faults."""
+    return run_for_people(lambda: perform(build_parser().parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""A trained classifier, kept: what was trained, and what else it takes to use it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from classifier import build_classifier
+from config_rules import find_problems
+from data_utils import WEIGHTS_NAME, Corpus, find_weights, write_atomically
+from experiment_config import ExperimentConfig
+from gpt_model import PUBLISHED_WEIGHTS, CheckpointError, GPTModel
+from machine import choose_device
+from tensor_files import damaged, fill_trained, read_tensors, trained_tensors, write_tensors
+
+CONFIG_NAME = "config.json"
+# What a classifier is; the other options say how it was trained.
+MODEL_OPTIONS = (
+    "model_size",
+    "disable_causal_mask",
+    "trainable_layers",
+    "lora_rank",
+    "lora_alpha",
+    "trainable_token_pos",
+    "average_embeddings",
+    "no_padding",
+    "demo",
+    "precision",
+    "seed",
+)
+
+
+@dataclass(frozen=True)
+class SavedClassifier:
+    """A trained classifier, ready to be used."""
+
+    model: GPTModel
+    config: ExperimentConfig
+    labels: tuple[str, ...]  # names of the classes, by number
+    max_tokens: int  # that texts are cut to, and, if they are padded, padded to
+
+
+def describe_base(config: ExperimentConfig) -> dict[str, Any]:
+    """Which weights training started from, so that the same can be told from others.
+
+    Raises:
+        DataError: the weights cannot be had.
+    """
+    if config.weights == "random":  # which PyTorch draws anew, if it is the same
+        version = torch.__version__.partition("+")[0]
+        return {"weights": "random", "seed": config.seed, "torch": version}
+    path = find_weights(config)
+    with open(path, "rb") as file:
+        checksum = hashlib.sha256()
+        while piece := file.read(2**20):
+            checksum.update(piece)
+    base = {"weights": config.weights, "file_sha256": checksum.hexdigest()}
+    if config.weights == "pretrained":
+        repository, revision = PUBLISHED_WEIGHTS[config.model_size]
+        base |= {"repository": repository, "revision": revision}
+    return base
+
+
+def save_classifier(
+    folder: Path, model: GPTModel, config: ExperimentConfig, corpus: Corpus, max_tokens: int
+) -> None:
+    """Write what was trained to ``folder``, and a ``config.json`` that says what it belongs to.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    # A model that is trained whole rests on no other weights.
+    base = None if config.trainable_layers == "all" else describe_base(config)
+    content = {
+        "options": {name: getattr(config, name) for name in MODEL_OPTIONS},
+        "base": base,
+        "labels": list(corpus.labels),
+        "max_tokens": max_tokens,
+        "padding": not config.no_padding,
+        "data": corpus.name,
+    }
+    tensors = trained_tensors(model)
+    write_tensors(folder / WEIGHTS_NAME, tensors, {"config_sha256": _checksum(content)})
+    try:
+        write_atomically(folder / CONFIG_NAME, json.dumps(content, indent=1).encode())
+    except OSError as error:
+        raise CheckpointError(f"{folder / CONFIG_NAME} cannot be written ({error}).") from error
+
+
+def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
+    """Read what :func:`save_classifier` wrote.
+
+    Args:
+        given: options of where things are found or done: ``weights``, ``weights_dir``, ``device``.
+
+    Raises:
+        CheckpointError: it cannot be read, is damaged, or its base weights are others.
+        DataError: the base weights cannot be had.
+    """
+    path = folder / CONFIG_NAME
+    try:
+        content = json.loads(path.read_bytes())
+        options = {name: content["options"][name] for name in MODEL_OPTIONS}
+        labels, max_tokens, base = content["labels"], content["max_tokens"], content["base"]
+        if not all(isinstance(label, str) for label in labels) or len(labels) < 2:
+            raise ValueError("labels")
+        weights = base["weights"] if base else "random"
+        config = ExperimentConfig(weights=weights, batch_size=1, context_length=max_tokens)
+        config = replace(config, **options)
+        if problems := find_problems(config):
+            raise ValueError(problems[0])
+        config = replace(config, **given)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path}: there is no such file. {folder} holds no saved model; train one with "
+            "--save_model."
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(path, error) from error
+    if base:
+        _require_same_base(base, describe_base(config), folder)
+    model = build_classifier(config, None if base else _empty_model(config), len(labels))
+    header, tensors = read_tensors(folder / WEIGHTS_NAME)
+    if header.get("config_sha256") != _checksum(content):
+        raise damaged(folder / WEIGHTS_NAME, f"it does not belong to {CONFIG_NAME}")
+    fill_trained(model, tensors, folder / WEIGHTS_NAME)
+    return SavedClassifier(
+        model.eval().to(choose_device(config.device)), config, tuple(labels), max_tokens
+    )
+
+
+def _require_same_base(base: dict[str, Any], found: dict[str, Any], folder: Path) -> None:
+    """Raise :class:`CheckpointError` if weights are not those that training started from."""
+    for name in ("file_sha256", "seed", "torch"):  # the same file may have other names
+        if base.get(name) != found.get(name):
+            raise CheckpointError(
+                f"{folder} was trained on other base weights: {name} {base.get(name)}, and not "
+                f"{found.get(name)}. Name the right ones with --weights."
+            )
+
+
+def _empty_model(config: ExperimentConfig) -> GPTModel:
+    with torch.device("meta"):
+        model = GPTModel(config.gpt)
+    model.head = torch.nn.Identity()
+    return model.to_empty(device="cpu")
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

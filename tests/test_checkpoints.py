@@ -1,0 +1,253 @@
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import config_from_flags
+
+import checkpoints
+from additional_experiments import main
+from checkpoints import CHECKPOINT_NAME, Checkpoints
+from data_utils import replacing
+from experiment import ExperimentResult, Keep, run_experiment
+from experiment_config import ExperimentConfig
+from gpt_model import CheckpointError
+from interruption import Interrupted, Patience
+from run_records import read_records
+from tensor_files import read_tensors, write_tensors
+from training import TrainingState
+
+DEMO = ["--demo", "--num_epochs", "2", "--eval_freq", "7", "--max_steps", "90"]
+
+
+class Stopped(Exception):
+    pass
+
+
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make training end at a step as if the machine had been switched off."""
+    real = Checkpoints.after_update
+
+    def after_update(self: Checkpoints, state: TrainingState, ends_epoch: bool) -> None:
+        real(self, state, ends_epoch)
+        if state.step >= step:
+            raise Stopped
+
+    monkeypatch.setattr(Checkpoints, "after_update", after_update)
+
+
+def outcome(result: ExperimentResult) -> tuple:
+    return result.history, result.accuracy, result.test.logits.tolist()
+
+
+@pytest.mark.parametrize(
+    ("flags", "every", "stops"),
+    [
+        ("", 1, [1, 57, 58, 89, 90]),
+        ("", "epoch", [60, 90]),
+        ("--trainable_layers all --max_steps 12 --eval_freq 3", 4, [5, 9]),
+        ("--trainable_layers lora --lora_rank 2 --max_steps 12 --eval_freq 3", 5, [6, 12]),
+        ("--no_padding --batch_size 1 --accumulation_steps 8", 20, [17, 40, 66]),
+        ("--trainable_layers last_layer --no_feature_reuse --max_steps 9", 2, [5]),
+    ],
+)
+def test_resumed_equals_uninterrupted(
+    flags: str,
+    every: int | str,
+    stops: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    config = config_from_flags([*DEMO, *flags.split()])
+    whole = run_experiment(config)
+    printed = capsys.readouterr().out.splitlines()
+    keep = Keep(tmp_path, resume=True, checkpoint_every=every)
+    for step in stops:
+        with monkeypatch.context() as patch:
+            stop_after(step, patch)
+            with pytest.raises(Stopped):
+                run_experiment(config, keep=keep)
+    capsys.readouterr()
+    resumed = run_experiment(config, keep=keep)
+    assert outcome(resumed) == outcome(whole)
+    captured = capsys.readouterr()
+    lines = [line for line in captured.out.splitlines() if "completed in" not in line]
+    assert lines == [line for line in printed if "completed in" not in line]
+    assert resumed.seconds["training"] > 0
+
+
+def test_a_checkpoint_holds_what_trains_and_no_more(tmp_path: Path) -> None:
+    config = config_from_flags([*DEMO, "--max_steps", "3"])
+    run_experiment(config, keep=Keep(tmp_path, checkpoint_every=3))
+    _, tensors = read_tensors(tmp_path / CHECKPOINT_NAME)
+    model = {name for name in tensors if name.startswith("model.")}
+    assert model
+    assert all("blocks.3." in name or "final_norm" in name or "head" in name for name in model)
+    # Two moments and a count for each, and two states of the generator.
+    assert len(tensors) == 4 * len(model) + 2
+
+
+def test_a_checkpoint_of_another_run_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_from_flags(["--demo", "--max_steps", "2"])
+    keep = Keep(tmp_path, resume=True, checkpoint_every=1)
+    run_experiment(config, keep=keep)
+    for other in (replace(config, seed=5), replace(config, learning_rate=1e-3)):
+        with pytest.raises(CheckpointError, match="belongs to a run on other"):
+            run_experiment(other, keep=keep)
+    run_experiment(replace(config, device="cpu"), keep=keep)  # a circumstance
+    monkeypatch.setattr("demo_data.SEED", 5)
+    with pytest.raises(CheckpointError, match="belongs to a run on other data"):
+        run_experiment(config, keep=keep)
+
+
+DAMAGES = {
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("no tensors"),
+    "long header": lambda path: path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:]),
+    "tensor lost": lambda path: rewrite(path, drop="model.head.weight"),
+    "moments lost": lambda path: rewrite(path, drop="generators.now"),
+    "not finite": lambda path: rewrite(path, spoil="model.head.weight"),
+}
+
+
+def rewrite(path: Path, drop: str = "", spoil: str = "") -> None:
+    header, tensors = read_tensors(path)
+    tensors.pop(drop, None)
+    if spoil:
+        tensors[spoil][0, 0] = torch.nan
+    write_tensors(path, tensors, header)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
+    config = config_from_flags(["--demo", "--max_steps", "2"])
+    keep = Keep(tmp_path, resume=True, checkpoint_every=1)
+    run_experiment(config, keep=keep)
+    DAMAGES[damage](tmp_path / CHECKPOINT_NAME)
+    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors is damaged"):
+        run_experiment(config, keep=keep)
+
+
+def test_the_last_good_checkpoint_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / CHECKPOINT_NAME
+    write_tensors(path, {"a": torch.ones(2)}, {"step": 1})
+
+    def half_written(tensors: dict, file: Path, metadata: dict) -> None:
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tensor_files.save_file", half_written)
+    with pytest.raises(CheckpointError, match="No space left"):
+        write_tensors(path, {"a": torch.zeros(2)}, {"step": 2})
+    assert read_tensors(path)[0] == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == [CHECKPOINT_NAME]
+
+
+def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
+    (tmp_path / ".a.999999999").write_text("half")
+    (tmp_path / ".b.999999999").write_text("another file's")
+    with replacing(tmp_path / "a") as temporary:
+        temporary.write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.999999999", "a"]
+
+
+# ---------------------------------------------------------------- signals
+
+
+@pytest.fixture
+def signal_after_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[list]:
+    """Sends signals during training: [(step, signal), ...]."""
+    wanted: list[tuple[int, signal.Signals]] = []
+    real = Checkpoints.after_update
+
+    def after_update(self: Checkpoints, state: TrainingState, ends_epoch: bool) -> None:
+        for step, number in wanted:
+            if state.step == step:
+                signal.raise_signal(number)
+        real(self, state, ends_epoch)
+
+    monkeypatch.setattr(checkpoints.Checkpoints, "after_update", after_update)
+    return wanted
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_run_that_can_be_resumed(
+    number: signal.Signals,
+    status: int,
+    signal_after_step: list,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    flags = [*DEMO, "--output_dir", str(tmp_path)]
+    signal_after_step.append((33, number))
+    assert main(flags) == status
+    captured = capsys.readouterr()
+    assert "Stopping after this step" in captured.err
+    assert "With --resume" in captured.err
+    (record,) = read_records(tmp_path)
+    assert record.result["status"] == "interrupted"
+    assert number.name in record.result["error"]
+    assert read_tensors(record.folder / CHECKPOINT_NAME)[0]["step"] == 33
+
+    signal_after_step.clear()
+    assert main([*flags, "--resume"]) == 0
+    resumed = capsys.readouterr().out.splitlines()
+    (record,) = read_records(tmp_path)
+    assert record.is_complete
+    assert sorted(path.name for path in record.folder.iterdir()) == [
+        "predictions.csv",
+        "result.json",
+    ]
+    assert main([*flags, "--resume"]) == 0
+    assert capsys.readouterr().out.splitlines() == resumed, "the recorded lines, minutes included"
+    assert main([*flags, "--output_dir", str(tmp_path / "whole")]) == 0
+    whole = capsys.readouterr().out.splitlines()
+    assert [line for line in whole if "minutes" not in line] == [
+        line for line in resumed if "minutes" not in line
+    ]
+
+
+def test_a_sweep_goes_on_from_the_checkpoint(
+    signal_after_step: list, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = [*DEMO, "--rows", "1,16", "--output_dir", str(tmp_path)]
+    signal_after_step.append((20, signal.SIGTERM))
+    assert main(flags) == 143
+    assert [record.result["status"] for record in read_records(tmp_path)] == ["interrupted"]
+    signal_after_step.clear()
+    assert main(flags) == 0
+    assert "Continuing after step 20" in capsys.readouterr().err
+    assert all(record.is_complete for record in read_records(tmp_path))
+
+
+def test_a_second_signal_stops_at_once(signal_after_step: list, tmp_path: Path) -> None:
+    signal_after_step += [(5, signal.SIGINT), (5, signal.SIGINT)]
+    assert main([*DEMO, "--output_dir", str(tmp_path)]) == 130
+    (record,) = read_records(tmp_path)
+    assert record.result["status"] == "interrupted"
+    assert not (record.folder / CHECKPOINT_NAME).exists()
+
+
+def test_signals_are_given_back() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with Patience() as patience:
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Interrupted):
+            patience.check()
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_run_outside_the_main_thread(tmp_path: Path) -> None:
+    config: ExperimentConfig = config_from_flags(["--demo", "--max_steps", "1"])
+    results = []
+    thread = threading.Thread(target=lambda: results.append(run_experiment(config)))
+    thread.start()
+    thread.join()
+    assert len(results) == 1
