@@ -90,6 +90,7 @@ def read_columns(path: Path, columns: Sequence[str]) -> Iterator[list[str]]:
             if first is None:
                 raise DataError(f"{path} is empty.")
             has_header = not all(name.isdecimal() for name in columns)
+            line = reader.line_num
             at = _find_columns(first, columns, has_header, path)
             if not has_header:
                 yield [first[i] for i in at]

@@ -169,7 +169,7 @@ def perform(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script. Returns the exit status: 0, 2 for wrong usage, 1 for other faults."""
-    return run_for_people(lambda: perform(build_parser().parse_args(argv)))
+    return run_for_people(lambda: perform(build_parser().parse_intermixed_args(argv)))
 
 
 if __name__ == "__main__":

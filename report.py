@@ -303,7 +303,10 @@ def _add_audit(
     page.add_table(
         pd.DataFrame(
             {"row": row, "flags": f"`{flags}`" if "SVM" not in flags else flags}
-            | {name: f"{100 * correct[:, mask].mean():.2f}" for name, mask in kept.items()}
+            | {
+                name: f"{100 * correct[:, mask].mean():.2f}" if mask.any() else "none left"
+                for name, mask in kept.items()
+            }
             for row, flags, correct in named
         )
     )

@@ -7,12 +7,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import transformers
 
 from data_utils import DATASET_NAME
 from demo_data import demo_messages
-from gpt_model import GPTConfig
+from gpt_model import MODEL_SIZES, GPTConfig
 
-torch.set_num_threads(min(2, torch.get_num_threads()))
+# Tests run side by side, so each has one thread, and so have the scripts that it starts.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
@@ -51,3 +54,15 @@ def real_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copied = tmp_path_factory.mktemp("data")
     shutil.copy(Path(folder) / DATASET_NAME, copied)
     return copied
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Weights that do not change with the seed, as published ones do not."""
+    shape = MODEL_SIZES["gpt2-tiny (3M)"]
+    gpt2 = transformers.GPT2Config(
+        n_embd=shape.emb_dim, n_layer=shape.n_layers, n_head=shape.n_heads
+    )
+    folder = tmp_path_factory.mktemp("weights")
+    transformers.GPT2Model(gpt2).save_pretrained(folder)
+    return str(folder)

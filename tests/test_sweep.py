@@ -11,7 +11,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-import transformers
 
 import experiment
 import sweep
@@ -20,7 +19,7 @@ from classifier import build_classifier, load_weights
 from experiment import ExperimentResult, SharedWork, run_experiment
 from experiment_config import ExperimentConfig
 from experiment_rows import ROWS, configure, find_row
-from gpt_model import MODEL_SIZES, GPTModel
+from gpt_model import GPTModel
 from run_records import RESULT_NAME, RecordError, Run, read_record, read_records
 from sweep import describe_plan, order_runs, run_sweep
 from training import TrainingError
@@ -32,18 +31,6 @@ SHARING = (1, 2, 3, 4, 14, 15, 16, 18, 19)  # rows that need the same hidden sta
 @pytest.fixture(autouse=True)
 def few_demo_messages(few_messages: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(experiment, "demo_messages", lambda: few_messages)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Weights that do not change with the seed, as published ones do not."""
-    shape = MODEL_SIZES["gpt2-tiny (3M)"]
-    gpt2 = transformers.GPT2Config(
-        n_embd=shape.emb_dim, n_layer=shape.n_layers, n_head=shape.n_heads
-    )
-    folder = tmp_path_factory.mktemp("weights")
-    transformers.GPT2Model(gpt2).save_pretrained(folder)
-    return str(folder)
 
 
 def make_runs(rows: tuple[int, ...], weights: str, seeds: tuple[int, ...] = (123,)) -> list[Run]:

@@ -1,0 +1,256 @@
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from helpers import config_from_flags, environment_without_network
+from safetensors.torch import load_file, save_file
+
+import predict
+from additional_experiments import main
+from demo_data import byte_encoding
+from experiment import Keep, load_corpus, run_experiment
+from gpt_model import CheckpointError
+from predict import Prediction, format_prediction
+from saved_models import load_classifier
+from tensor_files import read_tensors, write_tensors
+
+DEMO = ["--demo", "--max_steps", "30", "--eval_freq", "100"]
+
+
+def train(folder: Path, *flags: str) -> tuple[Path, pd.DataFrame]:
+    """The folder of a run that kept its model, and its predictions."""
+    assert main([*DEMO, *flags, "--save_model", "--output_dir", str(folder)]) == 0
+    (run,) = folder.glob("*/")
+    return run, pd.read_csv(run / "predictions.csv")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "",
+        "--trainable_token_pos flexible",
+        "--trainable_token_pos first --trainable_layers last_layer",
+        "--average_embeddings --trainable_layers last_two_blocks",
+        "--disable_causal_mask",
+        "--disable_causal_mask --no_padding --batch_size 1",
+        "--no_padding --batch_size 1 --context_length 40",
+        "--trainable_layers all",
+        "--trainable_layers lora --lora_rank 3 --lora_alpha 2",
+        "--trainable_layers lora_alternative --lora_rank 3",
+        "--no_feature_reuse",
+        "--precision bf16",
+    ],
+)
+def test_predictions_are_those_of_the_run(flags: str, tmp_path: Path) -> None:
+    run, expected = train(tmp_path, *flags.split())
+    corpus = load_corpus(config_from_flags(["--demo"]))
+    classifier = load_classifier(run, {})
+    found = list(predict.predict(classifier, byte_encoding(), corpus.parts.test["Text"], 50))
+    labels = [corpus.labels[number] for number in expected["prediction"]]
+    assert [prediction.label for prediction in found] == labels
+    tolerance = 2e-3 if "bf16" in flags else 1e-6
+    for prediction, row in zip(found, expected.itertuples(), strict=True):
+        spam = prediction.probability if row.prediction else 1 - prediction.probability
+        assert spam == pytest.approx(row.probability, abs=tolerance)
+
+
+def test_only_what_was_trained_is_kept(tmp_path: Path) -> None:
+    run, _ = train(tmp_path, "--trainable_layers", "lora", "--lora_rank", "2")
+    _, tensors = read_tensors(run / "model.safetensors")
+    trained = 4 * 6 * 2  # A and B of six layers in four blocks
+    assert len(tensors) == trained + 4  # and of the classifier, with its weight and bias
+    content = json.loads((run / "config.json").read_text())
+    assert content["labels"] == ["ham", "spam"]
+    assert content["base"] == {
+        "weights": "random",
+        "seed": 123,
+        "torch": torch.__version__.partition("+")[0],
+    }
+    assert content["max_tokens"] == 90
+
+
+def test_base_weights_in_a_file(checkpoint: str, tmp_path: Path) -> None:
+    run, expected = train(tmp_path / "runs", "--weights", checkpoint)
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes((Path(checkpoint) / "model.safetensors").read_bytes())
+    corpus = load_corpus(config_from_flags(["--demo"]))
+    text = corpus.parts.test["Text"].iloc[0]
+    classifier = load_classifier(run, {"weights": str(moved)})
+    (found,) = predict.predict(classifier, byte_encoding(), [text])
+    spam = found.probability if found.label == "spam" else 1 - found.probability
+    assert spam == pytest.approx(expected["probability"][0], abs=1e-6)
+
+    tensors = load_file(moved)
+    next(iter(tensors.values())).add_(1e-3)
+    save_file(tensors, moved)
+    with pytest.raises(CheckpointError, match="other base weights: file_sha256"):
+        load_classifier(run, {"weights": str(moved)})
+
+
+DAMAGES = {
+    "config.json": [
+        lambda path: path.unlink(),
+        lambda path: path.write_text("{"),
+        lambda path: path.write_text("[]"),
+        lambda path: path.write_text(path.read_text().replace('"ham"', "7")),
+        lambda path: path.write_text(path.read_text().replace("90", "9000")),
+        lambda path: path.write_text(path.read_text().replace("gpt2-tiny", "gpt2-huge")),
+        lambda path: path.write_text(path.read_text().replace('"last"', '"first"')),
+    ],
+    "model.safetensors": [
+        lambda path: path.unlink(),
+        lambda path: path.write_bytes(path.read_bytes()[:-9]),
+        lambda path: path.write_bytes(b"\0" * 100),
+        lambda path: rewrite(path, "head.bias", None),
+        lambda path: rewrite(path, "more", torch.ones(2)),
+        lambda path: rewrite(path, "head.bias", torch.ones(3)),
+        lambda path: rewrite(path, "head.bias", torch.ones(2, dtype=torch.float64)),
+        lambda path: rewrite(path, "head.bias", torch.tensor([0.0, torch.inf])),
+    ],
+}
+
+
+def rewrite(path: Path, name: str, tensor: torch.Tensor | None) -> None:
+    header, tensors = read_tensors(path)
+    tensors.pop(name, None)
+    write_tensors(path, tensors if tensor is None else {**tensors, name: tensor}, header)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("saved")
+    run_experiment(
+        config_from_flags([*DEMO, "--max_steps", "1"]), keep=Keep(folder, save_model=True)
+    )
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [(name, i) for name, damages in DAMAGES.items() for i in range(len(damages))],
+)
+def test_damaged_models_are_named(
+    name: str, number: int, saved: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for file, content in saved.items():
+        (tmp_path / file).write_bytes(content)
+    DAMAGES[name][number](tmp_path / name)
+    assert predict.main([str(tmp_path), "hello"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("Error: ")
+    assert str(tmp_path) in captured.err
+    assert captured.out == ""
+
+
+# ---------------------------------------------------------------- in and out
+
+PREDICT = Path(predict.__file__)
+
+
+def run_predict(folder: Path, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, PREDICT, folder, *arguments],
+        input=stdin,
+        capture_output=True,
+        env=environment_without_network(folder, OMP_NUM_THREADS="1"),
+        timeout=60,
+    )
+
+
+def test_three_ways_in_three_ways_out(
+    saved: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for file, content in saved.items():
+        (tmp_path / file).write_bytes(content)
+    texts = ["Hi Anna", "", "WIN £100 \x1b[31mnow", "Hi Anna"]
+    assert predict.main([str(tmp_path), *texts, "--format", "jsonl"]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["text"] for line in lines] == texts
+    assert lines[0] == lines[3]
+
+    table = tmp_path / "texts.csv"
+    with open(table, "w", newline="") as file:
+        csv.writer(file).writerows([["n", "said"], *enumerate(texts)])
+    for flags in (
+        ["--csv", str(table), "--column", "said"],
+        ["--csv", str(table), "--column", "2"],
+    ):
+        assert predict.main([str(tmp_path), *flags, "--format", "csv"]) == 0
+        rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+        rows = rows[-len(texts) :]  # by number, the line of names is a text
+        for row, line in zip(rows, lines, strict=True):
+            assert row["label"] == line["label"]
+            assert float(row["probability"]) == pytest.approx(line["probability"], abs=1e-6)
+
+    found = run_predict(tmp_path, stdin="\n".join(texts[:3]).encode() + b"\r\n")
+    assert found.returncode == 0
+    shown = found.stdout.decode().splitlines()
+    assert [line.split("  ")[0] for line in shown] == [line["label"] for line in lines[:3]]
+    assert "\x1b" not in found.stdout.decode(), "a text moves no cursor"
+    assert run_predict(tmp_path, stdin=b"").stdout == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "status", "message"),
+    [
+        (["--format", "xml", "a"], b"", 2, "invalid choice"),
+        (["--csv", "x.csv", "a"], b"", 2, "give one of them"),
+        (["--csv", "x.csv"], b"", 1, "x.csv cannot be read"),
+        ([], b"fine\n\xff\xfe\n", 1, "line 2"),
+    ],
+)
+def test_bad_input(
+    saved: dict[str, bytes],
+    tmp_path: Path,
+    arguments: list[str],
+    stdin: bytes,
+    status: int,
+    message: str,
+) -> None:
+    for file, content in saved.items():
+        (tmp_path / file).write_bytes(content)
+    found = run_predict(tmp_path, *arguments, stdin=stdin)
+    assert found.returncode == status
+    assert message in found.stderr.decode()
+    assert b"Traceback" not in found.stderr
+
+
+def test_texts_are_streamed(saved: dict[str, bytes], tmp_path: Path) -> None:
+    for file, content in saved.items():
+        (tmp_path / file).write_bytes(content)
+    read = 0
+
+    def endless():
+        nonlocal read
+        while True:
+            read += 1
+            yield f"text {read}"
+
+    found = predict.predict(load_classifier(tmp_path, {}), byte_encoding(), endless(), 10)
+    assert [next(found).text for _ in range(25)] == [f"text {i}" for i in range(1, 26)]
+    assert read == 30
+
+
+def test_no_output_acts() -> None:
+    label = 'a,"b"'
+    line = format_prediction(3, Prediction("=1+1", label, 0.5), "csv")
+    assert next(csv.reader([line])) == ["3", label, "0.5"]
+    long = format_prediction(0, Prediction("x" * 500, "a", 0.25), "text")
+    assert long == f"a  0.2500  {'x' * 80}..."
+
+
+def test_a_complete_run_without_its_model_is_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = [*DEMO, "--max_steps", "1", "--resume", "--output_dir", str(tmp_path)]
+    assert main(flags) == 0
+    assert main([*flags, "--save_model"]) == 0
+    assert "complete already" not in capsys.readouterr().err
+    assert main([*flags, "--save_model"]) == 0
+    assert "complete already" in capsys.readouterr().err
