@@ -103,14 +103,16 @@ class Checkpoints(Keeper):
         """Write a checkpoint if one is due, or if the run is asked to stop, and stop then.
 
         Raises:
-            CheckpointError: it cannot be written.
             Interrupted: the run is asked to stop.
         """
         is_due = ends_epoch
         if isinstance(self._every, int):
             is_due = state.step - self._saved_step >= self._every
         if self._path and (self._patience.signal or (self._every and is_due)):
-            self._write(state)
+            try:
+                self._write(state)
+            except CheckpointError as error:  # what was computed is worth more than a checkpoint
+                logger.warning("No checkpoint: %s The run goes on.", error)
         self._patience.check()
 
     def _write(self, state: TrainingState) -> None:

@@ -1,7 +1,8 @@
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -66,3 +67,35 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("weights")
     transformers.GPT2Model(gpt2).save_pretrained(folder)
     return str(folder)
+
+
+# ---------------------------------------------------------------- the count of faults
+
+
+def count_faults(items: Iterable[pytest.Item]) -> Counter[str]:
+    """How many faults of each kind tests bring about: their marker ``faults(kind, number=1)``."""
+    counts: Counter[str] = Counter()
+    for item in items:
+        for marker in item.iter_markers("faults"):
+            kind, number = (*marker.args, 1)[:2]
+            counts[kind] += number
+    return counts
+
+
+@pytest.fixture(autouse=True)
+def note_faults(request: pytest.FixtureRequest, record_property: Callable) -> None:
+    for fault in count_faults([request.node]).items():
+        record_property("fault", fault)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was survived."""
+    counts: Counter[str] = Counter()
+    for passed in terminalreporter.stats.get("passed", []):
+        for name, value in passed.user_properties:
+            if name == "fault":
+                counts[value[0]] += value[1]
+    if counts:
+        terminalreporter.section(f"survived {counts.total()} faults")
+        for kind, number in sorted(counts.items()):
+            terminalreporter.line(f"{number:4}  {kind}")

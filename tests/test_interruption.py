@@ -14,7 +14,7 @@ from run_records import read_records
 from tables import group_records, tabulate
 
 FLAGS = ["--demo", "--max_steps", "40", "--eval_freq", "20", "--num_seeds", "2"]
-N_KILLS = 20
+N_KILLS = 30
 
 
 def start(output_dir: Path, rows: str) -> subprocess.Popen:
@@ -38,7 +38,8 @@ def predictions(output_dir: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments(tmp_path: Path) -> None:
+@pytest.mark.faults("kill -9 in a sweep", N_KILLS)
+def test_a_sweep_killed_at_random_moments(tmp_path: Path) -> None:
     rows = "1-5,11,14-19"
     started = time.monotonic()
     assert start(tmp_path / "whole", rows).wait() == 0
@@ -60,6 +61,7 @@ def test_killed_at_twenty_random_moments(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.faults("two processes on one folder")
 def test_two_sweeps_in_one_folder(tmp_path: Path) -> None:
     rows = "1,2,16"
     sweeps = [start(tmp_path / "shared", rows) for _ in range(2)]
