@@ -106,9 +106,11 @@ def export_hf(
     """Write a classifier as a folder for ``AutoModelForSequenceClassification.from_pretrained``.
 
     LoRA is merged. That class has no bias in its classifier, so it is folded into the final
-    norm's shift. Of the model, which stays as it is, only one tensor at a time is copied. With
-    LoRA, ``folder/adapter`` has what ``PeftModel.from_pretrained`` puts on the weights that
-    training started from. The folder gets its name when it is complete.
+    norm's shift. Of the model, which stays as it is, only one tensor at a time is copied. The
+    folder gets its name when it is complete.
+
+    With LoRA, ``folder/adapter`` has what ``PeftModel.from_pretrained`` puts on the weights that
+    training started from, loaded with ``num_labels`` C and ``pad_token_id`` 50256.
 
     Args:
         model: with a head of C outputs and a bias; it may hold LoRA layers.

@@ -157,12 +157,15 @@ def test_config_says_what_the_model_is(tmp_path: Path) -> None:
     assert (config.embd_pdrop, config.resid_pdrop, config.attn_pdrop) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("spoilt", ["dependent", "not finite"])
+@pytest.mark.parametrize("spoilt", ["dependent", "not a number", "infinite"])
 def test_a_bias_that_cannot_be_folded_is_refused(tmp_path: Path, spoilt: str) -> None:
     model = trained_classifier(CONFIG)
     with torch.no_grad():
-        model.head.weight[1] = -2 * model.head.weight[0] if spoilt == "dependent" else torch.nan
-        model.head.bias.copy_(torch.tensor([1.0, 2.0]))
+        model.head.bias.copy_(torch.tensor([1.0, torch.inf if spoilt == "infinite" else 2.0]))
+        if spoilt == "dependent":
+            model.head.weight[1] = -2 * model.head.weight[0]
+        elif spoilt == "not a number":
+            model.head.weight[1, 1] = torch.nan
     with pytest.raises(ExportError, match="bias"):
         export_hf(model, CONFIG, NAMES[:2], 32, tmp_path / "hf")
     assert not list(tmp_path.iterdir())
@@ -323,16 +326,23 @@ def test_an_earlier_export_and_an_empty_folder_are_replaced(tmp_path: Path) -> N
     assert_same(our_probabilities(model, CONFIG), their_probabilities(load(folder)))
 
 
-def test_a_full_disk_leaves_the_earlier_export(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failing", ["writing", "renaming"])
+def test_a_fault_leaves_the_earlier_export(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
     export_hf(trained_classifier(CONFIG), CONFIG, NAMES[:2], 32, tmp_path / "hf")
     before = (tmp_path / "hf" / "config.json").read_text()
+    rename = Path.rename
 
-    def fail(*_: object) -> None:
+    def fail(source: Path, *rest: object) -> Path:
+        if failing == "renaming" and (source / "config.json").read_text() == before:
+            return rename(source, *rest)  # the earlier one, away and back again
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hf_export, "_write_tensors", fail)
+    if failing == "writing":
+        monkeypatch.setattr(hf_export, "_write_tensors", fail)
+    else:
+        monkeypatch.setattr(Path, "rename", fail)
     for folder in (tmp_path / "hf", tmp_path / "another"):
         with pytest.raises(ExportError, match=r"No space left on device.*another folder"):
             export_hf(trained_classifier(CONFIG, 3), CONFIG, NAMES, 32, folder)
