@@ -225,7 +225,7 @@ def load_published_weights(config: GPTConfig, path: Path) -> GPTModel:
         model = GPTModel(config)
     model.to_empty(device="cpu")
     model.head.weight = model.token_embedding.weight
-    targets = _published_names(config.n_layers)
+    targets = published_names(config.n_layers)
     stored_names = _match_names(path, targets)
     for name, target in targets.items():
         # The file is opened anew for each tensor: what an open file has handed out stays
@@ -239,8 +239,11 @@ def load_published_weights(config: GPTConfig, path: Path) -> GPTModel:
     return model
 
 
-def _published_names(n_layers: int) -> dict[str, tuple[str, ...]]:
-    """Name in a published file -> names of the parameters that it fills."""
+def published_names(n_layers: int) -> dict[str, tuple[str, ...]]:
+    """Name in a published file -> names of the parameters that it fills.
+
+    Several parameters share a tensor along their outputs; see also ``TRANSPOSED``.
+    """
     modules = {"ln_f": ("final_norm",)}
     for i in range(n_layers):
         for theirs, ours in BLOCK_MODULES.items():

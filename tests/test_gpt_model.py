@@ -15,8 +15,8 @@ from gpt_model import (
     GPTConfig,
     GPTModel,
     SelfAttention,
-    _published_names,
     load_published_weights,
+    published_names,
 )
 
 
@@ -150,7 +150,7 @@ def test_half_precision_files_fill_a_float32_model(checkpoint: Path, gpt_config:
     save_file(tensors, checkpoint)
     model = load_published_weights(gpt_config, checkpoint)
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    filled = [name for names in _published_names(3).values() for name in names]
+    filled = [name for names in published_names(3).values() for name in names]
     assert sorted(filled) == sorted(name for name, _ in model.named_parameters())
     assert torch.equal(model.token_embedding.weight, tensors["wte.weight"].float())
 
