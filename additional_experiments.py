@@ -36,6 +36,7 @@ from experiment_rows import (
     differing_options,
     format_flag,
 )
+from hf_export import find_export_problems, require_export_folder
 from run_records import Run, require_writable
 from sweep import (
     describe_plan,
@@ -151,6 +152,8 @@ def perform(request: Request) -> int:
 def perform_one(run: Run, output_dir: Path, keep: Keep) -> None:
     """Run one experiment; if it is to be resumed and is complete, say again what it printed."""
     done = find_done(run, output_dir, keep) if keep.resume else None
+    if keep.export_dir and not done:
+        require_export_folder(keep.export_dir)
     if done:
         report("\n".join(done.lines))
     folder = done.folder if done else run_and_record(run, output_dir, keep=keep)
@@ -191,6 +194,8 @@ def parse_command_line(argv: Sequence[str]) -> Request:
     is_sweep = len(rows) > 1 or "seeds" in asked or "num_seeds" in asked
     if keep.export_dir and is_sweep:
         problems.append("--export_hf with many runs: one folder holds one model; export one run")
+    elif keep.export_dir and runs:
+        problems += find_export_problems(runs[0].config)
     if len(rows) > 1:  # what is wrong in every row is not a row's fault
         problems = _name_once(problems, len(rows))
     problems += _name_unknown(unknown, problems)

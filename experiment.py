@@ -40,6 +40,7 @@ from experiment_config import ConfigError, ExperimentConfig
 from experiment_rows import CIRCUMSTANCES
 from frozen_features import FrozenPrefix, count_frozen_blocks, cut_texts, prepare_inputs
 from gpt_model import MODEL_SIZES, GPTModel
+from hf_export import export_hf
 from interruption import Patience
 from machine import choose_device, free_bytes, peak_memory_bytes, reset_peak_memory
 from metrics import format_metrics, measure_classes
@@ -93,6 +94,7 @@ def run_experiment(
         ConfigError: options break rules; nothing was downloaded or built.
         DataError, CheckpointError: data or weights cannot be had, or are damaged.
         TrainingError, HiddenStateError: a loss or a hidden state is not finite.
+        ExportError: the model cannot be exported.
         Interrupted: the process was asked to stop, and a checkpoint was written if it could be.
     """
     keep = keep or Keep()
@@ -125,6 +127,10 @@ def run_experiment(
         save_classifier(
             keep.folder, model, config, shared.corpus, count_max_tokens(texts.train, config)
         )
+    if keep.export_dir:
+        n_tokens = count_max_tokens(texts.train, config)
+        encoding = find_encoding(config)
+        export_hf(model, config, shared.corpus.labels, n_tokens, keep.export_dir, encoding)
     started = time.perf_counter()
     predictions = loaders.map(lambda loader: classify_texts(model, loader, config))
     seconds["evaluation"] = time.perf_counter() - started

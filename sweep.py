@@ -17,6 +17,7 @@ from experiment_config import ConfigError
 from experiment_rows import find_row, format_command
 from frozen_features import HiddenStateError
 from gpt_model import CheckpointError
+from hf_export import ExportError
 from machine import find_commit
 from run_records import (
     Record,
@@ -34,7 +35,14 @@ from training import TrainingError, report
 logger = logging.getLogger("experiments")
 
 # What can go wrong in a run without being wrong in the program, and says so for people.
-RUN_ERRORS = (ConfigError, DataError, CheckpointError, HiddenStateError, TrainingError)
+RUN_ERRORS = (
+    ConfigError,
+    DataError,
+    CheckpointError,
+    HiddenStateError,
+    TrainingError,
+    ExportError,
+)
 
 
 def run_and_record(

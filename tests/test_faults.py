@@ -54,7 +54,7 @@ N_KILLS = 30
 
 @pytest.mark.faults("kill -9 in a run with checkpoints", N_KILLS)
 def test_a_run_killed_at_random_moments(tmp_path: Path) -> None:
-    flags = ["--demo", "--num_epochs", "30", "--eval_freq", "200"]
+    flags = ["--demo", "--num_epochs", "100", "--eval_freq", "500"]
     status, out, _ = finish(start(tmp_path / "whole", *flags))
     assert status == 0
     flags += ["--resume", "--checkpoint_every", "10", "--save_model"]
@@ -63,7 +63,7 @@ def test_a_run_killed_at_random_moments(tmp_path: Path) -> None:
     for _ in range(N_KILLS):
         process = start(tmp_path / "killed", *flags)
         assert process.stdout.readline(), "training has begun, or goes on"
-        time.sleep(moments.random())
+        time.sleep(moments.random() / 2)
         process.kill()
         process.communicate()
         if (found := list((tmp_path / "killed").glob(f"*/{CHECKPOINT_NAME}"))) != []:
