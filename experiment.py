@@ -23,7 +23,6 @@ from data_utils import (
     Splits,
     encode_splits,
     find_dataset,
-    gpt2_encoding,
     make_loaders,
     read_messages,
     split_messages,
@@ -35,6 +34,7 @@ from frozen_features import FrozenPrefix, count_frozen_blocks, cut_texts, prepar
 from gpt_model import MODEL_SIZES, GPTModel
 from machine import free_bytes, peak_memory_bytes, reset_peak_memory
 from training import Accuracy, History, Predictions, classify_texts, report, train
+from vocabulary import gpt2_encoding
 
 logger = logging.getLogger("experiments")
 
@@ -115,7 +115,7 @@ def load_messages(config: ExperimentConfig) -> Splits[pd.DataFrame]:
         logger.warning("Demo: the messages are synthetic, so the figures mean nothing.")
         return split_messages(demo_messages())
     data_dir = Path(config.data_dir)
-    messages = split_messages(read_messages(find_dataset(data_dir)))
+    messages = split_messages(read_messages(find_dataset(data_dir, config.offline)))
     write_csv_files(messages, data_dir)
     return messages
 
@@ -161,7 +161,7 @@ class SharedWork:
         """
         key = (config.context_length, config.no_padding, config.batch_size)
         if key not in self._texts:
-            encoding = byte_encoding() if config.demo else gpt2_encoding()
+            encoding = byte_encoding() if config.demo else gpt2_encoding(config.offline)
             self._texts[key] = encode_splits(self.messages, encoding, config)
         return self._texts[key]
 

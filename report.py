@@ -69,11 +69,12 @@ img {{ max-width: 100%; height: auto; }}
 """
 
 
-def write_report(output_dir: Path, data_dir: Path) -> str:
+def write_report(output_dir: Path, data_dir: Path, offline: bool = False) -> str:
     """Write ``report.md`` and ``report.html`` on all records of a folder.
 
     Args:
         data_dir: of the messages, which the baseline and the audit read.
+        offline: they are not downloaded to it.
 
     Returns:
         What to print: the tables in short, and where the report is.
@@ -91,7 +92,7 @@ def write_report(output_dir: Path, data_dir: Path) -> str:
         )
     require_one_dataset([record for record in records if record.is_complete])
     sections, others = group_records([record for record in records if record.is_complete])
-    messages = _messages_of(records, data_dir)
+    messages = _messages_of(records, data_dir, offline)
     page = _Page()
     _introduce(page, records)
     baseline = classify_by_characters(messages)
@@ -122,11 +123,11 @@ def compare_runs(a: str, b: str, output_dir: Path) -> str:
     return compare_two(*map(read_record, folders))
 
 
-def _messages_of(records: Sequence[Record], data_dir: Path) -> Splits[pd.DataFrame]:
+def _messages_of(records: Sequence[Record], data_dir: Path, offline: bool) -> Splits[pd.DataFrame]:
     """The messages that the runs were made on."""
     complete = [record for record in records if record.is_complete]
     is_demo = (complete or records)[0].config.demo
-    config = ExperimentConfig(demo=is_demo, data_dir=str(data_dir))
+    config = ExperimentConfig(demo=is_demo, data_dir=str(data_dir), offline=offline)
     messages = load_messages(config)
     if complete and complete[0].result["data"] != describe_data(messages, config):
         raise RecordError(

@@ -49,6 +49,7 @@ def test_defaults_are_the_protocols() -> None:
         "precision": "fp32",
         "no_feature_reuse": False,
         "feature_memory": None,
+        "offline": False,
     }
     assert {name: getattr(config, name) for name in OPTIONS} == expected
 
@@ -82,6 +83,7 @@ def test_every_flag_is_read(tmp_path: Path) -> None:
         "precision": "bf16",
         "no_feature_reuse": True,
         "feature_memory": 2.5,
+        "offline": True,
     }
     assert set(values) == set(OPTIONS)
     command = [
