@@ -112,8 +112,8 @@ def fetch(url: str, *, max_bytes: int) -> bytes:
             outcome.set_exception(error)
 
     # No timeout of a socket ends the search for a name, or an answer that comes byte by byte. A
-    # thread that is late is left behind; being a daemon, it ends with the process at the latest.
-    threading.Thread(target=work, daemon=True).start()
+    # thread that is late is left behind; it sees the deadline itself, or ends with the process.
+    threading.Thread(target=work, name=f"download of {url}", daemon=True).start()
     try:
         return outcome.result(timeout=DEADLINE_SECONDS)
     except LateError as error:

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import os
+import threading
 import time
 import zipfile
 from collections.abc import Callable
@@ -196,6 +197,13 @@ def test_a_date_or_nothing_may_stand_for_the_version(fault_server: FaultServer) 
     assert asked_places(fault_server) == [None, "bytes=192-", None, "bytes=192-"]
 
 
+def test_a_part_of_the_rest_is_not_all_of_it(fault_server: FaultServer) -> None:
+    part = send(BODY[192:300], 206, Content_Range="bytes 192-299/512", ETag='"1"')
+    url = fault_server.address(CUT, part, send_rest(BODY, ETag='"1"'))
+    assert fetch(url, max_bytes=len(BODY)) == BODY
+    assert asked_places(fault_server) == [None, "bytes=192-", "bytes=300-"]
+
+
 OTHER = BODY[::-1]
 STARTING_OVER = {
     "ranges are ignored": [send(BODY)],
@@ -235,6 +243,19 @@ def test_the_deadline_holds_against_one_byte_at_a_time(
     started = time.monotonic()
     assert refuse(fault_server.address(answer)) == "not complete after 0.2 s"
     assert time.monotonic() - started < 1
+
+
+def test_a_late_download_does_not_go_on(
+    fault_server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(downloads, "DEADLINE_SECONDS", 0.1)
+    monkeypatch.setattr(downloads, "PIECE_BYTES", 1)
+    url = fault_server.address(drip(BODY))
+    assert refuse(url) == "not complete after 0.1 s"
+    for thread in threading.enumerate():
+        if thread.name == f"download of {url}":
+            thread.join(timeout=0.5)
+            assert not thread.is_alive()
 
 
 def test_the_deadline_holds_against_names_that_do_not_resolve(
@@ -368,10 +389,11 @@ def test_the_dataset_is_downloaded_once(
     assert fault_server.paths == ["/0"], "a verified file is not downloaded again"
 
 
+@pytest.mark.parametrize("wrong", [b"<html>please log in</html>", make_zip(CONTENT.upper())])
 def test_the_second_address_helps_out(
-    serve_dataset: Serve, fault_server: FaultServer, tmp_path: Path
+    serve_dataset: Serve, fault_server: FaultServer, tmp_path: Path, wrong: bytes
 ) -> None:
-    serve_dataset(send(b"<html>please log in</html>"), send(GOOD_ZIP))
+    serve_dataset(send(wrong), send(GOOD_ZIP))
     assert find_dataset(tmp_path).read_bytes() == CONTENT
     assert fault_server.paths == ["/0", "/1"]
 
@@ -534,6 +556,11 @@ def test_what_tiktoken_cannot_read(
 # ---------------------------------------------------------------- the weights
 
 
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
 def weights_error(**options: str) -> str:
     with pytest.raises(DataError) as error:
         find_weights(ExperimentConfig(**options))
@@ -546,6 +573,7 @@ def weights_error(**options: str) -> str:
         (OSError("cannot reach the hub\nsecond line"), "(cannot reach the hub)"),
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device)"),
         (PermissionError(errno.EACCES, "Permission denied", "x"), "Permission denied: 'x')"),
+        (caused(LookupError("not in the cache"), OSError("cannot reach it")), "(cannot reach it)"),
     ],
 )
 def test_hub_failure_says_what_to_do(
