@@ -116,6 +116,7 @@ class Request:
     compare: tuple[str, str] | None = None
     keep: Keep = field(default_factory=Keep)
     data_dir: Path = Path(OPTIONS["data_dir"].default)  # where a report finds the messages
+    offline: bool = False  # whether it must find them there
 
 
 def perform(request: Request) -> int:
@@ -143,7 +144,7 @@ def perform(request: Request) -> int:
     # Pictures and statistics take a while to import, and a single run needs none.
     from report import write_report
 
-    report(write_report(output_dir, request.data_dir))
+    report(write_report(output_dir, request.data_dir, request.offline))
     for run in failed:
         logger.error("Failed: %s", run.name)
     return 1 if failed else 0
@@ -213,6 +214,7 @@ def parse_command_line(argv: Sequence[str]) -> Request:
         compare=tuple(asked["compare"]) if "compare" in asked else None,
         keep=keep,
         data_dir=Path(runs[0].config.data_dir),
+        offline=runs[0].config.offline,
     )
 
 
@@ -284,7 +286,8 @@ def _find_conflicts(asked: Mapping[str, Any], given: Mapping[str, Any]) -> list[
     if len(doing) > 1:
         problems.append(f"{' with '.join(doing)}: give one of them")
     if doing and doing[0] != "--dry_run":
-        others = {*given, *asked} - {"dry_run", "report", "compare", "output_dir", "data_dir"}
+        useful = {"dry_run", "report", "compare", "output_dir", "data_dir", "offline"}
+        others = {*given, *asked} - useful
         problems += [
             f"--{name} with {doing[0]}: nothing is run, so it has no use; leave it out"
             for name in sorted(others)

@@ -1,4 +1,4 @@
-"""What comes from outside: the messages, the vocabulary, the published weights.
+"""What comes from outside: the messages, as batches of tokens, and the published weights.
 
 Source of the messages: T. Almeida, J. Gómez Hidalgo, "SMS Spam Collection" v.1, UCI Machine
 Learning Repository, 2011, https://doi.org/10.24432/C5CC84 (CC BY 4.0).
@@ -6,28 +6,33 @@ Learning Repository, 2011, https://doi.org/10.24432/C5CC84 (CC BY 4.0).
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import io
 import logging
-import os
-import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import pandas as pd
-import psutil
-import requests
 import tiktoken
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from downloads import (
+    OFFLINE,
+    DataError,
+    DownloadError,
+    describe_wrong,
+    fetch_first,
+    first_line,
+    is_offline,
+    require_sha256,
+)
 from experiment_config import ExperimentConfig
+from files import write_atomically
 from gpt_model import PUBLISHED_WEIGHTS
 
 logger = logging.getLogger("experiments")
@@ -39,9 +44,7 @@ DATASET_URLS = (
 DATASET_NAME = "SMSSpamCollection"
 DATASET_BYTES = 477_907
 DATASET_SHA256 = "7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d"
-MAX_ZIP_BYTES = 10_000_000  # the published zip has about 0.2 MB
-TIMEOUT_SECONDS = (10, 30)  # to connect, between two pieces of an answer
-DEADLINE_SECONDS = 300  # for a whole answer
+MAX_ZIP_BYTES = 2_000_000  # the published zip has about 0.2 MB
 
 WEIGHTS_NAME = "model.safetensors"
 
@@ -77,23 +80,25 @@ class Corpus:
     file_sha256: str | None  # of the file or files; none where there is none
 
 
-class DataError(RuntimeError):
-    """Something that comes from outside could not be had, or is not what it should be."""
-
-
 # ---------------------------------------------------------------- messages
 
 
-def find_dataset(data_dir: Path) -> Path:
+def find_dataset(data_dir: Path, offline: bool = False) -> Path:
     """Return the verified file of messages in ``data_dir``, downloading it if it is not there.
 
     Raises:
-        DataError: the file there has the wrong checksum, no address gave the right one, or
-            the folder cannot be written.
+        DataError: the file there has the wrong checksum; or it is not there, and this is
+            offline, no address gave it, or the folder cannot be written.
     """
     path = data_dir / DATASET_NAME
     try:
         if not path.exists():
+            if is_offline(offline):
+                raise DataError(
+                    f"The SMS Spam Collection is missing, and nothing is downloaded: {OFFLINE}.\n"
+                    f"Put the file {DATASET_NAME} at {path} (it is in the zip at "
+                    f"{' and at '.join(DATASET_URLS)}), or name its folder with --data_dir."
+                )
             data_dir.mkdir(parents=True, exist_ok=True)
             write_atomically(path, _download_dataset(path))
         checksum = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -111,45 +116,35 @@ def find_dataset(data_dir: Path) -> Path:
 
 def _download_dataset(path: Path) -> bytes:
     """Return the verified contents of the member from the first address that has it."""
-    failures = []
-    for url in DATASET_URLS:
-        logger.info("Downloading the SMS Spam Collection from %s", url)
-        try:
-            return _read_member(_fetch(url))
-        except (requests.RequestException, DataError) as error:
-            failures.append(f"{url} ({_first_line(error)})")
-    raise DataError(
-        f"The SMS Spam Collection could not be downloaded: tried {' and '.join(failures)}.\n"
-        f"Without a network, put the file {DATASET_NAME} from that zip at {path}."
-    )
-
-
-def _fetch(url: str) -> bytes:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    with requests.get(url, stream=True, timeout=TIMEOUT_SECONDS) as response:
-        response.raise_for_status()
-        content = bytearray()
-        for piece in response.iter_content(chunk_size=4096):
-            content += piece
-            if len(content) > MAX_ZIP_BYTES:
-                raise DataError(f"the answer is larger than {MAX_ZIP_BYTES:,} bytes")
-            if time.monotonic() > deadline:
-                raise DataError(f"the answer is not complete after {DEADLINE_SECONDS} s")
-        return bytes(content)
+    try:
+        return fetch_first(DATASET_URLS, _read_member, max_bytes=MAX_ZIP_BYTES)
+    except DownloadError as error:
+        raise DataError(
+            f"The SMS Spam Collection could not be downloaded: {error}.\n"
+            f"Without a network, put the file {DATASET_NAME} from that zip at {path}."
+        ) from error
 
 
 def _read_member(zipped: bytes) -> bytes:
-    # The member's checksum is what counts: mirrors pack the same file into different zips.
+    """The messages in a zip, found by their exact name; nothing is unpacked to a path."""
     try:
-        with zipfile.ZipFile(io.BytesIO(zipped)) as archive, archive.open(DATASET_NAME) as member:
-            content = member.read(DATASET_BYTES + 1)
+        with zipfile.ZipFile(io.BytesIO(zipped)) as archive:
+            entry = archive.getinfo(DATASET_NAME)
+            if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                # Of other kinds, zipfile expands more than it is asked for.
+                raise NotImplementedError(f"compression of kind {entry.compress_type}")
+            with archive.open(entry) as member:
+                content = member.read(DATASET_BYTES + 1)
     except KeyError as error:
-        raise DataError(f"the zip holds no {DATASET_NAME}") from error
+        raise DownloadError(f"the zip holds no {DATASET_NAME}") from error
     except Exception as error:  # a damaged zip raises whatever its reader trips over
-        raise DataError(f"the answer is no zip that can be read: {error}") from error
-    if hashlib.sha256(content).hexdigest() != DATASET_SHA256:
-        raise DataError(f"the {DATASET_NAME} in the zip has the wrong SHA-256")
-    return content
+        raise DownloadError(
+            f"{describe_wrong(zipped)}, no zip that can be read: {first_line(error)}"
+        ) from error
+    if len(content) > DATASET_BYTES:
+        raise DownloadError(f"the {DATASET_NAME} in the zip is larger than {DATASET_BYTES:,} bytes")
+    # The member's checksum is what counts: mirrors pack the same file into different zips.
+    return require_sha256(content, DATASET_SHA256)
 
 
 def read_messages(path: Path) -> pd.DataFrame:
@@ -192,53 +187,7 @@ def write_csv_files(splits: Splits[pd.DataFrame], data_dir: Path) -> None:
         logger.warning("The split was not written to %s as CSV files: %s", data_dir, error)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``: what is written there gets that name when it is complete.
-
-    So no half-written file ever has the name, also when the machine stops.
-    """
-    # What a process left that was killed, it will not finish.
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        owner = leftover.name.rpartition(".")[2]
-        if owner.isdecimal() and not psutil.pid_exists(int(owner)):
-            leftover.unlink(missing_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.touch()
-        usual_mode = temporary.stat().st_mode
-        yield temporary
-        temporary.chmod(usual_mode)  # not every writer gives it
-        with open(temporary, "r+b") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
 # ---------------------------------------------------------------- tokens
-
-
-def gpt2_encoding() -> tiktoken.Encoding:
-    """GPT-2's byte-pair encoding, downloaded by tiktoken once and then cached.
-
-    Raises:
-        DataError: the vocabulary is neither cached nor to be downloaded, or is damaged.
-    """
-    try:
-        return tiktoken.get_encoding("gpt2")
-    except (requests.RequestException, OSError, ValueError) as error:
-        raise DataError(
-            f"GPT-2's vocabulary could not be had through tiktoken ({_first_line(error)}).\n"
-            "Without a network, set TIKTOKEN_CACHE_DIR to a folder that holds tiktoken's cache "
-            "of it: run the same command once where there is a network, and copy that folder."
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -386,7 +335,7 @@ def find_weights(config: ExperimentConfig) -> Path:
     """
     if config.weights == "pretrained":
         weights_dir = Path(config.weights_dir) if config.weights_dir else None
-        return _published_file(config.model_size, weights_dir)
+        return _published_file(config.model_size, weights_dir, is_offline(config.offline))
     path = Path(config.weights)
     try:
         if not path.is_dir():
@@ -404,7 +353,7 @@ def find_weights(config: ExperimentConfig) -> Path:
     return files[0]
 
 
-def _published_file(model_size: str, weights_dir: Path | None) -> Path:
+def _published_file(model_size: str, weights_dir: Path | None, offline: bool) -> Path:
     repository, revision = PUBLISHED_WEIGHTS[model_size]
     folder = weights_dir / repository.split("/")[1] if weights_dir else None
     try:
@@ -417,23 +366,25 @@ def _published_file(model_size: str, weights_dir: Path | None) -> Path:
     huggingface_hub.logging.set_verbosity_error()  # what matters of it is in the error below
     logger.info("Getting %s of %s from the Hugging Face hub or its cache", WEIGHTS_NAME, repository)
     try:
-        path = huggingface_hub.hf_hub_download(
-            repository, WEIGHTS_NAME, revision=revision, local_dir=folder
-        )
+        if offline:  # hf_hub_download reaches for the network even with local_files_only
+            found = huggingface_hub.try_to_load_from_cache(
+                repository, WEIGHTS_NAME, revision=revision
+            )
+            if not isinstance(found, str):
+                raise FileNotFoundError(OFFLINE)
+        else:
+            found = huggingface_hub.hf_hub_download(
+                repository, WEIGHTS_NAME, revision=revision, local_dir=folder
+            )
+        return Path(found)
     except Exception as error:  # the hub's errors share no base class
         place = folder or Path("WEIGHTS_DIR") / repository.split("/")[1]
         flag = "" if folder else " and give --weights_dir WEIGHTS_DIR"
+        # What the hub misses in its cache, it looked for there because of another error.
+        reason = first_line(error.__cause__ or error)
         raise DataError(
             f"{WEIGHTS_NAME} of {repository}, revision {revision}, could not be had from the "
-            f"Hugging Face hub or its cache ({_first_line(error)}).\n"
+            f"Hugging Face hub or its cache ({reason}).\n"
             f"Without a network, put that file at {place / WEIGHTS_NAME}{flag}, or take "
             "--weights random."
         ) from error
-    return Path(path)
-
-
-def _first_line(error: Exception) -> str:
-    """What went wrong, in a line: of a failed request its reason, not the way to it."""
-    inner = error.args[0] if error.args else error
-    reason = str(getattr(inner, "reason", error)).strip() or type(error).__name__
-    return reason.splitlines()[0]

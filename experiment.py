@@ -29,7 +29,6 @@ from data_utils import (
     count_max_tokens,
     encode_splits,
     find_dataset,
-    gpt2_encoding,
     make_loaders,
     read_messages,
     split_messages,
@@ -47,6 +46,7 @@ from metrics import format_metrics, measure_classes
 from own_data import load_own_corpus
 from saved_models import describe_base, save_classifier
 from training import Accuracy, History, Predictions, classify_texts, report, train
+from vocabulary import gpt2_encoding
 
 logger = logging.getLogger("experiments")
 
@@ -192,7 +192,7 @@ def load_corpus(config: ExperimentConfig) -> Corpus:
         logger.warning("Demo: the messages are synthetic, so the figures mean nothing.")
         return Corpus(split_messages(demo_messages()), labels, "demo", None)
     data_dir = Path(config.data_dir)
-    messages = split_messages(read_messages(find_dataset(data_dir)))
+    messages = split_messages(read_messages(find_dataset(data_dir, config.offline)))
     write_csv_files(messages, data_dir)
     return Corpus(messages, labels, DATASET_NAME, DATASET_SHA256)
 
@@ -218,7 +218,7 @@ def find_encoding(config: ExperimentConfig) -> tiktoken.Encoding:
     Raises:
         DataError: there is no vocabulary.
     """
-    return byte_encoding() if config.demo else gpt2_encoding()
+    return byte_encoding() if config.demo else gpt2_encoding(config.offline)
 
 
 class SharedWork:

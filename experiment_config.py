@@ -272,6 +272,11 @@ class ExperimentConfig:
         minimum=0,
         metavar="GB",
     )
+    offline: bool = option(
+        False,
+        GROUPS[4],
+        "touch no network: what is not there is an error; HF_HUB_OFFLINE=1 means the same",
+    )
 
     @property
     def gpt(self) -> GPTConfig:

@@ -151,6 +151,7 @@ CIRCUMSTANCES = (
     "weights_dir",
     "no_feature_reuse",
     "feature_memory",
+    "offline",
 )
 
 

@@ -26,6 +26,7 @@ from training import report
 
 TEXTS_AT_ONCE = 2048  # read, sorted by length, classified, and given back in their order
 FORMATS = ("text", "csv", "jsonl")
+OF_THIS_MACHINE = ("weights", "weights_dir", "device", "offline")  # options that a model may need
 SHOWN_CHARACTERS = 80  # of a text, in the format for people
 
 
@@ -130,6 +131,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--weights", metavar="PATH", help="the base weights, if they are not where they were"
     )
     parser.add_argument("--weights_dir", metavar="DIR", help="folder of published weights")
+    parser.add_argument(
+        "--offline", action="store_true", help="use only what is there already, and no network"
+    )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
     return parser
 
@@ -149,7 +153,7 @@ def perform(arguments: argparse.Namespace) -> int:
         problems.append("TEXT with --csv: give one of them")
     if problems:
         raise ConfigError(problems)
-    given = {name: getattr(arguments, name) for name in ("weights", "weights_dir", "device")}
+    given = {name: getattr(arguments, name) for name in OF_THIS_MACHINE}
     classifier = load_classifier(folder, {k: value for k, value in given.items() if value})
     is_typed = not arguments.texts and not arguments.csv and sys.stdin.isatty()
     if arguments.csv:

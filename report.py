@@ -16,9 +16,10 @@ import pandas as pd
 import pictures
 from baseline import classify_by_characters, find_copies
 from comparisons import ALPHA, accuracy_interval, smallest_difference
-from data_utils import Corpus, Splits, write_atomically
+from data_utils import Corpus, Splits
 from experiment import describe_data, load_corpus
 from experiment_rows import ROWS
+from files import write_atomically
 from run_records import RESULT_NAME, Record, RecordError, read_record, read_records
 from tables import (
     Configuration,
@@ -68,11 +69,12 @@ img {{ max-width: 100%; height: auto; }}
 """
 
 
-def write_report(output_dir: Path, data_dir: Path) -> str:
+def write_report(output_dir: Path, data_dir: Path, offline: bool = False) -> str:
     """Write ``report.md`` and ``report.html`` on all records of a folder.
 
     Args:
         data_dir: of the messages, which the baseline and the audit read.
+        offline: they are not downloaded to it.
 
     Returns:
         What to print: the tables in short, and where the report is.
@@ -90,7 +92,7 @@ def write_report(output_dir: Path, data_dir: Path) -> str:
         )
     require_one_dataset([record for record in records if record.is_complete])
     sections, others = group_records([record for record in records if record.is_complete])
-    corpus = _corpus_of(records, data_dir)
+    corpus = _corpus_of(records, data_dir, offline)
     page = _Page()
     _introduce(page, records)
     baseline = classify_by_characters(corpus.parts)
@@ -121,10 +123,10 @@ def compare_runs(a: str, b: str, output_dir: Path) -> str:
     return compare_two(*map(read_record, folders))
 
 
-def _corpus_of(records: Sequence[Record], data_dir: Path) -> Corpus:
+def _corpus_of(records: Sequence[Record], data_dir: Path, offline: bool) -> Corpus:
     """The texts that the runs were made on."""
     complete = [record for record in records if record.is_complete]
-    config = replace((complete or records)[0].config, data_dir=str(data_dir))
+    config = replace((complete or records)[0].config, data_dir=str(data_dir), offline=offline)
     corpus = load_corpus(config)
     if complete and complete[0].result["data"] != describe_data(corpus):
         raise RecordError(

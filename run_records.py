@@ -21,10 +21,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from data_utils import PARTS, Splits, write_atomically
+from data_utils import PARTS, Splits
 from experiment import ExperimentResult, format_accuracies, format_minutes
 from experiment_config import OPTIONS, ExperimentConfig
 from experiment_rows import CIRCUMSTANCES, find_row, format_command
+from files import write_atomically
 from machine import choose_device, describe_machine
 from metrics import format_metrics, measure_classes
 from own_data import checksum_files

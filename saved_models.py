@@ -12,8 +12,9 @@ import torch
 
 from classifier import build_classifier
 from config_rules import find_problems
-from data_utils import WEIGHTS_NAME, Corpus, find_weights, write_atomically
+from data_utils import WEIGHTS_NAME, Corpus, find_weights
 from experiment_config import ExperimentConfig
+from files import write_atomically
 from gpt_model import PUBLISHED_WEIGHTS, CheckpointError, GPTModel
 from machine import choose_device
 from tensor_files import damaged, fill_trained, read_tensors, trained_tensors, write_tensors
@@ -96,7 +97,7 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
     """Read what :func:`save_classifier` wrote.
 
     Args:
-        given: options of where things are found or done: ``weights``, ``weights_dir``, ``device``.
+        given: options of where things are found or done, as ``weights`` or ``device``.
 
     Raises:
         CheckpointError: it cannot be read, is damaged, or its base weights are others.

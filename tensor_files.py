@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data_utils import replacing
+from files import replacing
 from gpt_model import CheckpointError, GPTModel
 
 

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 import torch
 import transformers
+from fault_server import IMPATIENT, FaultServer
 
+import downloads
 from data_utils import DATASET_NAME
 from demo_data import demo_messages
 from gpt_model import MODEL_SIZES, GPTConfig
@@ -44,6 +46,18 @@ def few_messages() -> pd.DataFrame:
     """Synthetic messages that make 28 training, 4 validation and 8 test texts."""
     messages = demo_messages()
     return pd.concat([messages[:25], messages[-20:]], ignore_index=True)
+
+
+@pytest.fixture
+def fault_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    """A server on localhost, and downloads from it that soon lose patience."""
+    for name, value in IMPATIENT.items():
+        monkeypatch.setattr(downloads, name, value)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    server = FaultServer()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

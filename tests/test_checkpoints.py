@@ -1,5 +1,7 @@
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +13,9 @@ from helpers import config_from_flags
 import checkpoints
 from additional_experiments import main
 from checkpoints import CHECKPOINT_NAME, Checkpoints
-from data_utils import replacing
 from experiment import ExperimentResult, Keep, run_experiment
 from experiment_config import ExperimentConfig
+from files import replacing
 from gpt_model import CheckpointError
 from interruption import Interrupted, Patience
 from run_records import read_records
@@ -151,11 +153,12 @@ def test_the_last_good_checkpoint_stays(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
-    (tmp_path / ".a.999999999").write_text("half")
-    (tmp_path / ".b.999999999").write_text("another file's")
+    for name, age in ((".a.1", 2 * 86_400), (".a.2", 60), (".b.3", 2 * 86_400)):
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
     with replacing(tmp_path / "a") as temporary:
         temporary.write_text("whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".b.999999999", "a"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.2", ".b.3", "a"]
 
 
 # ---------------------------------------------------------------- signals

@@ -1,21 +1,11 @@
 import hashlib
-import io
-import os
-import threading
-import time
-import zipfile
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import requests
-import tiktoken
 import torch
 
-import data_utils
 from data_utils import (
     DATASET_NAME,
     PADDING_TOKEN,
@@ -25,7 +15,6 @@ from data_utils import (
     encode_splits,
     find_dataset,
     find_weights,
-    gpt2_encoding,
     make_loaders,
     read_messages,
     split_messages,
@@ -33,6 +22,7 @@ from data_utils import (
 )
 from demo_data import byte_encoding
 from experiment_config import ExperimentConfig
+from vocabulary import gpt2_encoding
 
 # ---------------------------------------------------------------- split
 
@@ -139,15 +129,6 @@ def test_demo_encoding_is_bytes() -> None:
     assert byte_encoding().encode_ordinary(text) == list(text.encode())
 
 
-def test_missing_vocabulary_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(name: str) -> tiktoken.Encoding:
-        raise requests.ConnectionError("no network")
-
-    monkeypatch.setattr(tiktoken, "get_encoding", fail)
-    with pytest.raises(DataError, match=r"(?s)no network.*TIKTOKEN_CACHE_DIR"):
-        gpt2_encoding()
-
-
 def test_loaders() -> None:
     train = EncodedTexts([[i] for i in range(10)], range(10), width=2)
     loaders = make_loaders(Splits(train, train, train), batch_size=4)
@@ -164,147 +145,11 @@ def test_loaders() -> None:
         encode(batch_size=3)
 
 
-# ---------------------------------------------------------------- download
-
-
-def make_zip(content: bytes, name: str = DATASET_NAME) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(name, content)
-        archive.writestr("readme", "nothing to see")
-    return buffer.getvalue()
-
-
-CONTENT = b"ham\thello\nspam\tfree money\n" * 40
-GOOD_ZIP = make_zip(CONTENT)
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
-
-def send(body: bytes, status: int = 200, announced: int | None = None) -> Answer:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(status)
-        handler.send_header("Content-Length", str(announced or len(body)))
-        handler.end_headers()
-        handler.wfile.write(body)
-
-    return answer
-
-
-def stall(handler: BaseHTTPRequestHandler) -> None:
-    send(GOOD_ZIP[:50], announced=len(GOOD_ZIP))(handler)
-    handler.wfile.flush()
-    time.sleep(1)
-
-
-def trickle(handler: BaseHTTPRequestHandler) -> None:
-    send(b"", announced=len(GOOD_ZIP))(handler)
-    for i in range(0, len(GOOD_ZIP), 2):
-        handler.wfile.write(GOOD_ZIP[i : i + 2])
-        time.sleep(0.01)
-
-
-def reset(handler: BaseHTTPRequestHandler) -> None:
-    handler.connection.close()
-
-
-FAULTS = {
-    "truncated": send(GOOD_ZIP[:50], announced=len(GOOD_ZIP)),
-    "cut short": send(GOOD_ZIP[:50]),
-    "flipped bits": send(GOOD_ZIP[:60] + bytes(b ^ 255 for b in GOOD_ZIP[60:80]) + GOOD_ZIP[80:]),
-    "another file": send(make_zip(CONTENT + b"x")),
-    "no member": send(make_zip(CONTENT, "other")),
-    "a page": send(b"<html>please log in</html>"),
-    "not found": send(b"", status=404),
-    "server error": send(b"", status=500),
-    "too large": send(b"\0" * 2_000_000),
-    "damaged end": send(GOOD_ZIP[:-6] + b"\xff\xff\xff\xff\0\0"),
-    "stalled": stall,
-    "trickling": trickle,
-    "reset": reset,
-}
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., list[str]]]:
-    """Serve answers on localhost, the first under the primary address, and so on."""
-    monkeypatch.setattr(data_utils, "DATASET_SHA256", hashlib.sha256(CONTENT).hexdigest())
-    monkeypatch.setattr(data_utils, "DATASET_BYTES", len(CONTENT))
-    monkeypatch.setattr(data_utils, "MAX_ZIP_BYTES", 1_000_000)
-    monkeypatch.setattr(data_utils, "TIMEOUT_SECONDS", (0.3, 0.3))
-    monkeypatch.setattr(data_utils, "DEADLINE_SECONDS", 0.4)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    asked: list[str] = []
-    answers: list[Answer] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked.append(self.path)
-            answers[int(self.path[1:])](self)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-
-    def start(*given: Answer) -> list[str]:
-        answers.extend(given)
-        address = f"http://127.0.0.1:{server.server_port}"
-        urls = [f"{address}/{i}" for i in range(len(given))]
-        monkeypatch.setattr(data_utils, "DATASET_URLS", urls)
-        return asked
-
-    yield start
-    server.shutdown()
-    server.server_close()
-
-
-def test_download_takes_the_primary_address(serve: Callable, tmp_path: Path) -> None:
-    asked = serve(send(GOOD_ZIP), send(GOOD_ZIP))
-    folder = tmp_path / "new" / "data"
-    assert find_dataset(folder).read_bytes() == CONTENT
-    assert asked == ["/0"]
-    assert os.listdir(folder) == [DATASET_NAME]
-    find_dataset(folder)
-    assert asked == ["/0"], "a verified file is not downloaded again"
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_download_falls_back_to_the_second_address(
-    serve: Callable, tmp_path: Path, fault: str
-) -> None:
-    asked = serve(FAULTS[fault], send(GOOD_ZIP))
-    assert find_dataset(tmp_path).read_bytes() == CONTENT
-    assert asked == ["/0", "/1"]
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_failed_download_leaves_nothing(serve: Callable, tmp_path: Path, fault: str) -> None:
-    serve(FAULTS[fault], send(b"", status=404))
-    with pytest.raises(DataError) as error:
-        find_dataset(tmp_path)
-    assert os.listdir(tmp_path) == []
-    message = str(error.value)
-    assert "/0 (" in message
-    assert "/1 (404" in message
-    assert f"put the file {DATASET_NAME} from that zip at {tmp_path / DATASET_NAME}" in message
-
-
 def test_wrong_file_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / DATASET_NAME).write_bytes(b"mine")
     with pytest.raises(DataError, match=r"is not the SMS Spam Collection.*--data_dir"):
         find_dataset(tmp_path)
     assert (tmp_path / DATASET_NAME).read_bytes() == b"mine"
-
-
-def test_folder_that_cannot_be_written(serve: Callable, tmp_path: Path) -> None:
-    asked = serve(send(GOOD_ZIP))
-    (tmp_path / "file").touch()
-    with pytest.raises(DataError, match="--data_dir"):
-        find_dataset(tmp_path / "file" / "data")
-    with pytest.raises(DataError, match="--data_dir"):
-        find_dataset(tmp_path / "file")
-    assert asked == []
 
 
 # ---------------------------------------------------------------- weights
@@ -333,6 +178,7 @@ def test_weights_dir_is_read_before_the_hub(
 ) -> None:
     import huggingface_hub
 
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     asked = []
 
     def download(repository: str, name: str, **options: object) -> str:
@@ -350,19 +196,3 @@ def test_weights_dir_is_read_before_the_hub(
     (folder / "model.safetensors").touch()
     assert find_weights(config) == folder / "model.safetensors"
     assert len(asked) == 1
-
-
-def test_hub_failure_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
-    def fail(*_: object, **__: object) -> str:
-        raise OSError("cannot reach the hub\nsecond line")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-    with pytest.raises(DataError) as error:
-        find_weights(weights_config(weights_dir=tmp_path))
-    message = str(error.value)
-    assert "(cannot reach the hub)" in message
-    assert f"put that file at {tmp_path / 'gpt2' / 'model.safetensors'}" in message
-    with pytest.raises(DataError, match=r"WEIGHTS_DIR/gpt2/model.safetensors and give --weights_"):
-        find_weights(weights_config())

@@ -58,6 +58,7 @@ def test_defaults_are_the_protocols() -> None:
         "val_dataset": None,
         "test_dataset": None,
         "balance": False,
+        "offline": False,
     }
     assert {name: getattr(config, name) for name in OPTIONS} == expected
 
@@ -96,6 +97,7 @@ def test_every_flag_is_read(tmp_path: Path) -> None:
         "precision": "bf16",
         "no_feature_reuse": True,
         "feature_memory": 2.5,
+        "offline": True,
     }
     own = {name: str(tmp_path / "a.csv") for name in ("dataset", "val_dataset", "test_dataset")}
     (tmp_path / "a.csv").touch()

@@ -75,11 +75,12 @@ def test_a_run_killed_at_random_moments(tmp_path: Path) -> None:
     assert without_minutes(resumed) == without_minutes(out)
     (whole,), (killed,) = (read_records(tmp_path / name) for name in ("whole", "killed"))
     assert killed.predictions.equals(whole.predictions)
-    files = sorted(path.name for path in killed.folder.iterdir())
+    # A kill can leave what it was writing, under another name, for a day.
+    files = sorted(path.name for path in killed.folder.iterdir() if path.name[0] != ".")
     assert files == ["config.json", "model.safetensors", "predictions.csv", "result.json"]
 
 
-@pytest.mark.faults("two processes on one folder")
+@pytest.mark.faults("several processes at once")
 @pytest.mark.parametrize("flags", [[], ["--resume", "--checkpoint_every", "1", "--save_model"]])
 def test_two_processes_on_one_run(flags: list[str], tmp_path: Path) -> None:
     processes = [start(tmp_path / "shared", *RUN, *flags) for _ in range(2)]

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 import hf_export
 from classifier import LORA_LAYERS, build_classifier, classify
-from data_utils import PADDING_TOKEN, EncodedTexts, gpt2_encoding
+from data_utils import PADDING_TOKEN, EncodedTexts
 from demo_data import byte_encoding
 from experiment_config import ExperimentConfig
 from gpt_model import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig, GPTModel
 from hf_export import ExportError, export_hf, find_export_problems, require_export_folder
+from vocabulary import gpt2_encoding
 
 SIZE = "gpt2-small (124M)"  # its name, for which weights were published, but not its size
 CONFIG = ExperimentConfig(model_size=SIZE, weights="random", trainable_token_pos="flexible")

@@ -61,7 +61,7 @@ def test_a_sweep_killed_at_random_moments(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.faults("two processes on one folder")
+@pytest.mark.faults("several processes at once")
 def test_two_sweeps_in_one_folder(tmp_path: Path) -> None:
     rows = "1,2,16"
     sweeps = [start(tmp_path / "shared", rows) for _ in range(2)]
