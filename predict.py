@@ -89,9 +89,14 @@ def read_lines() -> Iterator[str]:
             raise DataError(f"Standard input, line {number}: {error}. Give UTF-8.") from error
 
 
-def format_prediction(number: int, prediction: Prediction, form: str) -> str:
-    """A line of output. In CSV and for people no text can act: nothing is a formula, and nothing
-    moves the cursor."""
+def format_prediction(number: int, prediction: Prediction, form: str, width: int = 0) -> str:
+    """A line of output. For people no text can act: none moves the cursor.
+
+    Args:
+        number: of the text, from 0.
+        form: one of ``FORMATS``.
+        width: for people, what labels are padded to.
+    """
     if form == "csv":
         label = prediction.label.replace('"', '""')
         return f'{number},"{label}",{prediction.probability:.9g}'
@@ -101,7 +106,7 @@ def format_prediction(number: int, prediction: Prediction, form: str) -> str:
     shown = "".join(character if character.isprintable() else " " for character in shown)
     if len(shown) > SHOWN_CHARACTERS:
         shown = shown[:-1] + "..."
-    return f"{prediction.label}  {prediction.probability:.4f}  {shown}"
+    return f"{prediction.label:<{width}}  {prediction.probability:.4f}  {shown}"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -166,8 +171,9 @@ def perform(arguments: argparse.Namespace) -> int:
     found = predict(
         classifier, find_encoding(classifier.config), texts, 1 if is_typed else TEXTS_AT_ONCE
     )
+    width = max(map(len, classifier.labels))
     for number, prediction in enumerate(tqdm(found, unit=" texts", disable=None)):
-        report(format_prediction(number, prediction, arguments.format))
+        report(format_prediction(number, prediction, arguments.format, width))
     return 0
 
 

@@ -2,7 +2,7 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -10,6 +10,7 @@ import pytest
 import torch
 import transformers
 from fault_server import IMPATIENT, FaultServer
+from helpers import count_faults
 
 import downloads
 from data_utils import DATASET_NAME
@@ -84,16 +85,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 # ---------------------------------------------------------------- the count of faults
-
-
-def count_faults(items: Iterable[pytest.Item]) -> Counter[str]:
-    """How many faults of each kind tests bring about: their marker ``faults(kind, number=1)``."""
-    counts: Counter[str] = Counter()
-    for item in items:
-        for marker in item.iter_markers("faults"):
-            kind, number = (*marker.args, 1)[:2]
-            counts[kind] += number
-    return counts
 
 
 @pytest.fixture(autouse=True)

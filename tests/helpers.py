@@ -1,9 +1,11 @@
 """What several test files need."""
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import pytest
 import torch
 
 from additional_experiments import parse_command_line
@@ -52,3 +54,13 @@ def make_result(
         n_parameters=3,
         peak_memory=4,
     )
+
+
+def count_faults(items: Iterable[pytest.Item]) -> Counter[str]:
+    """How many faults of each kind tests bring about: their marker ``faults(kind, number=1)``."""
+    counts: Counter[str] = Counter()
+    for item in items:
+        for marker in item.iter_markers("faults"):
+            kind, number = (*marker.args, 1)[:2]
+            counts[kind] += number
+    return counts

@@ -8,7 +8,7 @@ from helpers import config_from_flags
 from additional_experiments import main, parse_command_line
 from experiment_rows import ROWS, differing_options
 from readme_tables import RESULTS, flags_table, rows_table, variants_table
-from run_records import read_records
+from run_records import Run, read_records
 
 README = Path(__file__).parent.parent / "README.md"
 XL = '--model_size "gpt2-xl (1558M)"'
@@ -71,7 +71,8 @@ def test_readme_holds_the_generated_tables() -> None:
     assert flags_table() in README.read_text()
 
 
-def test_every_readme_command_parses() -> None:
+def test_every_readme_command_parses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(README.parent)  # some name files that are there
     readme = README.read_text()
     commands = re.findall(r"python additional_experiments\.py[^\n`|;&]*", readme)
     assert len(commands) > len(ROWS)
@@ -80,6 +81,8 @@ def test_every_readme_command_parses() -> None:
         if "--help" not in flags:
             request = parse_command_line(flags)
             assert request.runs or request.report or request.compare
+    folders = set(re.findall(r"python predict\.py runs/(row-\S+)", readme))
+    assert folders == {Run(ROWS[16].config).name}
 
 
 def test_variants_are_told_from_rows() -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import SCRIPT, environment_without_network
+from helpers import SCRIPT, count_faults, environment_without_network
 from safetensors.torch import load_file, save_file
 
 from checkpoints import CHECKPOINT_NAME
@@ -78,6 +79,30 @@ def test_a_run_killed_at_random_moments(tmp_path: Path) -> None:
     # A kill can leave what it was writing, under another name, for a day.
     files = sorted(path.name for path in killed.folder.iterdir() if path.name[0] != ".")
     assert files == ["config.json", "model.safetensors", "predictions.csv", "result.json"]
+
+
+@pytest.mark.faults("SIGTERM, SIGINT, at full size")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_gpt2_small_resumed_is_bitwise_the_same(
+    number: signal.Signals, real_data_dir: Path, tmp_path: Path
+) -> None:
+    flags = ["--rows", "2", "--weights", "random", "--data_dir", str(real_data_dir)]
+    flags += ["--max_steps", "70", "--eval_freq", "10"]
+    status, out, _ = finish(start(tmp_path / "whole", *flags))
+    assert status == 0
+    process = start(tmp_path / "stopped", *flags)
+    for line in process.stdout:
+        if "Step 000040" in line:
+            break
+    process.send_signal(number)
+    assert finish(process)[0] == 128 + number
+    status, resumed, err = finish(start(tmp_path / "stopped", *flags, "--resume"))
+    assert status == 0
+    assert "Continuing after step" in err
+    assert without_minutes(resumed) == without_minutes(out)
+    (whole,), (stopped,) = (read_records(tmp_path / name) for name in ("whole", "stopped"))
+    assert stopped.result["history"] == whole.result["history"], "every bit of every loss"
+    assert stopped.predictions.equals(whole.predictions)
 
 
 @pytest.mark.faults("several processes at once")
@@ -250,3 +275,15 @@ def test_unusual_tables(kind: str, tmp_path: Path) -> None:
     assert found.returncode == 0, found.stderr
     n_texts = len(record.predictions) + record.result["accuracy"]["validation"]["total"]
     assert len(found.stdout.splitlines()) > n_texts
+
+
+# ---------------------------------------------------------------- the count
+
+
+def test_the_readme_counts_them(request: pytest.FixtureRequest) -> None:
+    if request.config.option.keyword or request.config.args != request.config.getini("testpaths"):
+        pytest.skip("counts all tests, and only some were asked for")
+    counts = count_faults(request.session.items)
+    table = "".join(f"| {kind} | {number} |\n" for kind, number in sorted(counts.items()))
+    table += f"| all | {counts.total()} |\n"
+    assert table in SCRIPT.with_name("README.md").read_text()
