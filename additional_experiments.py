@@ -133,7 +133,7 @@ def perform(request: Request) -> int:
         report(compare_runs(*request.compare, output_dir))
         return 0
     if request.dry_run:
-        report(describe_plan(request.runs, output_dir))
+        report(describe_plan(request.runs, output_dir, request.keep))
         return 0
     if not request.report:
         require_writable(output_dir)

@@ -78,12 +78,12 @@ class Checkpoints(Keeper):
         if not (self._resume and self._path and self._path.exists()):
             return
         header, tensors = read_tensors(self._path)
-        if header["identity"] != self._identity:
-            raise CheckpointError(
-                f"{self._path} belongs to a run on other data, weights or versions. Delete it to "
-                "start anew, or leave --resume out."
-            )
         try:
+            if header["identity"] != self._identity:
+                raise CheckpointError(
+                    f"{self._path} belongs to a run on other data, weights or versions. Delete it "
+                    "to start anew, or leave --resume out."
+                )
             fill_trained(state.model, _below("model", tensors), self._path)
             state.optimizer.restore(_below("moments", tensors))
             state.history = History.from_json(header["history"])
@@ -92,6 +92,8 @@ class Checkpoints(Keeper):
             torch.set_rng_state(tensors["generators.now"])
             self._features += header["seconds"]["features"]
             self._training = header["seconds"]["training"]
+        except CheckpointError:
+            raise
         except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
             raise damaged(self._path, error) from error
         self._saved_step = state.step

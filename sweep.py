@@ -168,11 +168,11 @@ def describe_run(run: Run) -> str:
     return f"Row {row}, seed {run.config.seed}" if row else format_command(run.config)
 
 
-def describe_plan(runs: Sequence[Run], output_dir: Path) -> str:
+def describe_plan(runs: Sequence[Run], output_dir: Path, keep: Keep) -> str:
     """What :func:`run_sweep` would do: a line for each run, with what is done already."""
     lines = []
     for run in runs:
-        state = "done" if find_complete(output_dir, run) else "to do"
+        state = "done" if find_done(run, output_dir, keep) else "to do"
         lines.append(f"{state:<5}  {format_command(run.config)}")
     n_done = sum(line.startswith("done") for line in lines)
     return "\n".join([*lines, f"{len(runs)} runs, {n_done} of them done, in {output_dir}"])

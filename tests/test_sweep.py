@@ -16,7 +16,7 @@ import experiment
 import sweep
 from additional_experiments import main
 from classifier import build_classifier, load_weights
-from experiment import ExperimentResult, SharedWork, run_experiment
+from experiment import ExperimentResult, Keep, SharedWork, run_experiment
 from experiment_config import ExperimentConfig
 from experiment_rows import ROWS, configure, find_row
 from gpt_model import GPTModel
@@ -200,7 +200,7 @@ def test_what_is_done_is_not_repeated(
     run_sweep([changed, *runs], tmp_path)
     assert started[1:] == [changed.config]
     plan = describe_plan(
-        [*runs, replace(changed, config=replace(changed.config, seed=4))], tmp_path
+        [*runs, replace(changed, config=replace(changed.config, seed=4))], tmp_path, Keep()
     )
     states = [line.split()[0] for line in plan.splitlines()]
     assert states == ["done", "done", "done", "to", "4"]
