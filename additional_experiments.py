@@ -261,7 +261,7 @@ def parse_keep(asked: Mapping[str, Any]) -> tuple[Keep, list[str]]:
     keeps = "resume" in asked or "save_model" in asked or export_dir is not None
     every = asked.get("checkpoint_every", EPOCH if keeps else None)
     problems = []
-    if every and every != EPOCH:
+    if every not in (None, EPOCH):
         if re.fullmatch(r"\d{1,9}", every) and int(every):
             every = int(every)
         else:

@@ -11,13 +11,13 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from downloads import DataError
 from gpt_model import CheckpointError
 from interruption import Patience
 from tensor_files import damaged, fill_trained, read_tensors, trained_tensors, write_tensors
@@ -51,15 +51,19 @@ class Checkpoints(Keeper):
         patience: Patience,
     ) -> None:
         self._path, self._find_identity, self._every = path, identity, every
+        self._identity: dict[str, Any] | None = None
         self._resume = resume
         self._patience = patience
         self._features, self._training = features, 0.0  # seconds before this process's training
         self._started = time.perf_counter()
         self._saved_step = 0
+        self._state: TrainingState | None = None  # after the last update
+        self._generator: Tensor | None = None  # PyTorch's, then
 
-    @cached_property
-    def _identity(self) -> dict[str, Any]:
-        return self._find_identity()
+    def _identify(self) -> dict[str, Any]:
+        if self._identity is None:
+            self._identity = self._find_identity()
+        return self._identity
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -73,13 +77,17 @@ class Checkpoints(Keeper):
 
         Raises:
             CheckpointError: it is damaged, or belongs to another run.
+            DataError: what the run rests on cannot be read.
+            Interrupted: the run is asked to stop.
         """
         self._started = time.perf_counter()
+        if self._path and (self._every or self._resume):
+            self._identify()  # now, while all that it is made of is there
         if not (self._resume and self._path and self._path.exists()):
             return
         header, tensors = read_tensors(self._path)
         try:
-            if header["identity"] != self._identity:
+            if header["identity"] != self._identify():
                 raise CheckpointError(
                     f"{self._path} belongs to a run on other data, weights or versions. Delete it "
                     "to start anew, or leave --resume out."
@@ -92,14 +100,17 @@ class Checkpoints(Keeper):
             torch.set_rng_state(tensors["generators.now"])
             self._features += header["seconds"]["features"]
             self._training = header["seconds"]["training"]
+            lines = state.history.lines()
         except CheckpointError:
             raise
-        except (KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
             raise damaged(self._path, error) from error
+        self._note(state)
         self._saved_step = state.step
         logger.info("Continuing after step %d, from %s", state.step, self._path)
-        for line in state.history.lines():
+        for line in lines:
             report(line)
+        self._patience.check()
 
     def after_update(self, state: TrainingState, ends_epoch: bool) -> None:
         """Write a checkpoint if one is due, or if the run is asked to stop, and stop then.
@@ -107,19 +118,38 @@ class Checkpoints(Keeper):
         Raises:
             Interrupted: the run is asked to stop.
         """
-        is_due = ends_epoch
+        self._note(state)
+        is_due = bool(self._every) and ends_epoch
         if isinstance(self._every, int):
             is_due = state.step - self._saved_step >= self._every
-        if self._path and (self._patience.signal or (self._every and is_due)):
-            try:
-                self._write(state)
-            except CheckpointError as error:  # what was computed is worth more than a checkpoint
-                logger.warning("No checkpoint: %s The run goes on.", error)
+        if is_due or self._patience.signal:
+            self.save()
         self._patience.check()
+
+    def end_training(self) -> None:
+        """Write a checkpoint of what training came to, if any are to be written.
+
+        Raises:
+            Interrupted: the run is asked to stop.
+        """
+        if self._every or self._patience.signal:
+            self.save()
+        self._patience.check()
+
+    def save(self) -> None:
+        """Write a checkpoint of the state after the last update, if there is none yet."""
+        if self._path and self._state and self._state.step != self._saved_step:
+            try:
+                self._write(self._state)
+            except (CheckpointError, DataError) as error:  # the run is worth more than that
+                logger.warning("No checkpoint: %s", error)
+
+    def _note(self, state: TrainingState) -> None:
+        self._state, self._generator = state, torch.get_rng_state()
 
     def _write(self, state: TrainingState) -> None:
         header = {
-            "identity": self._identity,
+            "identity": self._identify(),
             "step": state.step,
             "history": asdict(state.history),
             "seconds": self.seconds,
@@ -128,7 +158,7 @@ class Checkpoints(Keeper):
             **_above("model", trained_tensors(state.model)),
             **_above("moments", state.optimizer.moments()),
             "generators.epoch": state.epoch_generator,
-            "generators.now": torch.get_rng_state(),
+            "generators.now": self._generator,
         }
         write_tensors(self._path, tensors, header)
         self._saved_step = state.step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -35,6 +36,7 @@ def run_for_people(action: Callable[[], int], way_on: str = "") -> int:
         The exit status: what ``action`` returns, 2 for wrong usage, 1 for other faults, and 130 or
         143 if it was interrupted.
     """
+    _repair_streams()
     logger.handlers[:] = [logging.StreamHandler(sys.stderr)]
     logger.setLevel(logging.INFO)
     try:
@@ -52,9 +54,22 @@ def run_for_people(action: Callable[[], int], way_on: str = "") -> int:
             raise
         print(f"Error: {describe_error(error)}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # whoever read the results has gone; a last flush would fail too
+    except OSError as error:
+        # Whoever read the results may have gone, which he knows. A last flush would fail, too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"Error: {error}. Make room, or look at the disk.", file=sys.stderr)
         return 1
     except KeyboardInterrupt as error:
         print(f"Interrupted. {way_on}".strip(), file=sys.stderr)
         return getattr(error, "exit_status", 130)
+
+
+def _repair_streams() -> None:
+    """Streams that were closed become empty ones, and characters that cannot be shown numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from data_utils import (
     DATASET_NAME,
     DATASET_SHA256,
     LABELS,
+    WEIGHTS_NAME,
     Corpus,
     EncodedTexts,
     Splits,
@@ -37,6 +38,7 @@ from data_utils import (
 from demo_data import byte_encoding, demo_messages
 from experiment_config import ConfigError, ExperimentConfig
 from experiment_rows import CIRCUMSTANCES
+from files import checksum_file
 from frozen_features import FrozenPrefix, count_frozen_blocks, cut_texts, prepare_inputs
 from gpt_model import MODEL_SIZES, GPTModel
 from hf_export import export_hf
@@ -68,6 +70,7 @@ class ExperimentResult:
     n_trained: int  # parameters
     n_parameters: int  # trained or not
     peak_memory: int  # bytes
+    kept: dict[str, str] = field(default_factory=dict)  # "model", "export": their SHA-256
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ def run_experiment(
         Interrupted: the process was asked to stop, and a checkpoint was written if it could be.
     """
     keep = keep or Keep()
+    if keep.save_model and not keep.folder:
+        raise ValueError("a model is to be kept, but no folder is named")
     problems = find_problems(config)
     if problems:
         raise ConfigError(problems)
@@ -121,18 +126,16 @@ def run_experiment(
             patience=patience,
         )
         history = train(model, loaders, config, checkpoints)
+        checkpoints.end_training()
     seconds = checkpoints.seconds
     report(format_minutes(seconds))
-    if keep.save_model:
-        save_classifier(
-            keep.folder, model, config, shared.corpus, count_max_tokens(texts.train, config)
-        )
-    if keep.export_dir:
-        n_tokens = count_max_tokens(texts.train, config)
-        encoding = find_encoding(config)
-        export_hf(model, config, shared.corpus.labels, n_tokens, keep.export_dir, encoding)
-    started = time.perf_counter()
-    predictions = loaders.map(lambda loader: classify_texts(model, loader, config))
+    try:
+        kept = _keep_model(model, texts, shared.corpus, config, keep)
+        started = time.perf_counter()
+        predictions = loaders.map(lambda loader: classify_texts(model, loader, config))
+    except BaseException:
+        checkpoints.save()
+        raise
     seconds["evaluation"] = time.perf_counter() - started
     accuracy = predictions.map(lambda part: part.accuracy)
     report("\n".join(format_accuracies(accuracy)))
@@ -148,7 +151,27 @@ def run_experiment(
         n_trained=sum(p.numel() for p in parameters if p.requires_grad),
         n_parameters=sum(p.numel() for p in parameters),
         peak_memory=peak_memory_bytes(device),
+        kept=kept,
     )
+
+
+def _keep_model(
+    model: GPTModel,
+    texts: Splits[EncodedTexts],
+    corpus: Corpus,
+    config: ExperimentConfig,
+    keep: Keep,
+) -> dict[str, str]:
+    """Write what is to be kept of a trained model. Returns what was, with its SHA-256."""
+    kept, n_tokens = {}, count_max_tokens(texts.train, config)
+    if keep.save_model:
+        save_classifier(keep.folder, model, config, corpus, n_tokens)
+        kept["model"] = checksum_file(keep.folder / WEIGHTS_NAME)
+    if keep.export_dir:
+        encoding = find_encoding(config)
+        export_hf(model, config, corpus.labels, n_tokens, keep.export_dir, encoding)
+        kept["export"] = checksum_file(keep.export_dir / WEIGHTS_NAME)
+    return kept
 
 
 def format_minutes(seconds: Mapping[str, float]) -> str:

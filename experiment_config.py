@@ -136,7 +136,7 @@ class ExperimentConfig:
     ignore_index: int = option(
         -100,
         GROUPS[1],
-        "class label that the loss leaves out; inert unless it is 0 or 1",
+        "class that the loss leaves out; inert unless it is the number of one: 0, 1, ...",
         minimum=-(10**9),
         metavar="N",
     )

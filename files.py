@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
+import json
 import os
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 LEFT_OVER_SECONDS = 86_400  # no file takes that long to be written
 
@@ -43,3 +46,31 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def checksum_file(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    checksum = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            checksum.update(piece)
+    return checksum.hexdigest()
+
+
+def parse_json(text: str | bytes) -> dict[str, Any]:
+    """The object that a text of JSON is.
+
+    Raises:
+        ValueError: it is no JSON, or no object.
+    """
+    try:
+        content = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    return content

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import struct
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,6 @@ def require_export_folder(folder: Path) -> None:
                 "something else, too. Choose another one, or move it away."
             )
         temporary = _temporary_folder(folder)
-        shutil.rmtree(temporary, ignore_errors=True)  # of a process that was killed
         temporary.mkdir(parents=True)
         temporary.rmdir()
     except OSError as error:
@@ -158,9 +157,9 @@ def _describe_fault(folder: Path, error: OSError) -> ExportError:
 
 
 def _temporary_folder(folder: Path) -> Path:
-    """A name of this process, beside the folder, so that renaming is enough in the end."""
+    """A name that no other process takes, beside the folder, so that renaming is enough."""
     folder = folder.resolve()
-    return folder.with_name(f".{folder.name}.{os.getpid()}")
+    return folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
 
 
 def _replace(folder: Path, temporary: Path) -> None:

@@ -64,7 +64,9 @@ def _handling(handler: object) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield  # Python gives signals to the main thread alone
         return
-    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    # What was started to ignore a signal, as by nohup, goes on ignoring it.
+    heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in heeded}
     try:
         yield
     finally:

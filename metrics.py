@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from training import Predictions
+from training import Predictions, printable
 
 
 def measure_classes(predictions: Predictions, labels: Sequence[str]) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def measure_classes(predictions: Predictions, labels: Sequence[str]) -> dict[str
 def format_metrics(metrics: dict[str, Any]) -> str:
     """The figures of :func:`measure_classes` as lines of text."""
     table = pd.DataFrame(metrics["classes"])
+    table["label"] = table["label"].map(printable)
     for name in ("precision", "recall"):
         table[name] = table[name].map("{:.2%}".format)
     names = [f"as {label}" for label in table["label"]]
@@ -51,4 +53,30 @@ def format_metrics(metrics: dict[str, Any]) -> str:
             f"Test balanced accuracy: {metrics['balanced_accuracy']:.2%}",
             pd.concat([table, confusion], axis=1).to_string(index=False),
         ]
+    )
+
+
+def tabulate_classes(runs: Mapping[str, Sequence[dict[str, Any]]]) -> pd.DataFrame:
+    """Balanced accuracy, and precision and recall of each class, in percent.
+
+    Args:
+        runs: for each name, what :func:`measure_classes` gave for its seeds, which are averaged.
+    """
+
+    def mean(values: Iterable[float]) -> str:
+        return f"{100 * np.mean(list(values)):.2f}"
+
+    return pd.DataFrame(
+        {
+            "run": name,
+            "balanced %": mean(seed["balanced_accuracy"] for seed in seeds),
+        }
+        | {
+            f"{part['label']}: precision / recall": " / ".join(
+                mean(seed["classes"][i][figure] for seed in seeds)
+                for figure in ("precision", "recall")
+            )
+            for i, part in enumerate(seeds[0]["classes"])
+        }
+        for name, seeds in runs.items()
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -33,12 +32,13 @@ def load_own_corpus(config: ExperimentConfig) -> Corpus:
     tables = [
         pd.DataFrame(read_columns(path, columns), columns=["Label", "Text"]) for path in paths
     ]
-    labels = _class_names(tables[0], paths[0])
+    least = MIN_TEXTS_OF_A_CLASS if len(tables) == 1 else 1
+    labels = _class_names(tables[0], paths[0], least)
     for table, path in zip(tables, paths, strict=True):
         _number_classes(table, labels, path)
     if config.balance:
         tables[0] = _undersample(tables[0])
-    parts = Splits(*tables) if len(tables) == 3 else _split(tables[0], labels, config)
+    parts = Splits(*tables) if len(tables) == 3 else _split(tables[0], config)
     sizes = " / ".join(f"{len(part):,}" for part in vars(parts).values())
     logger.info("%s: %s texts of %d classes", paths[0], sizes, len(labels))
     return Corpus(
@@ -78,17 +78,18 @@ def read_columns(path: Path, columns: Sequence[str]) -> Iterator[list[str]]:
     Raises:
         DataError: it cannot be read, lacks a column, or a row is not as long as the first.
     """
-    csv.field_size_limit(sys.maxsize)  # a long text is no damage
+    csv.field_size_limit(2**31 - 1)  # a long text is no damage; more does not fit everywhere
     line = 0
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             is_tab = _is_tab_separated(path, file.readline())
             file.seek(0)
             reader = csv.reader(_refuse_nul(file), delimiter="\t" if is_tab else ",", strict=True)
-            rows = (row for row in reader if row)  # no blank lines
-            first = next(rows, None)
+            first = next((row for row in reader if row), None)
             if first is None:
                 raise DataError(f"{path} is empty.")
+            # A blank line is no row, unless a row is one text, which may be empty.
+            rows = (row or [""] for row in reader if row or len(first) == 1)
             has_header = not all(name.isdecimal() for name in columns)
             line = reader.line_num
             at = _find_columns(first, columns, has_header, path)
@@ -151,15 +152,15 @@ def _find_columns(
     return [names.index(name) for name in columns]
 
 
-def _class_names(table: pd.DataFrame, path: Path) -> tuple[str, ...]:
+def _class_names(table: pd.DataFrame, path: Path, least: int) -> tuple[str, ...]:
     counts = table["Label"].value_counts()
     if len(counts) < 2:
         raise DataError(f"{path} has {len(counts)} classes: there is nothing to tell apart.")
-    rare = counts[counts < MIN_TEXTS_OF_A_CLASS]
+    rare = counts[counts < least]
     if len(rare):
         raise DataError(
             f'{path} has {rare.iloc[0]} texts of the class "{rare.index[0][:60]}", and '
-            f"{len(rare)} of {len(counts)} classes have fewer than {MIN_TEXTS_OF_A_CLASS}: too few "
+            f"{len(rare)} of {len(counts)} classes have fewer than {least}: too few "
             "for three parts. Add texts, or leave the class out. (Is --label_column the right one?)"
         )
     return tuple(sorted(counts.index))
@@ -182,27 +183,21 @@ def _undersample(table: pd.DataFrame) -> pd.DataFrame:
     return table.groupby("Label").sample(smallest, random_state=SPLIT_SEED)
 
 
-def _split(
-    table: pd.DataFrame, labels: Sequence[str], config: ExperimentConfig
-) -> Splits[pd.DataFrame]:
-    from sklearn.model_selection import train_test_split  # takes a while to import
-
-    def cut(rest: pd.DataFrame, fraction: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-        kept, taken = train_test_split(
-            rest,
-            test_size=max(len(labels), round(fraction * len(table))),
-            stratify=rest["Label"],
-            random_state=SPLIT_SEED,
-        )
-        return kept, taken
-
-    try:
-        rest, test = cut(table, config.test_fraction)
-        train, validation = cut(rest, config.val_fraction)
-    except ValueError as error:
+def _split(table: pd.DataFrame, config: ExperimentConfig) -> Splits[pd.DataFrame]:
+    """Split each class in proportion, with at least one text of it in each part."""
+    shuffled = table.sample(frac=1, random_state=SPLIT_SEED)
+    classes = shuffled.groupby("Label")["Text"]
+    place, size = classes.cumcount(), classes.transform("size")
+    test_end = (config.test_fraction * size).round().clip(lower=1)
+    validation_end = test_end + (config.val_fraction * size).round().clip(lower=1)
+    if (validation_end >= size).any():
         raise DataError(
-            f"{config.dataset}: {len(table)} texts of {len(labels)} classes cannot be split with "
-            f"--val_fraction {config.val_fraction:g} and --test_fraction "
-            f"{config.test_fraction:g} so that each part has each class ({error})."
-        ) from error
-    return Splits(train, validation, test)
+            f"{config.dataset}: with --val_fraction {config.val_fraction:g} and --test_fraction "
+            f"{config.test_fraction:g} nothing of its smallest class ({size.min()} texts) is left "
+            "for training. Choose smaller ones."
+        )
+    return Splits(
+        shuffled[place >= validation_end],
+        shuffled[(place >= test_end) & (place < validation_end)],
+        shuffled[place < test_end],
+    )

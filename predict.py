@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,8 @@ from experiment import find_encoding
 from experiment_config import DEVICES, ConfigError
 from frozen_features import batch_by_length, cut_texts
 from own_data import read_columns
-from saved_models import SavedClassifier, load_classifier
-from training import report
+from saved_models import CONFIG_NAME, SavedClassifier, load_classifier
+from training import printable, report
 
 TEXTS_AT_ONCE = 2048  # read, sorted by length, classified, and given back in their order
 FORMATS = ("text", "csv", "jsonl")
@@ -90,7 +91,7 @@ def read_lines() -> Iterator[str]:
 
 
 def format_prediction(number: int, prediction: Prediction, form: str, width: int = 0) -> str:
-    """A line of output. For people no text can act: none moves the cursor.
+    """A line of output. For people nothing acts: no text or label moves the cursor.
 
     Args:
         number: of the text, from 0.
@@ -102,11 +103,10 @@ def format_prediction(number: int, prediction: Prediction, form: str, width: int
         return f'{number},"{label}",{prediction.probability:.9g}'
     if form == "jsonl":
         return json.dumps(vars(prediction))
-    shown = prediction.text[: SHOWN_CHARACTERS + 1]
-    shown = "".join(character if character.isprintable() else " " for character in shown)
+    shown = printable(prediction.text[: SHOWN_CHARACTERS + 1])
     if len(shown) > SHOWN_CHARACTERS:
         shown = shown[:-1] + "..."
-    return f"{prediction.label:<{width}}  {prediction.probability:.4f}  {shown}"
+    return f"{printable(prediction.label):<{width}}  {prediction.probability:.4f}  {shown}"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -154,14 +154,16 @@ def perform(arguments: argparse.Namespace) -> int:
     problems = []
     if not folder.is_dir():
         problems.append(f"{folder}: no such folder; give the folder of a run with --save_model")
-    if arguments.csv and arguments.texts:
+    if arguments.csv is not None and arguments.texts:
         problems.append("TEXT with --csv: give one of them")
+    if any(text and os.path.isfile(os.path.join(text, CONFIG_NAME)) for text in arguments.texts):
+        problems.append("more than one RUN_DIR: give the folder of one run")
     if problems:
         raise ConfigError(problems)
     given = {name: getattr(arguments, name) for name in OF_THIS_MACHINE}
     classifier = load_classifier(folder, {k: value for k, value in given.items() if value})
-    is_typed = not arguments.texts and not arguments.csv and sys.stdin.isatty()
-    if arguments.csv:
+    is_typed = not arguments.texts and arguments.csv is None and sys.stdin.isatty()
+    if arguments.csv is not None:
         columns = read_columns(Path(arguments.csv), [arguments.column])
         texts: Iterable[str] = (text for (text,) in columns)
     else:

@@ -20,6 +20,7 @@ from data_utils import Corpus, Splits
 from experiment import describe_data, load_corpus
 from experiment_rows import ROWS
 from files import write_atomically
+from metrics import tabulate_classes
 from run_records import RESULT_NAME, Record, RecordError, read_record, read_records
 from tables import (
     Configuration,
@@ -99,6 +100,8 @@ def write_report(output_dir: Path, data_dir: Path, offline: bool = False) -> str
     for section in sections:
         _add_section(page, section, baseline, corpus)
     _add_others(page, others)
+    if records[0].config.dataset:  # the others' classes are of one size
+        _add_classes(page, sections, others)
     _add_audit(page, sections, others, baseline, corpus.parts)
     _add_incomplete(page, records)
     _explain(page)
@@ -269,6 +272,18 @@ def _add_others(page: _Page, others: Sequence[Configuration]) -> None:
         page.add_table(
             pd.DataFrame({"command": f"`{part.flags}`", **figures(part)} for part in others)
         )
+
+
+def _add_classes(page: _Page, sections: Sequence[Section], others: Sequence[Configuration]) -> None:
+    named = {
+        f"{part.label} `{part.flags}`".strip(): [record.result["test"] for record in part.records]
+        for part in (
+            *(part for section in sections for part in section.configurations.values()),
+            *others,
+        )
+    }
+    page.add("## By class", "Of the test texts, in %, the mean over seeds:")
+    page.add_table(tabulate_classes(named).rename(columns=_escape))
 
 
 def _add_audit(

@@ -7,6 +7,8 @@ was cut off, or mixed from two, is found out.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -25,7 +27,7 @@ from data_utils import PARTS, Splits
 from experiment import ExperimentResult, format_accuracies, format_minutes
 from experiment_config import OPTIONS, ExperimentConfig
 from experiment_rows import CIRCUMSTANCES, find_row, format_command
-from files import write_atomically
+from files import parse_json, write_atomically
 from machine import choose_device, describe_machine
 from metrics import format_metrics, measure_classes
 from own_data import checksum_files
@@ -35,6 +37,7 @@ logger = logging.getLogger("experiments")
 
 RESULT_NAME = "result.json"
 PREDICTIONS_NAME = "predictions.csv"
+NEXT_PREDICTIONS_NAME = "predictions.csv.next"  # for a moment
 COLUMNS = ["index", "label", "probability", "prediction"]
 STATUSES = ("complete", "failed", "interrupted")
 NAME_LENGTH = 60  # of the readable part of a folder's name
@@ -131,6 +134,11 @@ class Record:
         return (self.predictions["label"] == self.predictions["prediction"]).to_numpy()
 
     @property
+    def kept(self) -> dict[str, str]:
+        """The SHA-256 of what was kept of the model: of ``model``, of its ``export``."""
+        return self.result.get("kept", {})
+
+    @property
     def lines(self) -> list[str]:
         """What the run printed."""
         history = History.from_json(self.result["history"])
@@ -172,6 +180,7 @@ def write_complete(
         "test": measure_classes(result.test, result.labels),
         "history": asdict(result.history),
         "predictions_sha256": hashlib.sha256(predictions).hexdigest(),
+        "kept": result.kept,
     }
     return _write(output_dir, run, content, predictions)
 
@@ -236,9 +245,13 @@ def _write(output_dir: Path, run: Run, content: dict[str, Any], predictions: byt
     folder = output_dir / run.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Until the new result is there, the old predictions belong to the old one.
         if predictions:
-            write_atomically(folder / PREDICTIONS_NAME, predictions)
+            write_atomically(folder / NEXT_PREDICTIONS_NAME, predictions)
         write_atomically(folder / RESULT_NAME, json.dumps(content, indent=1).encode())
+        if predictions:
+            with contextlib.suppress(FileNotFoundError):  # the same run beside this one did it
+                (folder / NEXT_PREDICTIONS_NAME).replace(folder / PREDICTIONS_NAME)
     except OSError as error:
         raise RecordError(
             f"The record {folder} cannot be written ({error}). Make room, or choose another "
@@ -283,7 +296,7 @@ def find_complete(output_dir: Path, run: Run) -> Record | None:
     if not record.is_complete or identify(record.config) != identify(run.config):
         return None
     if run.config.dataset and record.result["data"]["file_sha256"] != checksum_files(run.config):
-        logger.warning("Not done: %s has changed since %s was made", run.config.dataset, folder)
+        logger.warning("Not done: the texts have changed since %s was made", folder)
         return None
     return record
 
@@ -295,14 +308,12 @@ def read_record(folder: Path) -> Record:
         RecordError: there is none, or it is damaged.
     """
     try:
-        result = json.loads((folder / RESULT_NAME).read_bytes())
+        result = parse_json((folder / RESULT_NAME).read_bytes())
         record = Record(folder, result, None)
         _require_whole(record)
         if not record.is_complete:
             return record
-        predictions = (folder / PREDICTIONS_NAME).read_bytes()
-        if hashlib.sha256(predictions).hexdigest() != result["predictions_sha256"]:
-            raise ValueError(f"{PREDICTIONS_NAME} is not the one that belongs to it")
+        predictions = _read_predictions(folder, result["predictions_sha256"])
         record = replace(record, predictions=pd.read_csv(io.BytesIO(predictions)))
         if Accuracy(int(record.correct.sum()), len(record.correct)) != record.accuracy("test"):
             raise ValueError(f"{PREDICTIONS_NAME} does not add up to its accuracy")
@@ -314,6 +325,18 @@ def read_record(folder: Path) -> Record:
         raise RecordError(
             f"the record {folder} is damaged ({reason}); run it again, or delete it"
         ) from error
+
+
+def _read_predictions(folder: Path, sha256: str) -> bytes:
+    """The predictions that belong to a result, also if a kill left them under their first name."""
+    for name in (PREDICTIONS_NAME, NEXT_PREDICTIONS_NAME):
+        if (folder / name).exists():
+            content = (folder / name).read_bytes()
+            if hashlib.sha256(content).hexdigest() == sha256:
+                return content
+    if not (folder / PREDICTIONS_NAME).exists():
+        raise FileNotFoundError(errno.ENOENT, "", str(folder / PREDICTIONS_NAME))
+    raise ValueError(f"{PREDICTIONS_NAME} is not the one that belongs to it")
 
 
 def _require_whole(record: Record) -> None:
@@ -333,6 +356,10 @@ def _require_whole(record: Record) -> None:
         raise ValueError("impossible counts")
     for key in ("data", "device", "versions", "predictions_sha256"):
         result[key]
+    dict(result.get("kept") or {})
+    if record.config.dataset:
+        result["data"]["file_sha256"]
+        format_metrics(result["test"])
     History.from_json(result["history"])
     int(result["parameters"]["trained"])
     float(record.minutes)

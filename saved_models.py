@@ -12,9 +12,9 @@ import torch
 
 from classifier import build_classifier
 from config_rules import find_problems
-from data_utils import WEIGHTS_NAME, Corpus, find_weights
-from experiment_config import ExperimentConfig
-from files import write_atomically
+from data_utils import WEIGHTS_NAME, Corpus, DataError, find_weights
+from experiment_config import OPTIONS, ConfigError, ExperimentConfig
+from files import checksum_file, parse_json, write_atomically
 from gpt_model import PUBLISHED_WEIGHTS, CheckpointError, GPTModel
 from machine import choose_device
 from tensor_files import damaged, fill_trained, read_tensors, trained_tensors, write_tensors
@@ -56,11 +56,11 @@ def describe_base(config: ExperimentConfig) -> dict[str, Any]:
         version = torch.__version__.partition("+")[0]
         return {"weights": "random", "seed": config.seed, "torch": version}
     path = find_weights(config)
-    with open(path, "rb") as file:
-        checksum = hashlib.sha256()
-        while piece := file.read(2**20):
-            checksum.update(piece)
-    base = {"weights": config.weights, "file_sha256": checksum.hexdigest()}
+    try:
+        checksum = checksum_file(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error}). Name it with --weights.") from error
+    base = {"weights": config.weights, "file_sha256": checksum}
     if config.weights == "pretrained":
         repository, revision = PUBLISHED_WEIGHTS[config.model_size]
         base |= {"repository": repository, "revision": revision}
@@ -83,7 +83,7 @@ def save_classifier(
         "labels": list(corpus.labels),
         "max_tokens": max_tokens,
         "padding": not config.no_padding,
-        "data": corpus.name,
+        "data": {"name": corpus.name, "file_sha256": corpus.file_sha256},
     }
     tensors = trained_tensors(model)
     write_tensors(folder / WEIGHTS_NAME, tensors, {"config_sha256": _checksum(content)})
@@ -101,21 +101,16 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
 
     Raises:
         CheckpointError: it cannot be read, is damaged, or its base weights are others.
+        ConfigError: what is given has no sense, or this machine cannot do it.
         DataError: the base weights cannot be had.
     """
     path = folder / CONFIG_NAME
     try:
-        content = json.loads(path.read_bytes())
-        options = {name: content["options"][name] for name in MODEL_OPTIONS}
-        labels, max_tokens, base = content["labels"], content["max_tokens"], content["base"]
+        content = parse_json(path.read_bytes())
+        labels, base = content["labels"], content["base"]
         if not all(isinstance(label, str) for label in labels) or len(labels) < 2:
             raise ValueError("labels")
-        weights = base["weights"] if base else "random"
-        config = ExperimentConfig(weights=weights, batch_size=1, context_length=max_tokens)
-        config = replace(config, **options)
-        if problems := find_problems(config):
-            raise ValueError(problems[0])
-        config = replace(config, **given)
+        config = _read_options(content)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path}: there is no such file. {folder} holds no saved model; train one with "
@@ -123,26 +118,54 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(path, error) from error
-    if base:
-        _require_same_base(base, describe_base(config), folder)
-    model = build_classifier(config, None if base else _empty_model(config), len(labels))
     header, tensors = read_tensors(folder / WEIGHTS_NAME)
     if header.get("config_sha256") != _checksum(content):
         raise damaged(folder / WEIGHTS_NAME, f"it does not belong to {CONFIG_NAME}")
+    config = replace(config, weights=base["weights"] if base else "random")
+    config = replace(config, precision=content["options"]["precision"], **given)
+    if problems := find_problems(config):
+        raise ConfigError(problems)
+    if base:
+        _require_same_base(base, describe_base(config), folder)
+    model = build_classifier(config, None if base else _empty_model(config), len(labels))
     fill_trained(model, tensors, folder / WEIGHTS_NAME)
-    return SavedClassifier(
-        model.eval().to(choose_device(config.device)), config, tuple(labels), max_tokens
+    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+    model = model.eval().to(choose_device(config.device))
+    return SavedClassifier(model, config, tuple(labels), config.context_length)
+
+
+def _read_options(content: dict[str, Any]) -> ExperimentConfig:
+    """The configuration that a saved model has, but for what depends on the machine.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not there, or has no sense.
+    """
+    options = {name: content["options"][name] for name in MODEL_OPTIONS}
+    for name, value in options.items():
+        kind = type(OPTIONS[name].default)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ValueError(f"{name} is {value!r}")
+    options["precision"] = "fp32"
+    config = ExperimentConfig(
+        weights="random", batch_size=1, context_length=content["max_tokens"], **options
     )
+    if problems := find_problems(config):
+        raise ValueError(problems[0])
+    return config
 
 
 def _require_same_base(base: dict[str, Any], found: dict[str, Any], folder: Path) -> None:
     """Raise :class:`CheckpointError` if weights are not those that training started from."""
-    for name in ("file_sha256", "seed", "torch"):  # the same file may have other names
-        if base.get(name) != found.get(name):
-            raise CheckpointError(
-                f"{folder} was trained on other base weights: {name} {base.get(name)}, and not "
-                f"{found.get(name)}. Name the right ones with --weights."
-            )
+    if base.get("file_sha256") != found.get("file_sha256") or base.get("seed") != found.get("seed"):
+        raise CheckpointError(
+            f"{folder} was trained on other base weights: on {base}, and not on {found}. Name the "
+            "right ones with --weights."
+        )
+    if base.get("torch") != found.get("torch"):
+        raise CheckpointError(
+            f"{folder} was trained on random weights that PyTorch {base.get('torch')} drew; "
+            f"{found.get('torch')} may draw others. Install that version to use it."
+        )
 
 
 def _empty_model(config: ExperimentConfig) -> GPTModel:

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 
 from checkpoints import CHECKPOINT_NAME
-from data_utils import DataError
+from data_utils import WEIGHTS_NAME, DataError
 from experiment import Keep, SharedWork, describe_data, run_experiment, sharing_order
 from experiment_config import ConfigError
 from experiment_rows import find_row, format_command
+from files import checksum_file
 from frozen_features import HiddenStateError
 from gpt_model import CheckpointError
 from hf_export import ExportError
@@ -29,7 +30,6 @@ from run_records import (
     write_complete,
     write_incomplete,
 )
-from saved_models import CONFIG_NAME
 from training import TrainingError, report
 
 logger = logging.getLogger("experiments")
@@ -65,27 +65,46 @@ def run_and_record(
     except BrokenPipeError:  # whoever reads the results has gone, which is no fault of the run
         raise
     except KeyboardInterrupt as error:
-        write_incomplete(output_dir, run, "interrupted", str(error) or "interrupted")
+        _record_end(output_dir, run, "interrupted", str(error) or "interrupted")
         raise
     except Exception as error:
-        write_incomplete(output_dir, run, "failed", describe_error(error))
+        _record_end(output_dir, run, "failed", describe_error(error))
         raise
     write_complete(output_dir, run, result, describe_data(shared.corpus))
     (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
     return folder
 
 
+def _record_end(output_dir: Path, run: Run, status: str, error: str) -> None:
+    """Record how a run ended, unless that fails: it must not hide why the run ended."""
+    try:
+        write_incomplete(output_dir, run, status, error)
+    except (RecordError, DataError) as another:
+        logger.error("The end of the run could not be recorded: %s", another)
+
+
 def find_done(run: Run, output_dir: Path, keep: Keep) -> Record | None:
-    """The record of a run that came to its end and kept all that is to be kept.
+    """The record of a run that came to its end, kept all that is to be kept, and was not begun
+    again since.
 
     Raises:
         DataError: its data cannot be read.
     """
     record = find_complete(output_dir, run)
-    kept = [output_dir / run.name / CONFIG_NAME] if keep.save_model else []
-    if keep.export_dir:
-        kept.append(keep.export_dir / CONFIG_NAME)
-    return record if all(path.exists() for path in kept) else None
+    if not record or (record.folder / CHECKPOINT_NAME).exists():
+        return None
+    folders = {"model": keep.save_model and record.folder, "export": keep.export_dir}
+    for name, folder in folders.items():
+        if folder and not _is_file(folder / WEIGHTS_NAME, record.kept.get(name)):
+            return None
+    return record
+
+
+def _is_file(path: Path, sha256: str | None) -> bool:
+    try:
+        return checksum_file(path) == sha256
+    except OSError:
+        return False
 
 
 def describe_error(error: Exception) -> str:

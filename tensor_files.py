@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from files import replacing
+from files import parse_json, replacing
 from gpt_model import CheckpointError, GPTModel
 
 
@@ -49,7 +49,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["header"])
+            header = parse_json((file.metadata() or {})["header"])
             return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise damaged(path, error) from error
@@ -76,4 +76,6 @@ def fill_trained(model: GPTModel, tensors: dict[str, Tensor], path: Path) -> Non
 
 def damaged(path: Path, reason: object) -> CheckpointError:
     """The error to raise when a file does not hold what it should."""
+    if isinstance(reason, FileNotFoundError):
+        return CheckpointError(f"{path} is not there.")
     return CheckpointError(f"{path} is damaged ({reason}). Delete it, and run again.")

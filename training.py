@@ -30,6 +30,11 @@ def report(line: str) -> None:
     sys.stdout.flush()
 
 
+def printable(text: str) -> str:
+    """A text on one line, without the characters that a terminal would obey."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
 MAX_MERGED_TEXTS = 32  # in one pass over several batches
 
 
@@ -397,6 +402,6 @@ def _require_finite(loss: float, what: str) -> None:
     if not math.isfinite(loss):
         raise TrainingError(
             f"{what} is {loss}: it is not finite, so the run stops. A smaller --learning_rate "
-            "helps against divergence; an --ignore_index of 0 or 1 can leave a batch without "
+            "helps against divergence; an --ignore_index that is a class can leave a batch without "
             "any label."
         )

@@ -11,13 +11,16 @@ import torch
 from helpers import config_from_flags
 
 import checkpoints
+import experiment
+import training
 from additional_experiments import main
 from checkpoints import CHECKPOINT_NAME, Checkpoints
+from downloads import DataError
 from experiment import ExperimentResult, Keep, run_experiment
 from experiment_config import ExperimentConfig
 from files import replacing
 from gpt_model import CheckpointError
-from interruption import Interrupted, Patience
+from interruption import Interrupted, Patience, interruptible
 from run_records import read_records
 from tensor_files import read_tensors, write_tensors
 from training import TrainingState
@@ -236,6 +239,96 @@ def test_a_second_signal_stops_at_once(signal_after_step: list, tmp_path: Path) 
     (record,) = read_records(tmp_path)
     assert record.result["status"] == "interrupted"
     assert not (record.folder / CHECKPOINT_NAME).exists()
+
+
+def send_within(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """Send SIGTERM once, when the run is at a place."""
+    owner, _, name = place.rpartition(".")
+    real = getattr({"experiment": experiment, "Checkpoints": Checkpoints}[owner], name)
+    sent = []
+
+    def send_first(*arguments: object, **named: object) -> object:
+        if not sent:
+            sent.append(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+        return real(*arguments, **named)
+
+    target = experiment if owner == "experiment" else Checkpoints
+    monkeypatch.setattr(target, name, send_first)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "experiment.build_classifier",
+        "Checkpoints.restore",
+        "Checkpoints.end_training",
+        "experiment.classify_texts",
+    ],
+)
+def test_a_signal_outside_training_is_heeded(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ["--demo", "--max_steps", "3", "--output_dir", str(tmp_path)]
+    with monkeypatch.context() as patch:
+        send_within(patch, place)
+        assert main(flags) == 143
+    (record,) = read_records(tmp_path)
+    assert record.result["status"] == "interrupted"
+    trained = place in ("Checkpoints.end_training", "experiment.classify_texts")
+    assert (record.folder / CHECKPOINT_NAME).exists() or not trained
+    with monkeypatch.context() as patch:
+        if trained:
+            patch.setattr(training, "_backward", None)  # nothing is left to train
+        assert main([*flags, "--resume"]) == 0
+    assert read_records(tmp_path)[0].is_complete
+
+
+def test_a_signal_while_resuming_at_the_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = ["--demo", "--max_steps", "3", "--output_dir", str(tmp_path), "--resume"]
+    with monkeypatch.context() as patch:
+        send_within(patch, "experiment.classify_texts")
+        assert main(flags) == 143
+    with monkeypatch.context() as patch:
+        send_within(patch, "Checkpoints.restore")
+        assert main(flags) == 143
+    assert main(flags) == 0
+
+
+def test_an_interrupted_repetition_is_gone_on_with(
+    signal_after_step: list, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = [*DEMO, "--output_dir", str(tmp_path)]
+    assert main(flags) == 0
+    signal_after_step.append((20, signal.SIGINT))
+    assert main(flags) == 130
+    assert read_records(tmp_path)[0].is_complete, "the earlier record stands"
+    signal_after_step.clear()
+    assert main([*flags, "--resume"]) == 0
+    assert "Continuing after step 20" in capsys.readouterr().err
+
+
+def test_the_run_goes_on_without_what_identifies_a_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def gone(*_: object) -> dict:
+        raise DataError("the weights are gone")
+
+    monkeypatch.setattr(Checkpoints, "_write", gone)
+    config = config_from_flags(["--demo", "--max_steps", "2"])
+    run_experiment(config, keep=Keep(tmp_path, checkpoint_every=1))
+    assert "No checkpoint: the weights are gone" in caplog.text
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with interruptible():
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_signals_are_given_back() -> None:

@@ -166,10 +166,22 @@ def test_classes_that_are_too_small(
         assert sum(len(part) for part in vars(load(path).parts).values()) == 60
 
 
+def test_each_part_has_each_class(tmp_path: Path) -> None:
+    for n_rare in range(3, 9):
+        path = write_topics(tmp_path / "a.csv", {"common": 60, "rare": n_rare})
+        for part in vars(load(path).parts).values():
+            assert set(part["Label"]) == {0, 1}
+
+
 def test_a_split_that_is_impossible_is_explained(tmp_path: Path) -> None:
-    path = write_topics(tmp_path / "a.csv", {"a": 3, "b": 3})
-    with pytest.raises(DataError, match="6 texts of 2 classes cannot be split"):
-        load(path, test_fraction=0.7, val_fraction=0.2)
+    path = write_topics(tmp_path / "a.csv", {"a": 30, "b": 3})
+    with pytest.raises(DataError, match=r"nothing of its smallest class \(3 texts\) is left"):
+        load(path, test_fraction=0.6, val_fraction=0.3)
+
+
+def test_blank_lines() -> None:
+    assert rows_of(b"Text\na\n\nb\n", columns=("Text",)) == [["a"], [""], ["b"]]
+    assert rows_of(b"a\n\nb\n", columns=("1",)) == [["a"], [""], ["b"]]
 
 
 # ---------------------------------------------------------------- whole runs
@@ -219,7 +231,15 @@ def test_every_row_works_on_own_data(tmp_path: Path) -> None:
     assert main(flags) == 0
     page = (tmp_path / "runs" / "report.md").read_text()
     assert "Data: a.tsv" in page
-    assert "| weather" in page or "weather" in page
+    table = page.split("## By class")[1].split("## ")[0]
+    records = read_records(tmp_path / "runs")
+    shown = [line.split("|")[2:6] for line in table.splitlines() if "`" in line]
+    assert len(shown) == len(records)
+    for record in records:
+        classes = record.result["test"]["classes"]
+        cells = [f"{100 * part['precision']:.2f} / {100 * part['recall']:.2f}" for part in classes]
+        cells = [f"{100 * record.result['test']['balanced_accuracy']:.2f}", *cells]
+        assert cells in [[cell.replace("\u00a0", " ").strip() for cell in row] for row in shown]
 
 
 @pytest.mark.usefixtures("bytes_for_tokens")
@@ -232,7 +252,7 @@ def test_a_changed_file_is_not_done(tmp_path: Path, capsys: pytest.CaptureFixtur
     write_topics(path, {**TOPICS, "weather": 21})
     assert main(flags) == 0
     err = capsys.readouterr().err
-    assert "has changed since" in err
+    assert "have changed since" in err
     assert "complete already" not in err
 
 

@@ -15,6 +15,7 @@ import predict
 from additional_experiments import main
 from demo_data import byte_encoding
 from experiment import Keep, load_corpus, run_experiment
+from experiment_config import ConfigError
 from gpt_model import CheckpointError
 from predict import Prediction, format_prediction
 from saved_models import load_classifier
@@ -76,9 +77,11 @@ def test_only_what_was_trained_is_kept(tmp_path: Path) -> None:
 
 
 def test_base_weights_in_a_file(checkpoint: str, tmp_path: Path) -> None:
-    run, expected = train(tmp_path / "runs", "--weights", checkpoint)
+    original = tmp_path / "weights.safetensors"
+    original.write_bytes((Path(checkpoint) / "model.safetensors").read_bytes())
+    run, expected = train(tmp_path / "runs", "--weights", str(original))
     moved = tmp_path / "moved.safetensors"
-    moved.write_bytes((Path(checkpoint) / "model.safetensors").read_bytes())
+    original.rename(moved)
     corpus = load_corpus(config_from_flags(["--demo"]))
     text = corpus.parts.test["Text"].iloc[0]
     classifier = load_classifier(run, {"weights": str(moved)})
@@ -86,10 +89,12 @@ def test_base_weights_in_a_file(checkpoint: str, tmp_path: Path) -> None:
     spam = found.probability if found.label == "spam" else 1 - found.probability
     assert spam == pytest.approx(expected["probability"][0], abs=1e-6)
 
+    with pytest.raises(ConfigError, match="no such file"):
+        load_classifier(run, {})
     tensors = load_file(moved)
     next(iter(tensors.values())).add_(1e-3)
     save_file(tensors, moved)
-    with pytest.raises(CheckpointError, match="other base weights: file_sha256"):
+    with pytest.raises(CheckpointError, match="other base weights"):
         load_classifier(run, {"weights": str(moved)})
 
 
@@ -98,6 +103,9 @@ DAMAGES = {
         lambda path: path.unlink(),
         lambda path: path.write_text("{"),
         lambda path: path.write_text("[]"),
+        lambda path: path.write_text("[" * 200_000),
+        lambda path: path.write_text(path.read_text().replace('"last_block"', "null")),
+        lambda path: path.write_text(path.read_text().replace("false", "[1]", 1)),
         lambda path: path.write_text(path.read_text().replace('"ham"', "7")),
         lambda path: path.write_text(path.read_text().replace("90", "9000")),
         lambda path: path.write_text(path.read_text().replace("gpt2-tiny", "gpt2-huge")),
@@ -159,6 +167,7 @@ def run_predict(folder: Path, *arguments: str, stdin: bytes = b"") -> subprocess
         input=stdin,
         capture_output=True,
         env=environment_without_network(folder, OMP_NUM_THREADS="1"),
+        cwd=folder,
         timeout=60,
     )
 
@@ -202,6 +211,10 @@ def test_three_ways_in_three_ways_out(
         (["--format", "xml", "a"], b"", 2, "invalid choice"),
         (["--csv", "x.csv", "a"], b"", 2, "give one of them"),
         (["--csv", "x.csv"], b"", 1, "x.csv cannot be read"),
+        (["--csv", ""], b"", 1, "cannot be read"),
+        (["--weights", "nix", "a"], b"", 2, "no such file"),
+        (["--device", "cuda", "a"], b"", 2, "no such device"),
+        (["a", "."], b"", 2, "more than one RUN_DIR"),
         ([], b"fine\n\xff\xfe\n", 1, "line 2"),
     ],
 )
@@ -241,6 +254,8 @@ def test_no_output_acts() -> None:
     label = 'a,"b"'
     line = format_prediction(3, Prediction("=1+1", label, 0.5), "csv")
     assert next(csv.reader([line])) == ["3", label, "0.5"]
+    dangerous = format_prediction(0, Prediction("\x1b[2Jx\ny", "\x1b[31ma\n", 0.5), "text")
+    assert dangerous.isprintable()
     long = format_prediction(0, Prediction("x" * 500, "a", 0.25), "text")
     assert long == f"a  0.2500  {'x' * 80}..."
 
@@ -254,3 +269,7 @@ def test_a_complete_run_without_its_model_is_run_again(
     assert "complete already" not in capsys.readouterr().err
     assert main([*flags, "--save_model"]) == 0
     assert "complete already" in capsys.readouterr().err
+    (model,) = tmp_path.glob("*/model.safetensors")
+    model.write_bytes(b"another run's")
+    assert main([*flags, "--save_model"]) == 0
+    assert "complete already" not in capsys.readouterr().err

@@ -14,6 +14,7 @@ import run_records
 from experiment_config import ExperimentConfig
 from experiment_rows import ROWS
 from run_records import (
+    NEXT_PREDICTIONS_NAME,
     PREDICTIONS_NAME,
     RESULT_NAME,
     RecordError,
@@ -183,7 +184,7 @@ def test_a_record_under_another_runs_name_is_not_that_run(tmp_path: Path) -> Non
     assert find_complete(tmp_path, other) is None
 
 
-def test_a_write_that_is_cut_off_leaves_no_complete_record(
+def test_a_write_that_is_cut_off_loses_no_earlier_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk is full when the second file is due; before, there was another result."""
@@ -195,11 +196,21 @@ def test_a_write_that_is_cut_off_leaves_no_complete_record(
             raise OSError(28, "No space left on device")
         write(path, content)
 
-    monkeypatch.setattr(run_records, "write_atomically", fail_on_result)
-    with pytest.raises(RecordError, match="No space left"):
-        write_complete(tmp_path, RUN, make_result([1, 0], [0, 0]), DATA)
-    with pytest.raises(RecordError, match="not the one that belongs to it"):
-        read_record(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(run_records, "write_atomically", fail_on_result)
+        with pytest.raises(RecordError, match="No space left"):
+            write_complete(tmp_path, RUN, make_result([1, 0], [0, 0]), DATA)
+    assert read_record(folder).predictions["prediction"].tolist() == [1, 0]
+    write_complete(tmp_path, RUN, make_result([1, 0], [0, 0]), DATA)
+    assert read_record(folder).predictions["prediction"].tolist() == [0, 0]
+
+
+def test_a_kill_after_the_result_loses_no_new_record(tmp_path: Path) -> None:
+    folder = write_complete(tmp_path, RUN, make_result([1, 0], [0, 0]), DATA)
+    (folder / PREDICTIONS_NAME).rename(folder / NEXT_PREDICTIONS_NAME)
+    assert read_record(folder).predictions["prediction"].tolist() == [0, 0]
+    (folder / PREDICTIONS_NAME).write_text("of the run before")
+    assert read_record(folder).predictions["prediction"].tolist() == [0, 0]
 
 
 def test_an_output_folder_that_cannot_be_written(tmp_path: Path) -> None:
