@@ -120,6 +120,7 @@ def test_two_processes_on_one_run(flags: list[str], tmp_path: Path) -> None:
 # ---------------------------------------------------------------- disks
 
 KEEP = ["--save_model", "--checkpoint_every", "1000"]
+EXPORT = ["--trainable_token_pos", "flexible", "--export_hf", "exported"]
 # What is written, how large a file may be in bytes, and what the message names. Whatever a run
 # writes is larger, but for the checkpoint, without which it goes on.
 FULL_DISK = {
@@ -127,6 +128,7 @@ FULL_DISK = {
     "predictions": ([*RUN, "--max_steps", "2"], 1_700, 1, "cannot be written"),
     "model": ([*RUN, *KEEP], 100_000, 1, "model.safetensors cannot be written"),
     "checkpoint": ([*RUN, "--checkpoint_every", "10"], 100_000, 0, "No checkpoint"),
+    "export": ([*RUN, *EXPORT], 1_000_000, 1, "--export_hf exported cannot be written"),
     "report": ([*RUN, "--max_steps", "1", "--rows", "1,2"], 30_000, 1, "report cannot be written"),
 }
 
@@ -155,7 +157,7 @@ def obey_permissions() -> None:
 
 
 @pytest.mark.faults("a read-only folder")
-@pytest.mark.parametrize("place", ["output_dir", "run", "data_dir"])
+@pytest.mark.parametrize("place", ["output_dir", "run", "data_dir", "export"])
 def test_a_read_only_folder(place: str, tmp_path: Path) -> None:
     folder, flags = tmp_path / "runs", RUN
     locked = folder
@@ -167,6 +169,10 @@ def test_a_read_only_folder(place: str, tmp_path: Path) -> None:
         locked = tmp_path / "data"
         locked.mkdir()
         flags = ["--weights", "random", "--data_dir", str(locked)]
+    if place == "export":
+        locked = tmp_path / "exports"
+        locked.mkdir()
+        flags = [*RUN, *EXPORT[:-1], str(locked / "model")]
     before = sorted(locked.iterdir())
     locked.chmod(0o555)
     status, _, err = finish(start(folder, *flags, before=obey_permissions))
