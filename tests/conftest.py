@@ -13,6 +13,7 @@ from fault_server import IMPATIENT, FaultServer
 from helpers import count_faults
 
 import downloads
+import experiment
 from data_utils import DATASET_NAME
 from demo_data import demo_messages
 from gpt_model import MODEL_SIZES, GPTConfig
@@ -47,6 +48,12 @@ def few_messages() -> pd.DataFrame:
     """Synthetic messages that make 28 training, 4 validation and 8 test texts."""
     messages = demo_messages()
     return pd.concat([messages[:25], messages[-20:]], ignore_index=True)
+
+
+@pytest.fixture
+def few_demo_messages(few_messages: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The demo has only a few messages."""
+    monkeypatch.setattr(experiment, "demo_messages", lambda: few_messages)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from helpers import config_from_flags
@@ -25,7 +26,9 @@ from run_records import read_records
 from tensor_files import read_tensors, write_tensors
 from training import TrainingState
 
-DEMO = ["--demo", "--num_epochs", "2", "--eval_freq", "7", "--max_steps", "90"]
+pytestmark = pytest.mark.usefixtures("few_demo_messages")  # three batches in an epoch
+
+DEMO = ["--demo", "--num_epochs", "4", "--eval_freq", "2", "--max_steps", "11"]
 
 
 class Stopped(Exception):
@@ -51,12 +54,17 @@ def outcome(result: ExperimentResult) -> tuple:
 @pytest.mark.parametrize(
     ("flags", "every", "stops"),
     [
-        ("", 1, [1, 57, 58, 89, 90]),
-        ("", "epoch", [60, 90]),
-        ("--trainable_layers all --max_steps 12 --eval_freq 3", 4, [5, 9]),
-        ("--trainable_layers lora --lora_rank 2 --max_steps 12 --eval_freq 3", 5, [6, 12]),
-        ("--no_padding --batch_size 1 --accumulation_steps 8", 20, [17, 40, 66]),
-        ("--trainable_layers last_layer --no_feature_reuse --max_steps 9", 2, [5]),
+        ("", 1, [1, 2, 3, 4, 10, 11]),
+        ("", "epoch", [5, 11]),
+        ("--trainable_layers all", 4, [5, 9]),
+        ("--trainable_layers lora --lora_rank 2 --average_embeddings", 5, [6, 11]),
+        (
+            "--no_padding --batch_size 1 --accumulation_steps 8 --max_steps 90 --eval_freq 7",
+            20,
+            [17, 40, 66],
+        ),
+        ("--trainable_layers last_layer --no_feature_reuse", 2, [5]),
+        ("--precision bf16 --accumulation_steps 2", 3, [4, 7]),
     ],
 )
 def test_resumed_equals_uninterrupted(
@@ -97,7 +105,7 @@ def test_a_checkpoint_holds_what_trains_and_no_more(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_run_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, few_messages: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_from_flags(["--demo", "--max_steps", "2"])
     keep = Keep(tmp_path, resume=True, checkpoint_every=1)
@@ -106,7 +114,7 @@ def test_a_checkpoint_of_another_run_is_refused(
         with pytest.raises(CheckpointError, match="belongs to a run on other"):
             run_experiment(other, keep=keep)
     run_experiment(replace(config, device="cpu"), keep=keep)  # a circumstance
-    monkeypatch.setattr("demo_data.SEED", 5)
+    monkeypatch.setattr(experiment, "demo_messages", lambda: few_messages[1:])
     with pytest.raises(CheckpointError, match="belongs to a run on other data"):
         run_experiment(config, keep=keep)
 
@@ -192,7 +200,7 @@ def test_a_signal_ends_a_run_that_can_be_resumed(
     capsys: pytest.CaptureFixture,
 ) -> None:
     flags = [*DEMO, "--output_dir", str(tmp_path)]
-    signal_after_step.append((33, number))
+    signal_after_step.append((5, number))
     assert main(flags) == status
     captured = capsys.readouterr()
     assert "Stopping after this step" in captured.err
@@ -200,7 +208,7 @@ def test_a_signal_ends_a_run_that_can_be_resumed(
     (record,) = read_records(tmp_path)
     assert record.result["status"] == "interrupted"
     assert number.name in record.result["error"]
-    assert read_tensors(record.folder / CHECKPOINT_NAME)[0]["step"] == 33
+    assert read_tensors(record.folder / CHECKPOINT_NAME)[0]["step"] == 5
 
     signal_after_step.clear()
     assert main([*flags, "--resume"]) == 0
@@ -224,12 +232,12 @@ def test_a_sweep_goes_on_from_the_checkpoint(
     signal_after_step: list, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     flags = [*DEMO, "--rows", "1,16", "--output_dir", str(tmp_path)]
-    signal_after_step.append((20, signal.SIGTERM))
+    signal_after_step.append((5, signal.SIGTERM))
     assert main(flags) == 143
     assert [record.result["status"] for record in read_records(tmp_path)] == ["interrupted"]
     signal_after_step.clear()
     assert main(flags) == 0
-    assert "Continuing after step 20" in capsys.readouterr().err
+    assert "Continuing after step 5" in capsys.readouterr().err
     assert all(record.is_complete for record in read_records(tmp_path))
 
 
@@ -302,12 +310,12 @@ def test_an_interrupted_repetition_is_gone_on_with(
 ) -> None:
     flags = [*DEMO, "--output_dir", str(tmp_path)]
     assert main(flags) == 0
-    signal_after_step.append((20, signal.SIGINT))
+    signal_after_step.append((5, signal.SIGINT))
     assert main(flags) == 130
     assert read_records(tmp_path)[0].is_complete, "the earlier record stands"
     signal_after_step.clear()
     assert main([*flags, "--resume"]) == 0
-    assert "Continuing after step 20" in capsys.readouterr().err
+    assert "Continuing after step 5" in capsys.readouterr().err
 
 
 def test_the_run_goes_on_without_what_identifies_a_checkpoint(

@@ -21,6 +21,8 @@ from predict import Prediction, format_prediction
 from saved_models import load_classifier
 from tensor_files import read_tensors, write_tensors
 
+pytestmark = pytest.mark.usefixtures("few_demo_messages")
+
 DEMO = ["--demo", "--max_steps", "30", "--eval_freq", "100"]
 
 
@@ -73,7 +75,8 @@ def test_only_what_was_trained_is_kept(tmp_path: Path) -> None:
         "seed": 123,
         "torch": torch.__version__.partition("+")[0],
     }
-    assert content["max_tokens"] == 90
+    texts = load_corpus(config_from_flags(["--demo"])).parts.train["Text"]
+    assert content["max_tokens"] == max(len(text.encode()) for text in texts)
 
 
 def test_base_weights_in_a_file(checkpoint: str, tmp_path: Path) -> None:

@@ -24,13 +24,10 @@ from run_records import RESULT_NAME, RecordError, Run, read_record, read_records
 from sweep import describe_plan, order_runs, run_sweep
 from training import TrainingError
 
+pytestmark = pytest.mark.usefixtures("few_demo_messages")
+
 SHORT = {"demo": True, "max_steps": 6, "eval_freq": 3, "eval_iter": 1}
 SHARING = (1, 2, 3, 4, 14, 15, 16, 18, 19)  # rows that need the same hidden states, or fewer
-
-
-@pytest.fixture(autouse=True)
-def few_demo_messages(few_messages: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiment, "demo_messages", lambda: few_messages)
 
 
 def make_runs(rows: tuple[int, ...], weights: str, seeds: tuple[int, ...] = (123,)) -> list[Run]:
