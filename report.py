@@ -97,10 +97,12 @@ def write_report(output_dir: Path, data_dir: Path, offline: bool = False) -> str
     page = _Page()
     _introduce(page, records)
     baseline = classify_by_characters(corpus.parts)
+    own = bool(records[0].config.dataset)
     for section in sections:
-        _add_section(page, section, baseline, corpus)
+        if section.configurations or not own:  # on one's own data, nothing is as published
+            _add_section(page, section, baseline, corpus)
     _add_others(page, others)
-    if records[0].config.dataset:  # the others' classes are of one size
+    if own:  # the others' classes are of one size
         _add_classes(page, sections, others)
     _add_audit(page, sections, others, baseline, corpus.parts)
     _add_incomplete(page, records)

@@ -231,6 +231,7 @@ def test_every_row_works_on_own_data(tmp_path: Path) -> None:
     assert main(flags) == 0
     page = (tmp_path / "runs" / "report.md").read_text()
     assert "Data: a.tsv" in page
+    assert "as published" not in page.split("## By class")[0]
     table = page.split("## By class")[1].split("## ")[0]
     records = read_records(tmp_path / "runs")
     shown = [line.split("|")[2:6] for line in table.splitlines() if "`" in line]
