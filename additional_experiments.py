@@ -37,6 +37,7 @@ from experiment_rows import (
     format_flag,
 )
 from hf_export import find_export_problems, require_export_folder
+from output import report
 from run_records import Run, require_writable
 from sweep import (
     describe_plan,
@@ -45,7 +46,6 @@ from sweep import (
     run_and_record,
     run_sweep,
 )
-from training import report
 
 logger = logging.getLogger("experiments")
 

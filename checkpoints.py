@@ -20,8 +20,9 @@ from torch import Tensor
 from downloads import DataError
 from gpt_model import CheckpointError
 from interruption import Patience
+from output import report
 from tensor_files import damaged, fill_trained, read_tensors, trained_tensors, write_tensors
-from training import History, Keeper, TrainingState, report
+from training import History, Keeper, TrainingState
 
 logger = logging.getLogger("experiments")
 

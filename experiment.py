@@ -45,9 +45,10 @@ from hf_export import export_hf
 from interruption import Patience
 from machine import choose_device, free_bytes, peak_memory_bytes, reset_peak_memory
 from metrics import format_metrics, measure_classes
+from output import report
 from own_data import load_own_corpus
 from saved_models import describe_base, save_classifier
-from training import Accuracy, History, Predictions, classify_texts, report, train
+from training import Accuracy, History, Predictions, classify_texts, train
 from vocabulary import gpt2_encoding
 
 logger = logging.getLogger("experiments")

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from training import Predictions, printable
+from output import printable
+from training import Predictions
 
 
 def measure_classes(predictions: Predictions, labels: Sequence[str]) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from data_utils import DataError, EncodedTexts, encode_texts
 from experiment import find_encoding
 from experiment_config import DEVICES, ConfigError
 from frozen_features import batch_by_length, cut_texts
+from output import printable, report
 from own_data import read_columns
 from saved_models import CONFIG_NAME, SavedClassifier, load_classifier
-from training import printable, report
 
 TEXTS_AT_ONCE = 2048  # read, sorted by length, classified, and given back in their order
 FORMATS = ("text", "csv", "jsonl")

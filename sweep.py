@@ -20,6 +20,7 @@ from frozen_features import HiddenStateError
 from gpt_model import CheckpointError
 from hf_export import ExportError
 from machine import find_commit
+from output import report
 from run_records import (
     Record,
     RecordError,
@@ -30,7 +31,7 @@ from run_records import (
     write_complete,
     write_incomplete,
 )
-from training import TrainingError, report
+from training import TrainingError
 
 logger = logging.getLogger("experiments")
 

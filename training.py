@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,18 +21,7 @@ from classifier import classify, may_merge
 from data_utils import Batch, Splits, merge_batches
 from experiment_config import ExperimentConfig
 from gpt_model import GPTModel
-
-
-def report(line: str) -> None:
-    """Print a line of results at once, above the progress bar if there is one."""
-    tqdm.write(line)
-    sys.stdout.flush()
-
-
-def printable(text: str) -> str:
-    """A text on one line, without the characters that a terminal would obey."""
-    return "".join(character if character.isprintable() else " " for character in text)
-
+from output import report
 
 MAX_MERGED_TEXTS = 32  # in one pass over several batches
 
