@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 
 from data_utils import SPLIT_SEED, Corpus, DataError, Splits
 from experiment_config import ExperimentConfig
+from files import checksum_file
 
 logger = logging.getLogger("experiments")
 
@@ -56,7 +56,7 @@ def checksum_files(config: ExperimentConfig) -> str:
         DataError: a file cannot be read.
     """
     try:
-        return "+".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in _paths(config))
+        return "+".join(map(checksum_file, _paths(config)))
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
 

@@ -108,8 +108,10 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
     try:
         content = parse_json(path.read_bytes())
         labels, base = content["labels"], content["base"]
-        if not all(isinstance(label, str) for label in labels) or len(labels) < 2:
-            raise ValueError("labels")
+        is_list = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
+        if not is_list or len(labels) < 2:
+            raise ValueError(f"labels {labels!r}")
+        weights = str(base["weights"]) if base else "random"
         config = _read_options(content)
     except FileNotFoundError as error:
         raise CheckpointError(
@@ -121,8 +123,8 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
     header, tensors = read_tensors(folder / WEIGHTS_NAME)
     if header.get("config_sha256") != _checksum(content):
         raise damaged(folder / WEIGHTS_NAME, f"it does not belong to {CONFIG_NAME}")
-    config = replace(config, weights=base["weights"] if base else "random")
-    config = replace(config, precision=content["options"]["precision"], **given)
+    of_this_machine = {"weights": weights, "precision": content["options"]["precision"], **given}
+    config = replace(config, **of_this_machine)
     if problems := find_problems(config):
         raise ConfigError(problems)
     if base:

@@ -12,6 +12,7 @@ from helpers import config_from_flags, environment_without_network
 from safetensors.torch import load_file, save_file
 
 import predict
+import saved_models
 from additional_experiments import main
 from demo_data import byte_encoding
 from experiment import Keep, load_corpus, run_experiment
@@ -107,6 +108,9 @@ DAMAGES = {
         lambda path: path.write_text("{"),
         lambda path: path.write_text("[]"),
         lambda path: path.write_text("[" * 200_000),
+        lambda path: rewrite_config(path, base="weights"),
+        lambda path: rewrite_config(path, labels="ab"),
+        lambda path: rewrite_config(path, max_tokens="many"),
         lambda path: path.write_text(path.read_text().replace('"last_block"', "null")),
         lambda path: path.write_text(path.read_text().replace("false", "[1]", 1)),
         lambda path: path.write_text(path.read_text().replace('"ham"', "7")),
@@ -125,6 +129,14 @@ DAMAGES = {
         lambda path: rewrite(path, "head.bias", torch.tensor([0.0, torch.inf])),
     ],
 }
+
+
+def rewrite_config(path: Path, **changes: object) -> None:
+    """Change the configuration, and make the model's file belong to it."""
+    content = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps(content))
+    model = path.with_name("model.safetensors")
+    write_tensors(model, read_tensors(model)[1], {"config_sha256": saved_models._checksum(content)})
 
 
 def rewrite(path: Path, name: str, tensor: torch.Tensor | None) -> None:
