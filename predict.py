@@ -112,11 +112,12 @@ def format_prediction(number: int, prediction: Prediction, form: str, width: int
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = Parser(
+        usage="python predict.py RUN_DIR [TEXT ...] [--flag value ...]",
         description=__doc__,
         epilog="Without TEXT and --csv, every line of standard input is a text.",
         allow_abbrev=False,
     )
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="the run's folder")
+    parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="the run's folder")
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="what to classify")
     parser.add_argument("--csv", metavar="FILE", help="CSV or TSV file of texts")
     parser.add_argument(
@@ -150,9 +151,11 @@ def perform(arguments: argparse.Namespace) -> int:
         ConfigError: the command line has no sense.
         DataError, CheckpointError: texts, vocabulary, model or base weights cannot be had.
     """
-    folder = Path(arguments.run_dir)
     problems = []
-    if not folder.is_dir():
+    folder = Path(arguments.run_dir or "")
+    if not arguments.run_dir:
+        problems.append("RUN_DIR is missing; give the folder of a run with --save_model")
+    elif not folder.is_dir():
         problems.append(f"{folder}: no such folder; give the folder of a run with --save_model")
     if arguments.csv is not None and arguments.texts:
         problems.append("TEXT with --csv: give one of them")

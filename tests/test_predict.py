@@ -251,6 +251,14 @@ def test_bad_input(
     assert message in capsys.readouterr().err
 
 
+def test_a_folder_is_needed(capsys: pytest.CaptureFixture) -> None:
+    for arguments in ([], ["--csv", "x.csv"], [""]):
+        assert predict.main(arguments) == 2
+        assert "RUN_DIR is missing" in capsys.readouterr().err
+    assert predict.main(["nix", "hello"]) == 2
+    assert "nix: no such folder" in capsys.readouterr().err
+
+
 def test_texts_are_streamed(saved: dict[str, bytes], tmp_path: Path) -> None:
     for file, content in saved.items():
         (tmp_path / file).write_bytes(content)
