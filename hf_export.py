@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from data_utils import PADDING_TOKEN, WEIGHTS_NAME
 from experiment_config import ExperimentConfig
+from files import parse_json
 from gpt_model import BLOCK_MODULES, PUBLISHED_WEIGHTS, TRANSPOSED, GPTModel, published_names
 from hf_tokenizer import TOKENIZER_NAMES, write_tokenizer
 from lora import LoRALinear
@@ -87,7 +88,7 @@ def _is_export(folder: Path, names: set[str]) -> bool:
     if not names <= {CONFIG_NAME, WEIGHTS_NAME, ADAPTER_NAME, *TOKENIZER_NAMES}:
         return False
     try:
-        content = json.loads((folder / CONFIG_NAME).read_bytes())
+        content = parse_json((folder / CONFIG_NAME).read_bytes())
         return content["architectures"] == [ARCHITECTURE]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return False
