@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import parallel
 from checkpoints import EPOCH
 from config_rules import find_problems
 from console import Parser, run_for_people
@@ -37,6 +38,7 @@ from experiment_rows import (
     format_flag,
 )
 from hf_export import find_export_problems, require_export_folder
+from machine import choose_device
 from output import report
 from run_records import Run, require_writable
 from sweep import (
@@ -135,7 +137,7 @@ def perform(request: Request) -> int:
     if request.dry_run:
         report(describe_plan(request.runs, output_dir, request.keep))
         return 0
-    if not request.report:
+    if not request.report and parallel.is_first():
         require_writable(output_dir)
     if request.runs and not request.is_sweep:
         perform_one(request.runs[0], output_dir, request.keep)
@@ -152,13 +154,16 @@ def perform(request: Request) -> int:
 
 def perform_one(run: Run, output_dir: Path, keep: Keep) -> None:
     """Run one experiment; if it is to be resumed and is complete, say again what it printed."""
-    done = find_done(run, output_dir, keep) if keep.resume else None
-    if keep.export_dir and not done:
-        require_export_folder(keep.export_dir)
-    if done:
-        report("\n".join(done.lines))
-    folder = done.folder if done else run_and_record(run, output_dir, keep=keep)
-    logger.info("Record%s: %s", ", complete already" if done else "", folder)
+    with parallel.joined(choose_device(run.config.device)):
+        done = find_done(run, output_dir, keep) if keep.resume and parallel.is_first() else None
+        if keep.export_dir and not done and parallel.is_first():
+            require_export_folder(keep.export_dir)
+        if done:
+            report("\n".join(done.lines))
+        folder = output_dir / run.name
+        if not parallel.from_first(bool(done)):
+            run_and_record(run, output_dir, keep=keep)
+        logger.info("Record%s: %s", ", complete already" if done else "", folder)
 
 
 # ---------------------------------------------------------------- the command line
@@ -179,6 +184,7 @@ def parse_command_line(argv: Sequence[str]) -> Request:
     keep, problems_of_keep = parse_keep(asked)
     problems += problems_of_rows + problems_of_seeds + problems_of_keep
     problems += _find_conflicts(asked, given)
+    is_sweep = len(rows) > 1 or "seeds" in asked or "num_seeds" in asked
     overrides = None
     if "rows" in asked:
         overrides = {name: given[name] for name in given if name not in CIRCUMSTANCES}
@@ -192,11 +198,12 @@ def parse_command_line(argv: Sequence[str]) -> Request:
         useful = {name: given[name] for name in given if name not in ignored}
         problems += [place + problem for problem in find_problems(config, useful)]
         runs += [Run(replace(config, seed=seed), overrides) for seed in seeds]
-    is_sweep = len(rows) > 1 or "seeds" in asked or "num_seeds" in asked
     if keep.export_dir and is_sweep:
         problems.append("--export_hf with many runs: one folder holds one model; export one run")
     elif keep.export_dir and runs:
         problems += find_export_problems(runs[0].config)
+    if parallel.is_launched():
+        problems += _find_launch_problems(asked, runs, is_sweep)
     if len(rows) > 1:  # what is wrong in every row is not a row's fault
         problems = _name_once(problems, len(rows))
     problems += _name_unknown(unknown, problems)
@@ -295,6 +302,23 @@ def _find_conflicts(asked: Mapping[str, Any], given: Mapping[str, Any]) -> list[
     if asked.get("output_dir") == "":
         problems.append('--output_dir "": empty; give a folder, or leave --output_dir out')
     return problems
+
+
+def _find_launch_problems(
+    asked: Mapping[str, Any], runs: Sequence[Run], is_sweep: bool
+) -> list[str]:
+    """What torchrun's processes cannot do, or too many of them."""
+    doing = [f"--{name}" for name in ("dry_run", "report", "compare") if name in asked]
+    if doing:
+        return [f"{doing[0]} with torchrun: nothing is run; give the same command to python"]
+    if is_sweep:
+        return [
+            "many runs with torchrun: its processes share one; give the same command to python, "
+            "or spread runs over machines with --ray"
+        ]
+    config = runs[0].config
+    n_texts = config.batch_size * config.accumulation_steps
+    return parallel.find_launch_problems(choose_device(config.device), n_texts)
 
 
 def _name_once(problems: Sequence[str], n_rows: int) -> list[str]:

@@ -21,6 +21,7 @@ from downloads import DataError
 from gpt_model import CheckpointError
 from interruption import Patience
 from output import report
+from parallel import from_first, is_first, tensors_from_first
 from tensor_files import damaged, fill_trained, read_tensors, trained_tensors, write_tensors
 from training import History, Keeper, TrainingState
 
@@ -84,9 +85,9 @@ class Checkpoints(Keeper):
         self._started = time.perf_counter()
         if self._path and (self._every or self._resume):
             self._identify()  # now, while all that it is made of is there
-        if not (self._resume and self._path and self._path.exists()):
+        header, tensors = self._read()
+        if header is None:
             return
-        header, tensors = read_tensors(self._path)
         try:
             if header["identity"] != self._identify():
                 raise CheckpointError(
@@ -111,7 +112,15 @@ class Checkpoints(Keeper):
         logger.info("Continuing after step %d, from %s", state.step, self._path)
         for line in lines:
             report(line)
-        self._patience.check()
+        self._patience.heed()
+
+    def _read(self) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+        """Header and tensors of the checkpoint to go on from; none if there is none."""
+        stored: tuple[dict[str, Any] | None, dict[str, Tensor]] = (None, {})
+        if is_first() and self._resume and self._path and self._path.exists():
+            stored = read_tensors(self._path)
+        # Of several processes the first has the file; it need not be where the others are.
+        return from_first(stored[0]), tensors_from_first(stored[1])
 
     def after_update(self, state: TrainingState, ends_epoch: bool) -> None:
         """Write a checkpoint if one is due, or if the run is asked to stop, and stop then.
@@ -123,9 +132,9 @@ class Checkpoints(Keeper):
         is_due = bool(self._every) and ends_epoch
         if isinstance(self._every, int):
             is_due = state.step - self._saved_step >= self._every
-        if is_due or self._patience.signal:
+        if is_due:
             self.save()
-        self._patience.check()
+        self._patience.heed(before=self.save)
 
     def end_training(self) -> None:
         """Write a checkpoint of what training came to, if any are to be written.
@@ -133,12 +142,14 @@ class Checkpoints(Keeper):
         Raises:
             Interrupted: the run is asked to stop.
         """
-        if self._every or self._patience.signal:
+        if self._every:
             self.save()
-        self._patience.check()
+        self._patience.heed(before=self.save)
 
     def save(self) -> None:
         """Write a checkpoint of the state after the last update, if there is none yet."""
+        if not is_first():
+            return
         if self._path and self._state and self._state.step != self._saved_step:
             try:
                 self._write(self._state)

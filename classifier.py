@@ -12,6 +12,7 @@ from data_utils import Batch, find_weights
 from experiment_config import ExperimentConfig
 from gpt_model import GPTModel, load_published_weights, pick
 from lora import LoRALinear, MergedLoRALinear, inject_lora
+from parallel import map_rows
 
 N_TRAINED_BLOCKS = {"last_layer": 0, "last_block": 1, "last_two_blocks": 2}
 LORA_LAYERS = {"lora": LoRALinear, "lora_alternative": MergedLoRALinear}
@@ -67,6 +68,13 @@ def build_classifier(
     return model
 
 
+def fingerprint(model: GPTModel) -> int:
+    """The sum of the bits of all weights, read as whole numbers: equal for equal weights."""
+    kinds = {4: torch.int32, 2: torch.int16}
+    bits = (p.detach().view(kinds[p.element_size()]) for p in model.parameters())
+    return sum(int(part.sum()) for part in bits)
+
+
 def count_trained_blocks(config: ExperimentConfig) -> int:
     """How many blocks, from the last down, have something trainable in or below them."""
     return N_TRAINED_BLOCKS.get(config.trainable_layers, config.gpt.n_layers)
@@ -115,8 +123,15 @@ def may_merge(config: ExperimentConfig) -> bool:
 
 
 def classify(model: GPTModel, batch: Batch, config: ExperimentConfig) -> tuple[Tensor, Tensor]:
-    """The logits (B, C) that are read of each text, and the labels (B,), on the model's device."""
+    """The logits (B, C) that are read of each text, and the labels (B,), on the model's device.
+
+    Several processes share the texts out among them.
+    """
     batch = batch.to(model.device)
+    return map_rows(lambda texts: _run(model, texts, config), batch), batch.labels
+
+
+def _run(model: GPTModel, batch: Batch, config: ExperimentConfig) -> Tensor:
     at = None
     if takes_fast_path(model, config) and not config.average_embeddings:
         at = read_positions(batch.lengths, batch.widths, config)
@@ -125,7 +140,7 @@ def classify(model: GPTModel, batch: Batch, config: ExperimentConfig) -> tuple[T
         hidden = model.run_blocks(hidden, start=batch.n_blocks, at=at)
     # The final norm and the classifier keep their own precision.
     logits = model.classify(hidden.to(model.final_norm.weight.dtype))
-    return (logits[:, 0] if at is not None else read_logits(logits, batch, config)), batch.labels
+    return logits[:, 0] if at is not None else read_logits(logits, batch, config)
 
 
 def read_logits(logits: Tensor, batch: Batch, config: ExperimentConfig) -> Tensor:

@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from experiment_config import ConfigError
 from interruption import interruptible
+from parallel import explain, quiet_unless_first
 from run_records import RecordError
 from sweep import RUN_ERRORS, describe_error, is_out_of_memory
 
@@ -37,31 +38,31 @@ def run_for_people(action: Callable[[], int], way_on: str = "") -> int:
         143 if it was interrupted.
     """
     _repair_streams()
-    logger.handlers[:] = [logging.StreamHandler(sys.stderr)]
-    logger.setLevel(logging.INFO)
     try:
-        with interruptible():
+        with quiet_unless_first(), interruptible():
+            logger.handlers[:] = [logging.StreamHandler(sys.stderr)]
+            logger.setLevel(logging.INFO)
             return action()
     except ConfigError as error:
         problems = "\n".join(f"  {problem}" for problem in error.problems)
-        print(f"Nothing was started:\n{problems}\nSee --help for every flag.", file=sys.stderr)
+        explain(f"Nothing was started:\n{problems}\nSee --help for every flag.")
         return 2
     except (RecordError, *RUN_ERRORS) as error:
-        print(f"Error: {error}", file=sys.stderr)
+        explain(f"Error: {error}")
         return 1
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        print(f"Error: {describe_error(error)}", file=sys.stderr)
+        explain(f"Error: {describe_error(error)}")
         return 1
     except OSError as error:
         # Whoever read the results may have gone, which he knows. A last flush would fail, too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
-            print(f"Error: {error}. Make room, or look at the disk.", file=sys.stderr)
+            explain(f"Error: {error}. Make room, or look at the disk.")
         return 1
     except KeyboardInterrupt as error:
-        print(f"Interrupted. {way_on}".strip(), file=sys.stderr)
+        explain(f"Interrupted. {way_on}".strip())
         return getattr(error, "exit_status", 130)
 
 

@@ -205,6 +205,17 @@ class Batch:
         tensors = (self.inputs, self.lengths, self.widths, self.labels)
         return Batch(*(tensor.to(device) for tensor in tensors), self.n_blocks)
 
+    def rows(self, indices: Tensor) -> Batch:
+        """Some of its texts (N,), with no more positions than the widest of them has."""
+        n_positions = int(self.widths[indices].max())
+        return Batch(
+            self.inputs[indices, :n_positions],
+            self.lengths[indices],
+            self.widths[indices],
+            self.labels[indices],
+            self.n_blocks,
+        )
+
 
 def merge_batches(batches: Sequence[Batch]) -> Batch:
     """One batch of all the texts, its positions as many as the longest batch has."""

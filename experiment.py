@@ -17,7 +17,13 @@ import torch
 from torch.utils.data import Dataset
 
 from checkpoints import CHECKPOINT_NAME, Checkpoints
-from classifier import build_classifier, count_trained_blocks, load_weights, takes_fast_path
+from classifier import (
+    build_classifier,
+    count_trained_blocks,
+    fingerprint,
+    load_weights,
+    takes_fast_path,
+)
 from config_rules import find_problems
 from data_utils import (
     DATASET_NAME,
@@ -43,10 +49,17 @@ from frozen_features import FrozenPrefix, count_frozen_blocks, cut_texts, prepar
 from gpt_model import MODEL_SIZES, GPTModel
 from hf_export import export_hf
 from interruption import Patience
-from machine import choose_device, free_bytes, peak_memory_bytes, reset_peak_memory
+from machine import (
+    choose_device,
+    describe_program,
+    free_bytes,
+    peak_memory_bytes,
+    reset_peak_memory,
+)
 from metrics import format_metrics, measure_classes
 from output import report
 from own_data import load_own_corpus
+from parallel import first_on_node, is_first, require_same
 from saved_models import describe_base, save_classifier
 from training import Accuracy, History, Predictions, classify_texts, train
 from vocabulary import gpt2_encoding
@@ -99,6 +112,7 @@ def run_experiment(
         DataError, CheckpointError: data or weights cannot be had, or are damaged.
         TrainingError, HiddenStateError: a loss or a hidden state is not finite.
         ExportError: the model cannot be exported.
+        ParallelError: of several processes, one has gone, or other data or weights.
         Interrupted: the process was asked to stop, and a checkpoint was written if it could be.
     """
     keep = keep or Keep()
@@ -107,6 +121,7 @@ def run_experiment(
     problems = find_problems(config)
     if problems:
         raise ConfigError(problems)
+    require_same(lambda: {**describe_program(), **_flags(config)})
     shared = shared or SharedWork([config])
     device = choose_device(config.device)
     reset_peak_memory(device)
@@ -114,6 +129,7 @@ def run_experiment(
     texts = shared.texts(config)
     model = shared.model(config).to(device)
     parameters = list(model.parameters())
+    require_same(lambda: {"data": describe_data(shared.corpus), "weights": fingerprint(model)})
     require_memory(model, texts, config)
     inputs, feature_seconds = shared.inputs(model, config)
     loaders = make_loaders(inputs, config.batch_size)
@@ -131,7 +147,7 @@ def run_experiment(
     seconds = checkpoints.seconds
     report(format_minutes(seconds))
     try:
-        kept = _keep_model(model, texts, shared.corpus, config, keep)
+        kept = _keep_model(model, texts, shared.corpus, config, keep) if is_first() else {}
         started = time.perf_counter()
         predictions = loaders.map(lambda loader: classify_texts(model, loader, config))
     except BaseException:
@@ -188,6 +204,15 @@ def format_accuracies(accuracy: Splits[Accuracy]) -> list[str]:
         f"Validation accuracy: {accuracy.validation}",
         f"Test accuracy: {accuracy.test}",
     ]
+
+
+def _flags(config: ExperimentConfig) -> dict[str, Any]:
+    """The options by their flags, but for the places of files, which may differ by machine."""
+    return {
+        f"--{name}": value
+        for name, value in asdict(config).items()
+        if not name.endswith(("_dir", "dataset", "offline"))
+    }
 
 
 def _identity(corpus: Corpus, config: ExperimentConfig) -> dict[str, Any]:
@@ -258,7 +283,8 @@ class SharedWork:
 
     def __init__(self, configs: Sequence[ExperimentConfig]) -> None:
         self._configs = configs
-        self.corpus = load_corpus(configs[0])
+        with first_on_node():
+            self.corpus = load_corpus(configs[0])
         self._texts: dict[Any, Splits[EncodedTexts]] = {}
         self._weights: tuple[Any, GPTModel | None] = (None, None)
         self._prefix: tuple[Any, FrozenPrefix | None] = (None, None)
@@ -271,7 +297,9 @@ class SharedWork:
         """
         key = (config.context_length, config.no_padding, config.batch_size)
         if key not in self._texts:
-            self._texts[key] = encode_splits(self.corpus.parts, find_encoding(config), config)
+            with first_on_node():
+                encoding = find_encoding(config)
+            self._texts[key] = encode_splits(self.corpus.parts, encoding, config)
         return self._texts[key]
 
     def model(self, config: ExperimentConfig) -> GPTModel:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -28,6 +30,7 @@ from data_utils import PARTS, Batch, EncodedTexts, Splits
 from experiment_config import ExperimentConfig
 from gpt_model import GPTModel
 from machine import free_bytes
+from parallel import largest, map_rows, place, share_tensor, size
 
 logger = logging.getLogger("experiments")
 
@@ -190,25 +193,55 @@ class FrozenPrefix:
         with tqdm(
             total=len(self._texts), desc="hidden states", unit="text", disable=None
         ) as progress:
-            for batch in batch_by_length(self._n_states.tolist(), model.device, config):
-                ids = [torch.tensor(self._texts[i]) for i in batch]
-                tokens = pad_sequence(ids, batch_first=True).to(model.device)
-                rows = [slice(self._starts[i], self._starts[i] + self._n_states[i]) for i in batch]
-                with autocast(model, config):
-                    hidden = (
-                        pad_sequence([self._states[r] for r in rows], batch_first=True)
-                        if start
-                        else model.embed(tokens)
-                    ).to(model.device)
-                    hidden = model.run_blocks(hidden, start=start, stop=n_blocks)
-                if not torch.isfinite(hidden).all():
+            for batch, states in self._run_batches(model, start, n_blocks, config):
+                if not torch.isfinite(states).all():
+                    tokens = self._tokens(batch).to(model.device)
                     raise HiddenStateError(_name_first_block(model, tokens, config))
-                for i, text_rows, states in zip(batch, rows, hidden, strict=True):
-                    self._states[text_rows] = states[: self._n_states[i]]
+                self._states[self._rows(batch)] = states
                 progress.update(len(batch))
         self._n_blocks = n_blocks
         self.seconds += time.perf_counter() - started
         return True
+
+    def _run_batches(
+        self, model: GPTModel, start: int, stop: int, config: ExperimentConfig
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Batches of texts, and what :meth:`_run_batch` made of each. Several processes compute
+        one each at a time, and give it to the others."""
+        batches = batch_by_length(self._n_states.tolist(), model.device, config)
+        rank, n_dims = place().rank, self._states.shape[1]
+        while group := list(islice(batches, size())):
+            if rank < len(group):
+                own = self._run_batch(model, group[rank], start, stop, config)
+            for owner, batch in enumerate(group):
+                n_rows = int(self._n_states[batch].sum())
+                states = own if owner == rank else self._states.new_empty(n_rows, n_dims)
+                yield batch, share_tensor(states, owner)
+
+    def _run_batch(
+        self, model: GPTModel, batch: list[int], start: int, stop: int, config: ExperimentConfig
+    ) -> Tensor:
+        """The states (rows, D) of a batch's texts before block ``stop``, text after text."""
+        n_states = self._n_states[batch]
+        with autocast(model, config):
+            if start:
+                before = self._states[self._rows(batch)].split(n_states.tolist())
+                hidden = pad_sequence(before, batch_first=True).to(model.device)
+            else:
+                hidden = model.embed(self._tokens(batch).to(model.device))
+            hidden = model.run_blocks(hidden, start=start, stop=stop)
+        is_needed = torch.arange(hidden.shape[1]) < n_states[:, None]  # (B, T)
+        return hidden[is_needed.to(hidden.device)].to(self._states)
+
+    def _tokens(self, batch: list[int]) -> Tensor:
+        """The token ids (B, T) of a batch's texts."""
+        return pad_sequence([torch.tensor(self._texts[i]) for i in batch], batch_first=True)
+
+    def _rows(self, batch: list[int]) -> Tensor:
+        """Where the states of a batch's texts are, text after text."""
+        places = zip(self._starts[batch].tolist(), self._n_states[batch].tolist(), strict=True)
+        rows = torch.cat([torch.arange(start, start + length) for start, length in places])
+        return rows.to(self._states.device)
 
 
 def _number(needs: Sequence[EncodedTexts], different: dict[tuple[int, ...], int]) -> Tensor:
@@ -227,14 +260,16 @@ def _run_last_block(
     model: GPTModel, states: HiddenStates, config: ExperimentConfig
 ) -> HiddenStates:
     """The last block's state of each text at the position that is read, and no other."""
-    read = []
-    for indices in torch.arange(len(states)).split(READ_AT_ONCE if may_merge(config) else 1):
-        batch = states.__getitems__(indices.tolist()).to(model.device)
+
+    def read(batch: Batch) -> Tensor:
         with autocast(model, config):
             at = read_positions(batch.lengths, batch.widths, config)
             hidden = model.run_blocks(batch.inputs, start=batch.n_blocks, at=at)  # (B, 1, D)
-        read.append(hidden[:, 0])
-    rows = torch.cat(read)
+        return hidden[:, 0]
+
+    groups = torch.arange(len(states)).split(READ_AT_ONCE if may_merge(config) else size())
+    batches = (states.__getitems__(indices.tolist()) for indices in groups)
+    rows = torch.cat([map_rows(read, batch.to(model.device)) for batch in batches])
     if not torch.isfinite(rows).all():
         raise HiddenStateError(_describe_first_block(len(model.blocks), model, config))
     one = torch.ones_like(states.lengths)
@@ -247,6 +282,7 @@ def batch_by_length(
     """Numbers of texts in batches of similar length; of equal length where every token sees
     every other, padding included."""
     limit = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
+    limit = min(limit, -(-sum(lengths) // size()))  # so that each process has one
     batch: list[int] = []
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
         length = lengths[i]
@@ -264,14 +300,18 @@ def _allocate(n_rows: int, model: GPTModel, config: ExperimentConfig) -> Tensor 
     like = model.token_embedding.weight
     shape = (n_rows, like.shape[1])
     n_bytes = shape[0] * shape[1] * like.element_size()
-    for device in dict.fromkeys((model.device, torch.device("cpu"))):
-        budget = free_bytes(device) / 2
-        if config.feature_memory is not None:
-            budget = config.feature_memory * 1e9
-        if n_bytes <= budget:
-            return like.new_empty(shape, device=device)
-    need = f"Hidden states take {n_bytes / 1e9:.1f} GB, more than the {budget / 1e9:.1f} GB"
-    if n_bytes > shutil.disk_usage(tempfile.gettempdir()).free:
+    devices = list(dict.fromkeys((model.device, torch.device("cpu"))))
+    budgets = [
+        free_bytes(device) / 2 if config.feature_memory is None else config.feature_memory * 1e9
+        for device in devices
+    ]
+    room = [*budgets, shutil.disk_usage(tempfile.gettempdir()).free, math.inf]
+    # The first place with room; in several processes, one that has it in all of them.
+    choice = largest(next(i for i, n_free in enumerate(room) if n_bytes <= n_free))
+    if choice < len(devices):
+        return like.new_empty(shape, device=devices[choice])
+    need = f"Hidden states take {n_bytes / 1e9:.1f} GB, more than the {budgets[-1] / 1e9:.1f} GB"
+    if choice > len(devices):
         logger.warning("%s that they may take; computing them at every step instead", need)
         return None
     logger.warning("%s of memory that they may take (--feature_memory); keeping them on disk", need)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from parallel import largest
 
 logger = logging.getLogger("experiments")
 
@@ -34,10 +36,10 @@ def interruptible() -> Iterator[None]:
 
 
 class Patience:
-    """In its ``with`` statement the first signal waits until :meth:`check`; a second does not."""
+    """In its ``with`` statement the first signal waits to be heeded; a second does not."""
 
     def __init__(self) -> None:
-        self.signal: int | None = None  # that waits
+        self._signal: int | None = None  # that waits
         self._handlers = _handling(self._note)
 
     def __enter__(self) -> Patience:
@@ -48,15 +50,23 @@ class Patience:
         self._handlers.__exit__(None, None, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self._signal is not None:
             raise Interrupted(number)
-        self.signal = number
+        self._signal = number
         logger.info("Stopping after this step. Once more stops at once.")
 
-    def check(self) -> None:
-        """Raise :class:`Interrupted` if a signal waits."""
-        if self.signal is not None:
-            raise Interrupted(self.signal)
+    def heed(self, before: Callable[[], None] = lambda: None) -> None:
+        """If a signal waits, in this process or in another of the run, stop all of them here.
+
+        Args:
+            before: what is still to be done then.
+
+        Raises:
+            Interrupted: it does.
+        """
+        if waiting := largest(self._signal or 0):
+            before()
+            raise Interrupted(waiting)
 
 
 @contextmanager

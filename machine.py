@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 import subprocess
@@ -15,6 +16,8 @@ from typing import Any
 import psutil
 import torch
 
+import parallel
+
 PACKAGES = ("torch", "tiktoken", "pandas", "numpy")
 
 
@@ -26,10 +29,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes of memory that can still be had on a device."""
+    """Bytes of memory that this process can still have on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available
+    return psutil.virtual_memory().available // parallel.place().local_size
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -53,6 +56,13 @@ def peak_memory_bytes(device: torch.device) -> int:
         return getattr(memory, "peak_wset", memory.rss)
 
 
+def describe_program() -> dict[str, str]:
+    """Versions of Python and packages, and a checksum of this code."""
+    files = sorted(Path(__file__).resolve().parent.glob("*.py"))
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    return {**_versions(), "code": code}
+
+
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Versions, device and commit, for the record of a run."""
     return {
@@ -63,13 +73,18 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
             else _processor_name(),
             "threads": torch.get_num_threads(),
             "cores": os.cpu_count(),
+            "processes": parallel.size(),
         },
-        "versions": {
-            "python": platform.python_version(),
-            "system": sys.platform,
-            **{name: version(name) for name in PACKAGES},
-        },
+        "versions": _versions(),
         "commit": find_commit(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "system": sys.platform,
+        **{name: version(name) for name in PACKAGES},
     }
 
 

@@ -21,6 +21,7 @@ from gpt_model import CheckpointError
 from hf_export import ExportError
 from machine import find_commit
 from output import report
+from parallel import ParallelError, is_first
 from run_records import (
     Record,
     RecordError,
@@ -43,6 +44,7 @@ RUN_ERRORS = (
     HiddenStateError,
     TrainingError,
     ExportError,
+    ParallelError,
 )
 
 
@@ -71,13 +73,16 @@ def run_and_record(
     except Exception as error:
         _record_end(output_dir, run, "failed", describe_error(error))
         raise
-    write_complete(output_dir, run, result, describe_data(shared.corpus))
-    (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+    if is_first():
+        write_complete(output_dir, run, result, describe_data(shared.corpus))
+        (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
     return folder
 
 
 def _record_end(output_dir: Path, run: Run, status: str, error: str) -> None:
     """Record how a run ended, unless that fails: it must not hide why the run ended."""
+    if not is_first():
+        return
     try:
         write_incomplete(output_dir, run, status, error)
     except (RecordError, DataError) as another:

@@ -22,6 +22,7 @@ from data_utils import Batch, Splits, merge_batches
 from experiment_config import ExperimentConfig
 from gpt_model import GPTModel
 from output import report
+from parallel import add_gradients, size
 
 MAX_MERGED_TEXTS = 32  # in one pass over several batches
 
@@ -142,8 +143,7 @@ class AdamWInBackward:
             nonlocal n_complete
             n_complete = n_complete + 1 if self._is_last_pass else 0
             if n_complete == len(trained):
-                optimizer.step()
-                optimizer.zero_grad()
+                _update(optimizer, trained)
                 n_complete = 0
 
         for parameter in trained:
@@ -182,8 +182,13 @@ class AdamWInBackward:
         for optimizer, trained in self._parts:
             # A part is left over if not all of its parameters took part in the loss.
             if any(parameter.grad is not None for parameter in trained):
-                optimizer.step()
-                optimizer.zero_grad()
+                _update(optimizer, trained)
+
+
+def _update(optimizer: torch.optim.AdamW, trained: list[nn.Parameter]) -> None:
+    add_gradients(trained)
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 @dataclass
@@ -303,13 +308,13 @@ def batch_losses(model: GPTModel, group: Batch, config: ExperimentConfig) -> lis
 def _merge(batches: Iterable[Batch], config: ExperimentConfig) -> Iterator[Batch]:
     """The same texts in fewer batches, where that costs little memory and changes no result.
 
-    Above frozen blocks several batches take hardly longer than one.
+    Above frozen blocks several batches take hardly longer than one; and what several processes
+    share out should have a text for each.
     """
     batches = iter(batches)
     for batch in batches:
-        n_more = 0
-        if batch.n_blocks and may_merge(config):
-            n_more = MAX_MERGED_TEXTS // config.batch_size - 1
+        n_texts = MAX_MERGED_TEXTS if batch.n_blocks and may_merge(config) else size()
+        n_more = n_texts // config.batch_size - 1
         yield merge_batches([batch, *islice(batches, max(0, n_more))])
 
 

@@ -344,7 +344,7 @@ def test_signals_are_given_back() -> None:
     with Patience() as patience:
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Interrupted):
-            patience.check()
+            patience.heed()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 

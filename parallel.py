@@ -1,0 +1,324 @@
+"""One run on several processes: data parallel, started by torchrun, over ``torch.distributed``.
+
+Every process runs the same program on the same batches in the same order. Of the texts of a batch
+each runs its share through the model, and gets the logits of the others' texts from them; so all
+compute the same losses, and take the same decisions. Gradients are added up over the processes
+before each update, so that all keep the same weights. What is printed and written, the first
+process prints and writes.
+
+Without torchrun there is one process, and nothing here does anything.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from data_utils import Batch
+
+logger = logging.getLogger("experiments")
+
+TIME_LIMIT = 1800  # seconds, of every wait for the other processes
+JOINING_LIMIT = 300  # seconds, of the wait for all of them at the start
+STORE_LIMIT = 20  # seconds, of a look into what they share
+FIRST_TO_SPEAK = 0.5  # seconds that the others leave the first, to explain what all met
+
+Value = TypeVar("Value")
+
+
+class ParallelError(RuntimeError):
+    """The processes of a run cannot work together, or one of them has gone."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which of the processes this one is: of all, and of those on this machine."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    attempt: int = 0  # how often torchrun has started them anew
+
+    @property
+    def words(self) -> str:
+        """The process, for people."""
+        return f"process {self.rank} of {self.size} on {socket.gethostname()}"
+
+
+def place() -> Place:
+    """Which process this is, by what torchrun says; the only one without it."""
+    if not is_launched():
+        return Place()
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
+    return Place(*(int(os.environ[name]) for name in names))
+
+
+def is_launched() -> bool:
+    """Whether torchrun started this process."""
+    return dist.is_available() and dist.is_torchelastic_launched()
+
+
+def is_first() -> bool:
+    """Whether this process prints and writes."""
+    return place().rank == 0
+
+
+def size() -> int:
+    """How many processes work together; one outside of :func:`joined`."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+# ---------------------------------------------------------------- coming together
+
+
+def find_launch_problems(device: torch.device, n_texts: int) -> list[str]:
+    """What speaks against running on the processes that torchrun started, for people.
+
+    Args:
+        device: that the run asks for.
+        n_texts: of an update. Where it is one, it cannot be shared out, but all else can.
+    """
+    here, problems = place(), []
+    n_devices = {"cpu": here.local_size, "cuda": torch.cuda.device_count()}.get(device.type, 1)
+    if here.local_size > n_devices:
+        problems.append(
+            f"torchrun --nproc_per_node {here.local_size}: each process needs a device of its own, "
+            f"and this machine has {n_devices} ({device.type}); start {n_devices}, or add --device "
+            "cpu"
+        )
+    if 1 < n_texts < here.size:
+        problems.append(
+            f"torchrun with {here.size} processes: an update has only {n_texts} texts to share "
+            f"out (--batch_size times --accumulation_steps); start at most {n_texts} processes"
+        )
+    return problems
+
+
+_store: dist.Store | None = None  # what the processes share besides their collectives
+_n_joined = itertools.count()  # so that nothing is left in the store of an earlier time
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[None]:
+    """Inside, the processes that torchrun started work together: over NCCL on CUDA, else gloo.
+
+    Raises:
+        ParallelError: they do not all come, within ``JOINING_LIMIT``.
+    """
+    if not is_launched():
+        yield
+        return
+    global _store
+    here, backend = place(), "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(here.local_rank)
+        backend = "cpu:gloo,cuda:nccl"
+    with _explained(JOINING_LIMIT):
+        limit = timedelta(seconds=JOINING_LIMIT)
+        shared, _, _ = next(dist.rendezvous("env://", timeout=limit))
+        shared.set_timeout(limit)
+        _store = dist.PrefixStore(f"experiments/{here.attempt}/{next(_n_joined)}", shared)
+        dist.init_process_group(
+            backend,
+            store=_store,
+            rank=here.rank,
+            world_size=here.size,
+            timeout=timedelta(seconds=TIME_LIMIT),
+        )
+        barrier()
+        _store.set_timeout(timedelta(seconds=STORE_LIMIT))
+    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+    if device.type == "cpu" and threads * here.local_size < cores:
+        logger.warning(
+            "Each of %d processes here uses %d of %d cores: OMP_NUM_THREADS=%d before torchrun "
+            "would have them use all.",
+            *(here.local_size, threads, cores, cores // here.local_size),
+        )
+    yield
+    # Not after an error: it would wait for processes that may be gone.
+    dist.destroy_process_group()
+    _store = None
+
+
+@contextmanager
+def quiet_unless_first() -> Iterator[None]:
+    """Inside, a process other than the first prints nothing: no results, bars or notices."""
+    with ExitStack() as stack:
+        if not is_first():
+            nothing = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(redirect_stdout(nothing))
+            stack.enter_context(redirect_stderr(nothing))
+        yield
+
+
+def explain(message: str) -> None:
+    """Print on standard error why the run ends, unless another process has said why it does."""
+    if not is_launched():
+        print(message, file=sys.stderr)
+    elif _store is None:  # before they are joined: once on each machine
+        if place().local_rank == 0:
+            print(message, file=sys.stderr)
+    elif _is_first_to_fail():
+        words = "" if is_first() else f"In {place().words}: "
+        print(f"{words}{message}", file=sys.stderr)
+
+
+def _is_first_to_fail() -> bool:
+    if not is_first():
+        time.sleep(FIRST_TO_SPEAK)
+    try:
+        return _store.add("failures", 1) == 1
+    except RuntimeError:  # whoever keeps what is shared has gone
+        return True
+
+
+@contextmanager
+def first_on_node() -> Iterator[None]:
+    """On each machine, the first process goes through the ``with`` statement before the others.
+
+    What it downloads, they find.
+    """
+    is_first_here = place().local_rank == 0
+    if not is_first_here:
+        barrier()
+    yield
+    if is_first_here:
+        barrier()
+
+
+def require_same(find_facts: Callable[[], Mapping[str, Any]]) -> None:
+    """Compare facts that must be equal in all processes with those of the first.
+
+    Args:
+        find_facts: gives them by name; not called where there is one process.
+
+    Raises:
+        ParallelError: one differs.
+    """
+    if size() == 1:
+        return
+    own = find_facts()
+    for name, first in from_first(own).items():
+        if own.get(name) != first:
+            raise ParallelError(
+                f"The processes do not run the same: {name} is {own.get(name)} in {place().words}, "
+                f"and {first} in the first. All need the same code, packages, flags, data and "
+                "weights."
+            )
+
+
+# ---------------------------------------------------------------- working together
+
+
+def map_rows(function: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
+    """``function`` of a batch, (B, ...), of which each process computes its share of the rows.
+
+    Gradients flow to the rows that this process computed: those of all processes add up to the
+    whole.
+
+    Args:
+        function: gives each text a row that does not depend on the other texts.
+    """
+    if size() == 1:
+        return function(batch)
+    n_texts = len(batch.labels)
+    own = torch.arange(n_texts)[place().rank :: size()]
+    # Without a text of its own, a process runs one in vain: its backward pass must have the same
+    # parts as that of the others.
+    found = function(batch.rows(own if len(own) else torch.zeros(1, dtype=torch.long)))
+    own = own.to(found.device)
+    rows = found.new_zeros(n_texts, *found.shape[1:]).index_copy(0, own, found[: len(own)])
+    others = rows.detach().clone()
+    _add_up(others)
+    is_own = torch.zeros(n_texts, dtype=torch.bool, device=found.device).index_fill(0, own, True)
+    return torch.where(is_own.view(-1, *[1] * (found.dim() - 1)), rows, others)
+
+
+def add_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Make the gradient of each parameter the sum of those in all processes."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if size() == 1 or not gradients:
+        return
+    together = torch.cat([gradient.flatten() for gradient in gradients])
+    _add_up(together)
+    parts = together.split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def share_tensor(tensor: Tensor, owner: int) -> Tensor:
+    """The tensor of the process ``owner``; in the others, it is filled with that."""
+    if size() > 1:
+        with _explained():
+            dist.broadcast(tensor, src=owner)
+    return tensor
+
+
+def from_first(value: Value) -> Value:
+    """The value of the first process, whatever the others give."""
+    if size() == 1:
+        return value
+    box = [value]
+    with _explained():
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
+
+
+def tensors_from_first(tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    """The named tensors of the first process, on the CPU; the others give none."""
+    shapes = from_first(tensors and {name: (t.shape, t.dtype) for name, t in tensors.items()})
+    return {
+        name: share_tensor(tensors[name] if tensors else torch.empty(shape, dtype=dtype), owner=0)
+        for name, (shape, dtype) in shapes.items()
+    }
+
+
+def largest(number: int) -> int:
+    """The largest of the numbers that the processes give."""
+    if size() == 1:
+        return number
+    found = torch.tensor(number)
+    with _explained():
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return int(found)
+
+
+def barrier() -> None:
+    """Wait until all processes are here."""
+    largest(0)
+
+
+def _add_up(tensor: Tensor) -> None:
+    with _explained():
+        dist.all_reduce(tensor)
+
+
+@contextmanager
+def _explained(limit: float | None = None) -> Iterator[None]:
+    """What goes wrong between processes, in words."""
+    try:
+        yield
+    except RuntimeError as error:
+        # Without gloo's place in its source, and its advice.
+        reason = re.sub(r"^\[\S+\]\s*", "", str(error).strip()).split(". ")[0].split("\n")[0]
+        raise ParallelError(
+            "Another process of this run ended, or did not answer within "
+            f"{(limit or TIME_LIMIT) / 60:g} minutes ({reason}). With --resume the same command "
+            "goes on from the last checkpoint."
+        ) from error
