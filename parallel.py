@@ -15,6 +15,7 @@ import itertools
 import logging
 import os
 import re
+import signal
 import socket
 import sys
 import time
@@ -36,7 +37,10 @@ logger = logging.getLogger("experiments")
 TIME_LIMIT = 1800  # seconds, of every wait for the other processes
 JOINING_LIMIT = 300  # seconds, of the wait for all of them at the start
 STORE_LIMIT = 20  # seconds, of a look into what they share
-FIRST_TO_SPEAK = 0.5  # seconds that the others leave the first, to explain what all met
+# Seconds that the others leave the first process to explain what all of them met. Before they are
+# joined it may still be starting, and torchrun ends it as soon as one of them ends.
+FIRST_TO_SPEAK = 0.5
+FIRST_TO_START = 20
 
 Value = TypeVar("Value")
 
@@ -174,12 +178,16 @@ def explain(message: str) -> None:
     elif _store is None:  # before they are joined: once on each machine
         if place().local_rank == 0:
             print(message, file=sys.stderr)
+        else:
+            time.sleep(FIRST_TO_START)
     elif _is_first_to_fail():
         words = "" if is_first() else f"In {place().words}: "
         print(f"{words}{message}", file=sys.stderr)
 
 
 def _is_first_to_fail() -> bool:
+    # torchrun ends the others as soon as one has ended, and this one may have to say why.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if not is_first():
         time.sleep(FIRST_TO_SPEAK)
     try:
@@ -319,6 +327,6 @@ def _explained(limit: float | None = None) -> Iterator[None]:
         reason = re.sub(r"^\[\S+\]\s*", "", str(error).strip()).split(". ")[0].split("\n")[0]
         raise ParallelError(
             "Another process of this run ended, or did not answer within "
-            f"{(limit or TIME_LIMIT) / 60:g} minutes ({reason}). With --resume the same command "
+            f"{limit or TIME_LIMIT:g} seconds ({reason}). With --resume the same command "
             "goes on from the last checkpoint."
         ) from error
