@@ -54,7 +54,7 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Versions, device and commit, for the record of a run."""
+    """Device and versions, for the record of a run."""
     return {
         "device": {
             "type": device.type,
@@ -69,7 +69,6 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
             "system": sys.platform,
             **{name: version(name) for name in PACKAGES},
         },
-        "commit": find_commit(),
     }
 
 
