@@ -42,8 +42,14 @@ from training import TrainingError
 
 logger = logging.getLogger("experiments")
 
+
+class ClusterError(RuntimeError):
+    """A cluster cannot be reached, or cannot run what it is to run."""
+
+
 # What can go wrong in a run without being wrong in the program, and says so for people.
 RUN_ERRORS = (
+    ClusterError,
     ConfigError,
     DataError,
     CheckpointError,
