@@ -50,8 +50,10 @@ PROBE = """
 import logging, sys, ray
 try:
     ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.CRITICAL)
+    print(ray.get_runtime_context().gcs_address)
 except Exception as error:
-    sys.exit(print(error) or 1)
+    print(error)
+    sys.exit(1)
 """
 PROBE_SECONDS = 20.0
 ANSWER_SECONDS = 60.0  # that Ray may take to say what has come in
@@ -93,7 +95,7 @@ class _Ledger:
         folder = record_complete(self.output_dir, run, outcome.result, self.corpus)
         self._end(run)
         minutes = outcome.seconds / 60
-        logger.info("%s, done on %s in %.1f minutes", self._place(run), outcome.node, minutes)
+        logger.info("%s, done on %s in %.2f minutes", self._place(run), outcome.node, minutes)
         report("\n".join([f"{describe_run(run)}:", *read_record(folder).lines]))
 
     def fail(self, run: Run, error: str) -> None:
@@ -235,8 +237,7 @@ def _find_error(ref: ray.ObjectRef) -> str | None:
             raise ClusterError(f"--ray: {error.cause}") from None
         return f"{type(error.cause).__name__}: {error.cause}"
     except ray.exceptions.RayError as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        return f"Ray gave the run up after {RETRIES + 1} attempts: {reason[0]}"
+        return f"Ray gave the run up after {RETRIES + 1} attempts: {_reason(error)}"
     return None
 
 
@@ -248,11 +249,16 @@ def _ask(ref: ray.ObjectRef) -> Any:
     """
     try:
         return ray.get(ref, timeout=ANSWER_SECONDS)
-    except (ray.exceptions.GetTimeoutError, ray.exceptions.ActorDiedError) as error:
+    except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
         raise ClusterError(
-            f"Ray does not answer any more ({type(error).__name__}). What is complete is recorded; "
-            "the same command goes on from there."
+            f"Ray does not answer any more ({_reason(error)}). What is complete is recorded; the "
+            "same command goes on from there."
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What Ray says went wrong: the last line, which is no part of a traceback."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
 
 
 def find_nodes() -> list[Node]:
@@ -273,9 +279,10 @@ def connected(address: str) -> Iterator[None]:
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    if address != LOCAL:
-        require_answer(address)
-    own = {"include_dashboard": False} if address == LOCAL else {}
+    if address == LOCAL:
+        own = {"include_dashboard": False}
+    else:
+        address, own = find_cluster(address), {}
     # Ray puts a handler of SIGTERM in place of ours, which is to be ours again, inside and after.
     with interruptible():
         try:
@@ -288,10 +295,13 @@ def connected(address: str) -> Iterator[None]:
             ray.shutdown()
 
 
-def require_answer(address: str) -> None:
-    """Raise :class:`ClusterError` unless a Ray of this version answers at an address.
+def find_cluster(address: str) -> str:
+    """The address HOST:PORT of the cluster that an address, or ``auto``, leads to.
 
     ``ray.init`` has time limits of minutes, and can end its process. So it is tried in another.
+
+    Raises:
+        ClusterError: no Ray answers there, or one of another version.
     """
     command = [sys.executable, "-c", PROBE, address]
     try:
@@ -301,7 +311,7 @@ def require_answer(address: str) -> None:
         reason = f"no Ray answers within {PROBE_SECONDS:.0f} s"
     else:
         if found.returncode == 0:
-            return
+            return found.stdout.split()[-1]
     raise ClusterError(
         f"--ray {address}: {reason}. Look with `ray status --address {address}`; start a cluster "
         "with `ray start --head`, and let this machine join it with `ray start --address "
