@@ -18,7 +18,8 @@ from typing import Any
 
 import parallel
 from checkpoints import EPOCH
-from config_rules import find_problems
+from cluster import LOCAL, ClusterRequest, parse_cluster
+from config_rules import find_option_problems, find_problems
 from console import Parser, run_for_people
 from experiment import Keep
 from experiment_config import (
@@ -61,6 +62,7 @@ class Action:
     help: str
     metavar: str | tuple[str, ...] | None = None  # none for a switch
     nargs: str | int | None = None
+    const: str | None = None  # the value of a flag that is given without one
     default: str = "none"
 
 
@@ -96,6 +98,23 @@ ACTIONS = {
         "and LoRA also as an adapter for PEFT",
         metavar="DIR",
     ),
+    "ray": Action(
+        "hand the runs to Ray: to one that is started on this machine, or to the cluster at "
+        "ADDRESS, which is HOST:PORT, or auto for the one that this machine is in",
+        metavar="ADDRESS",
+        nargs="?",
+        const=LOCAL,
+    ),
+    "gpus_per_run": Action(
+        "with --ray, how much of a GPU each task takes, where there are GPUs: 1, or less for some "
+        "at once on one GPU; none is 1",
+        metavar="X",
+    ),
+    "cpus_per_run": Action(
+        "with --ray, cores that each task takes, where no GPU is used; none is all of the smallest "
+        "node",
+        metavar="N",
+    ),
     "dry_run": Action("print the runs and which of them are done, and run none", default="off"),
     "report": Action("report on the records in --output_dir, and run nothing", default="off"),
     "compare": Action(
@@ -117,6 +136,7 @@ class Request:
     report: bool = False
     compare: tuple[str, str] | None = None
     keep: Keep = field(default_factory=Keep)
+    cluster: ClusterRequest | None = None  # that computes; none is this process
     data_dir: Path = Path(OPTIONS["data_dir"].default)  # where a report finds the messages
     offline: bool = False  # whether it must find them there
 
@@ -142,7 +162,12 @@ def perform(request: Request) -> int:
     if request.runs and not request.is_sweep:
         perform_one(request.runs[0], output_dir, request.keep)
         return 0
-    failed = run_sweep(request.runs, output_dir, request.keep)
+    if request.cluster:
+        from ray_sweep import run_ray_sweep  # Ray is not always there
+
+        failed = run_ray_sweep(request.runs, output_dir, request.keep, request.cluster)
+    else:
+        failed = run_sweep(request.runs, output_dir, request.keep)
     # Pictures and statistics take a while to import, and a single run needs none.
     from report import write_report
 
@@ -182,12 +207,16 @@ def parse_command_line(argv: Sequence[str]) -> Request:
     rows, problems_of_rows = parse_rows(asked["rows"]) if "rows" in asked else ([None], [])
     seeds, problems_of_seeds = parse_seeds(asked, given)
     keep, problems_of_keep = parse_keep(asked)
-    problems += problems_of_rows + problems_of_seeds + problems_of_keep
+    cluster, problems_of_cluster = parse_cluster(asked, given)
+    problems += problems_of_rows + problems_of_seeds + problems_of_keep + problems_of_cluster
     problems += _find_conflicts(asked, given)
-    is_sweep = len(rows) > 1 or "seeds" in asked or "num_seeds" in asked
+    is_sweep = len(rows) > 1 or not {"seeds", "num_seeds", "ray"}.isdisjoint(asked)
     overrides = None
     if "rows" in asked:
         overrides = {name: given[name] for name in given if name not in CIRCUMSTANCES}
+    # What is computed elsewhere need not be possible here.
+    is_elsewhere = cluster is not None and cluster.address != LOCAL
+    find = find_option_problems if is_elsewhere else find_problems
     runs = []
     configs = {number: configure(ROWS.get(number), given) for number in rows}
     uses_lora = any(config.uses_lora for config in configs.values())
@@ -196,9 +225,9 @@ def parse_command_line(argv: Sequence[str]) -> Request:
         # Beside rows that use LoRA, its flags are for them, and no mistake for the others.
         ignored = LORA_FLAGS if uses_lora and not config.uses_lora else ()
         useful = {name: given[name] for name in given if name not in ignored}
-        problems += [place + problem for problem in find_problems(config, useful)]
+        problems += [place + problem for problem in find(config, useful)]
         runs += [Run(replace(config, seed=seed), overrides) for seed in seeds]
-    if keep.export_dir and is_sweep:
+    if keep.export_dir and is_sweep and not cluster:
         problems.append("--export_hf with many runs: one folder holds one model; export one run")
     elif keep.export_dir and runs:
         problems += find_export_problems(runs[0].config)
@@ -220,6 +249,7 @@ def parse_command_line(argv: Sequence[str]) -> Request:
         report="report" in asked,
         compare=tuple(asked["compare"]) if "compare" in asked else None,
         keep=keep,
+        cluster=cluster,
         data_dir=Path(runs[0].config.data_dir),
         offline=runs[0].config.offline,
     )
@@ -343,7 +373,7 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name, action in ACTIONS.items():
-        kind = {"metavar": action.metavar, "nargs": action.nargs}
+        kind = {"metavar": action.metavar, "nargs": action.nargs, "const": action.const}
         parser.add_argument(
             f"--{name}",
             help=f"{action.help} (default: {action.default})",

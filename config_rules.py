@@ -35,6 +35,13 @@ def find_problems(config: ExperimentConfig, given: Mapping[str, Any] | None = No
     Returns:
         A sentence for each broken rule, with its flag, its value and the way out.
     """
+    return [*find_option_problems(config, given), *find_machine_problems(config)]
+
+
+def find_option_problems(
+    config: ExperimentConfig, given: Mapping[str, Any] | None = None
+) -> list[str]:
+    """The same of the rules that do not depend on the machine that computes."""
     if given is None:
         values = {name: getattr(config, name) for name in OPTIONS}
         given = {name: v for name, v in values.items() if v != OPTIONS[name].default}
@@ -44,8 +51,12 @@ def find_problems(config: ExperimentConfig, given: Mapping[str, Any] | None = No
     problems.extend(_check_combinations(config, given))
     problems.extend(_check_weights(config))
     problems.extend(_check_dataset(config, given))
-    problems.extend(_check_device(config))
     return problems
+
+
+def find_machine_problems(config: ExperimentConfig) -> list[str]:
+    """The same of what the machine that computes must have: a file of weights, and the device."""
+    return [*_check_weights_file(config), *_check_device(config)]
 
 
 def _check_value(config_field: Field, value: Any) -> Iterator[str]:
@@ -113,7 +124,10 @@ def _check_weights(config: ExperimentConfig) -> Iterator[str]:
                 f'--weights pretrained with --model_size "{config.model_size}": no weights of that '
                 "size were published; add --weights random, or --weights PATH"
             )
-    elif config.weights not in ("random", "") and not _exists(config.weights):
+
+
+def _check_weights_file(config: ExperimentConfig) -> Iterator[str]:
+    if config.weights not in ("pretrained", "random", "") and not _exists(config.weights):
         yield (
             f'--weights "{config.weights}": no such file or folder; give pretrained, random, or '
             "the path of a safetensors file"

@@ -24,7 +24,7 @@ from classifier import (
     load_weights,
     takes_fast_path,
 )
-from config_rules import find_problems
+from config_rules import find_machine_problems, find_problems
 from data_utils import (
     DATASET_NAME,
     DATASET_SHA256,
@@ -51,6 +51,7 @@ from hf_export import export_hf
 from interruption import Patience
 from machine import (
     choose_device,
+    describe_machine,
     describe_program,
     free_bytes,
     peak_memory_bytes,
@@ -84,6 +85,7 @@ class ExperimentResult:
     n_trained: int  # parameters
     n_parameters: int  # trained or not
     peak_memory: int  # bytes
+    machine: dict[str, Any]  # that computed it, as describe_machine has it
     kept: dict[str, str] = field(default_factory=dict)  # "model", "export": their SHA-256
 
 
@@ -104,7 +106,8 @@ def run_experiment(
     """Run one experiment, printing the protocol's lines on standard output.
 
     Args:
-        shared: with the other experiments of this process.
+        shared: with the other experiments of this process; who made it has checked the rules
+            on their options.
         keep: by default, nothing is kept.
 
     Raises:
@@ -118,7 +121,7 @@ def run_experiment(
     keep = keep or Keep()
     if keep.save_model and not keep.folder:
         raise ValueError("a model is to be kept, but no folder is named")
-    problems = find_problems(config)
+    problems = find_machine_problems(config) if shared else find_problems(config)
     if problems:
         raise ConfigError(problems)
     require_same(lambda: {**describe_program(), **_flags(config)})
@@ -168,6 +171,7 @@ def run_experiment(
         n_trained=sum(p.numel() for p in parameters if p.requires_grad),
         n_parameters=sum(p.numel() for p in parameters),
         peak_memory=peak_memory_bytes(device),
+        machine=describe_machine(device),
         kept=kept,
     )
 
@@ -279,12 +283,19 @@ class SharedWork:
     Args:
         configs: every experiment that belongs together, also those that need not be run again,
             so that the others find the states that they would have found beside them.
+        corpus, encoding: their texts, and how these become tokens; by default they are loaded.
     """
 
-    def __init__(self, configs: Sequence[ExperimentConfig]) -> None:
+    def __init__(
+        self,
+        configs: Sequence[ExperimentConfig],
+        corpus: Corpus | None = None,
+        encoding: tiktoken.Encoding | None = None,
+    ) -> None:
         self._configs = configs
         with first_on_node():
-            self.corpus = load_corpus(configs[0])
+            self.corpus = corpus or load_corpus(configs[0])
+        self._encoding = encoding
         self._texts: dict[Any, Splits[EncodedTexts]] = {}
         self._weights: tuple[Any, GPTModel | None] = (None, None)
         self._prefix: tuple[Any, FrozenPrefix | None] = (None, None)
@@ -298,7 +309,7 @@ class SharedWork:
         key = (config.context_length, config.no_padding, config.batch_size)
         if key not in self._texts:
             with first_on_node():
-                encoding = find_encoding(config)
+                encoding = self._encoding or find_encoding(config)
             self._texts[key] = encode_splits(self.corpus.parts, encoding, config)
         return self._texts[key]
 
@@ -329,10 +340,10 @@ class SharedWork:
         started = time.perf_counter()
         texts, prefix = self.texts(config), None
         if takes_fast_path(model, config) and count_frozen_blocks(model):
-            key = _prefix_key(config)
+            key = prefix_key(config)
             if self._prefix[0] != key:
                 self._prefix = (None, None)  # before there are others
-                together = [other for other in self._configs if _prefix_key(other) == key]
+                together = [other for other in self._configs if prefix_key(other) == key]
                 needs = [
                     self.texts(other).map(partial(cut_texts, config=other)) for other in together
                 ]
@@ -352,7 +363,7 @@ def sharing_order(config: ExperimentConfig) -> tuple[Any, ...]:
         list(MODEL_SIZES).index(config.model_size),
         _weights_key(config),
         config.trainable_layers == "all",
-        _prefix_key(config),
+        prefix_key(config),
         -count_trained_blocks(config),
     )
 
@@ -362,9 +373,10 @@ def _weights_key(config: ExperimentConfig) -> tuple[Any, ...]:
     return (config.model_size, config.weights, config.seed if config.weights == "random" else -1)
 
 
-def _prefix_key(config: ExperimentConfig) -> tuple[Any, ...]:
-    """Equal for experiments whose frozen blocks make the same of the same beginning."""
-    if count_trained_blocks(config) == config.gpt.n_layers:
+def prefix_key(config: ExperimentConfig) -> tuple[Any, ...]:
+    """Equal for experiments whose frozen blocks make the same of the same beginning; empty where
+    there are no states that could be shared."""
+    if config.no_feature_reuse or count_trained_blocks(config) == config.gpt.n_layers:
         return ()
     # Without the mask, padding is seen by every position.
     unmasked = f"padding {not config.no_padding}" if config.disable_causal_mask else ""

@@ -64,7 +64,7 @@ def describe_program() -> dict[str, str]:
 
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
-    """Versions, device and commit, for the record of a run."""
+    """Device and versions, for the record of a run."""
     return {
         "device": {
             "type": device.type,
@@ -76,7 +76,6 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
             "processes": parallel.size(),
         },
         "versions": _versions(),
-        "commit": find_commit(),
     }
 
 

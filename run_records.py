@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +29,7 @@ from experiment import ExperimentResult, format_accuracies, format_minutes
 from experiment_config import OPTIONS, ExperimentConfig
 from experiment_rows import CIRCUMSTANCES, find_row, format_command
 from files import parse_json, write_atomically
-from machine import choose_device, describe_machine
+from machine import find_commit
 from metrics import format_metrics, measure_classes
 from own_data import checksum_files
 from training import Accuracy, History, Predictions
@@ -171,7 +172,7 @@ def write_complete(
     """
     predictions = _predictions_csv(result.test)
     content = {
-        **_describe(run, "complete"),
+        **_describe(run, "complete", result.machine),
         "data": data,
         "parameters": {"trained": result.n_trained, "total": result.n_parameters},
         "seconds": result.seconds,
@@ -185,17 +186,24 @@ def write_complete(
     return _write(output_dir, run, content, predictions)
 
 
-def write_incomplete(output_dir: Path, run: Run, status: str, error: str) -> None:
+def write_incomplete(
+    output_dir: Path,
+    run: Run,
+    status: str,
+    error: str,
+    machine: Mapping[str, Any] | None = None,
+) -> None:
     """Write the record of a run that failed or was interrupted; an earlier, complete one is kept.
 
     Args:
         status: ``failed`` or ``interrupted``.
+        machine: what it ran on, as :func:`machine.describe_machine` has it, if that is known.
 
     Raises:
         RecordError: it cannot be written.
     """
     if not find_complete(output_dir, run):
-        _write(output_dir, run, {**_describe(run, status), "error": error})
+        _write(output_dir, run, {**_describe(run, status, machine or {}), "error": error})
 
 
 def require_writable(output_dir: Path) -> None:
@@ -211,7 +219,7 @@ def require_writable(output_dir: Path) -> None:
         ) from error
 
 
-def _describe(run: Run, status: str) -> dict[str, Any]:
+def _describe(run: Run, status: str, machine: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "status": status,
         "row": find_row(run.config),
@@ -223,7 +231,8 @@ def _describe(run: Run, status: str) -> dict[str, Any]:
             for name, value in asdict(run.config).items()
         },
         "overrides": run.overrides,
-        **describe_machine(choose_device(run.config.device)),
+        **machine,
+        "commit": find_commit(),
     }
 
 

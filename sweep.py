@@ -11,15 +11,22 @@ from pathlib import Path
 import torch
 
 from checkpoints import CHECKPOINT_NAME
-from data_utils import WEIGHTS_NAME, DataError
-from experiment import Keep, SharedWork, describe_data, run_experiment, sharing_order
+from data_utils import WEIGHTS_NAME, Corpus, DataError
+from experiment import (
+    ExperimentResult,
+    Keep,
+    SharedWork,
+    describe_data,
+    run_experiment,
+    sharing_order,
+)
 from experiment_config import ConfigError
 from experiment_rows import find_row, format_command
 from files import checksum_file
 from frozen_features import HiddenStateError
 from gpt_model import CheckpointError
 from hf_export import ExportError
-from machine import find_commit
+from machine import choose_device, describe_machine, find_commit
 from output import report
 from parallel import ParallelError, is_first
 from run_records import (
@@ -36,8 +43,14 @@ from training import TrainingError
 
 logger = logging.getLogger("experiments")
 
+
+class ClusterError(RuntimeError):
+    """A cluster cannot be reached, or cannot run what it is to run."""
+
+
 # What can go wrong in a run without being wrong in the program, and says so for people.
 RUN_ERRORS = (
+    ClusterError,
     ConfigError,
     DataError,
     CheckpointError,
@@ -74,17 +87,30 @@ def run_and_record(
         _record_end(output_dir, run, "failed", describe_error(error))
         raise
     if is_first():
-        write_complete(output_dir, run, result, describe_data(shared.corpus))
-        (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+        record_complete(output_dir, run, result, shared.corpus)
+    return folder
+
+
+def record_complete(output_dir: Path, run: Run, result: ExperimentResult, corpus: Corpus) -> Path:
+    """Write the record of a run that came to its end, and let go of what it was to go on from.
+
+    Returns its folder.
+
+    Raises:
+        RecordError: it cannot be written.
+    """
+    folder = write_complete(output_dir, run, result, describe_data(corpus))
+    (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
     return folder
 
 
 def _record_end(output_dir: Path, run: Run, status: str, error: str) -> None:
-    """Record how a run ended, unless that fails: it must not hide why the run ended."""
+    """Record how a run ended here, unless that fails: it must not hide why the run ended."""
     if not is_first():
         return
+    machine = describe_machine(choose_device(run.config.device))
     try:
-        write_incomplete(output_dir, run, status, error)
+        write_incomplete(output_dir, run, status, error, machine)
     except (RecordError, DataError) as another:
         logger.error("The end of the run could not be recorded: %s", another)
 
@@ -162,7 +188,7 @@ def run_sweep(runs: Sequence[Run], output_dir: Path, keep: Keep | None = None) -
             continue
         if not shared:
             shared = SharedWork([run.config for run in runs])
-            _require_same_data(output_dir, shared)
+            require_same_data(output_dir, shared.corpus)
         logger.info("%s", place)
         report(f"{describe_run(run)}:")
         try:
@@ -176,8 +202,9 @@ def run_sweep(runs: Sequence[Run], output_dir: Path, keep: Keep | None = None) -
     return failed
 
 
-def _require_same_data(output_dir: Path, shared: SharedWork) -> None:
-    data = describe_data(shared.corpus)
+def require_same_data(output_dir: Path, corpus: Corpus) -> None:
+    """Raise :class:`RecordError` if a folder holds runs on other data than these."""
+    data = describe_data(corpus)
     for record in read_records(output_dir):
         if record.is_complete and record.result["data"] != data:
             raise RecordError(

@@ -59,6 +59,19 @@ def gpt2_encoding(offline: bool = False) -> tiktoken.Encoding:
         ) from error
 
 
+def portable(encoding: tiktoken.Encoding) -> tiktoken.Encoding:
+    """The same encoding, to be pickled whole.
+
+    Of its own encodings, tiktoken pickles the names, and downloads them anew elsewhere.
+    """
+    return tiktoken.Encoding(
+        encoding.name,
+        pat_str=encoding._pat_str,
+        mergeable_ranks=encoding._mergeable_ranks,
+        special_tokens=encoding._special_tokens,
+    )
+
+
 def _cache_folder() -> Path:
     """The folder that tiktoken looks into."""
     default = os.path.join(tempfile.gettempdir(), "data-gym-cache")

@@ -30,7 +30,7 @@ from checkpoints import Checkpoints
 from data_utils import find_dataset, read_messages
 from experiment import Keep, SharedWork, find_encoding, run_experiment
 from experiment_config import ExperimentConfig
-from machine import describe_machine
+from machine import describe_machine, find_commit
 from predict import Prediction, predict
 from saved_models import load_classifier
 
@@ -136,7 +136,7 @@ def main() -> None:
         figures = {
             "predictions": compare_predictions(texts, folder, exported),
             "checkpoints": time_checkpoints(row_16, Path(name) / "checkpoints"),
-            "machine": describe_machine(torch.device("cpu")),
+            "machine": {**describe_machine(torch.device("cpu")), "commit": find_commit()},
         }
     print(json.dumps(figures, indent=1))
 

@@ -12,6 +12,7 @@ from additional_experiments import parse_command_line
 from data_utils import Splits
 from experiment import ExperimentResult
 from experiment_config import ExperimentConfig
+from machine import describe_machine
 from training import Accuracy, History, LossRecord, Predictions
 
 SCRIPT = Path(__file__).parent.parent / "additional_experiments.py"
@@ -53,6 +54,7 @@ def make_result(
         n_trained=2,
         n_parameters=3,
         peak_memory=4,
+        machine=describe_machine(torch.device("cpu")),
     )
 
 

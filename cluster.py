@@ -1,0 +1,166 @@
+"""What a sweep asks of a cluster: its tasks, and what of a node each of them takes.
+
+Nothing here needs Ray; ``ray_sweep.py`` does.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from experiment import prefix_key
+from experiment_config import ExperimentConfig
+from run_records import Run, identify
+
+LOCAL = "local"  # the address of a Ray that is started for the sweep alone
+INSTALL = "pip install -r requirements-ray.txt"
+# Flags that have no sense beside --ray, and why.
+USELESS = {
+    "resume": "a run that is lost begins anew, on any node, so there is no checkpoint to go on "
+    "from; what is complete is never repeated",
+    "checkpoint_every": "a run that is lost begins anew, on any node, so no checkpoint is written",
+    "export_hf": "models are not exported from a cluster; export one run without --ray",
+}
+WAYS_OUT = {
+    "GPU": "take --device cpu",
+    "CPU": "take fewer with --cpus_per_run",
+    "memory": "take a smaller --batch_size or --model_size, or leave the row out",
+}
+
+
+@dataclass(frozen=True)
+class ClusterRequest:
+    """Which Ray is to run a sweep, and what each of its tasks may take."""
+
+    address: str = LOCAL  # or HOST:PORT, or auto
+    gpus_per_run: float | None = None  # of each task, where GPUs are used; none is 1
+    cpus_per_run: int | None = None  # the same where none are; none is all of the smallest node
+
+
+@dataclass(frozen=True)
+class Task:
+    """Runs that are computed one after the other, in one process of a node."""
+
+    runs: Sequence[Run]
+    # Of all runs that have hidden states in common with these, also in other tasks, or done.
+    configs: Sequence[ExperimentConfig]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the cluster, and how much of each resource it has: CPU, GPU, memory in bytes."""
+
+    name: str
+    resources: Mapping[str, float]
+
+    def fits(self, demand: Mapping[str, float]) -> bool:
+        """Whether it has what is demanded, were nothing else on it."""
+        return all(self.resources.get(name, 0) >= amount for name, amount in demand.items())
+
+    def count(self, demand: Mapping[str, float]) -> int:
+        """How often it has what is demanded, at once."""
+        counts = [self.resources.get(name, 0) / amount for name, amount in demand.items()]
+        return int(min(counts) + 1e-6)  # ten tenths are one
+
+
+def parse_cluster(
+    asked: Mapping[str, Any], given: Mapping[str, Any]
+) -> tuple[ClusterRequest | None, list[str]]:
+    """The cluster that --ray and what belongs to it ask for, and a problem for each flag of them
+    that has no sense."""
+    needing = [name for name in ("gpus_per_run", "cpus_per_run") if name in asked]
+    if "ray" not in asked:
+        return None, [
+            f"--{name} without --ray: there are no tasks; leave it out" for name in needing
+        ]
+    address, problems = asked["ray"], []
+    if address not in (LOCAL, "auto") and not re.fullmatch(r"[^\s:/]+:\d{1,5}", address):
+        problems.append(
+            f'--ray "{address}": not HOST:PORT, as 10.0.0.1:6379, and not auto, which is the '
+            "cluster that this machine is in; --ray alone starts Ray on this machine"
+        )
+    gpus, cpus = asked.get("gpus_per_run"), asked.get("cpus_per_run")
+    if gpus is not None and not (re.fullmatch(r"\d*\.?\d+", gpus) and 0 < float(gpus) <= 1):
+        problems.append(
+            f"--gpus_per_run {gpus}: not a number above 0, up to 1; a run uses one GPU at most"
+        )
+    elif gpus is not None and given.get("device") in ("cpu", "mps"):
+        problems.append(f"--gpus_per_run with --device {given['device']}: leave one of them out")
+    if cpus is not None and not (re.fullmatch(r"\d{1,4}", cpus) and int(cpus)):
+        problems.append(f"--cpus_per_run {cpus}: not a whole number of at least 1")
+    elif cpus is not None and given.get("device") == "cuda":
+        problems.append("--cpus_per_run with --device cuda: leave one of them out")
+    problems += [f"--{name} with --ray: {why}" for name, why in USELESS.items() if name in asked]
+    if torch.distributed.is_torchelastic_launched():
+        problems.append(
+            "--ray under torchrun: two engines at once; a sweep goes to Ray without torchrun, and "
+            "one run to torchrun without --ray"
+        )
+    if "dry_run" not in asked and importlib.util.find_spec("ray") is None:
+        problems.append(f"--ray: Ray is not installed; {INSTALL}")
+    if problems:
+        return None, problems
+    return ClusterRequest(address, gpus and float(gpus), cpus and int(cpus)), []
+
+
+def find_demand(request: ClusterRequest, device: str, nodes: Sequence[Node]) -> dict[str, float]:
+    """What every task takes of a node: a GPU, or a part of one, or else cores.
+
+    Args:
+        device: as ``--device`` has it; ``auto`` is CUDA where a node has a GPU.
+    """
+    wants_gpu = request.gpus_per_run is not None or any(node.fits({"GPU": 1}) for node in nodes)
+    if device == "cuda" or (device == "auto" and wants_gpu):
+        return {"GPU": request.gpus_per_run or 1}
+    cores = [int(node.resources["CPU"]) for node in nodes if node.fits({"CPU": 1})]
+    return {"CPU": request.cpus_per_run or min(cores, default=1)}
+
+
+def make_tasks(runs: Sequence[Run], to_do: Sequence[Run], n_slots: int) -> list[Task]:
+    """Put together what shares hidden states, and leave every other run alone.
+
+    Runs that share make one task, unless it were more than its share of all that is to be done:
+    then they make as many as keep the cluster busy, each of which computes the states anew.
+
+    Args:
+        runs: all of the sweep, in the order of :func:`sweep.order_runs`.
+        to_do: those of them without a record.
+        n_slots: how many tasks the cluster can run at once.
+    """
+    left = {identify(run.config) for run in to_do}
+    together: dict[Any, list[Run]] = {}
+    for run in runs:
+        together.setdefault(prefix_key(run.config) or identify(run.config), []).append(run)
+    size = math.ceil(len(to_do) / n_slots)
+    tasks = []
+    for group in together.values():
+        configs = [run.config for run in group]
+        rest = [run for run in group if identify(run.config) in left]
+        tasks += [Task(rest[i : i + size], configs) for i in range(0, len(rest), size)]
+    return tasks
+
+
+def describe_lack(demand: Mapping[str, float], nodes: Sequence[Node]) -> str:
+    """That no node has what a task demands, what they have, and the way out."""
+    lacking = [
+        name for name in demand if not any(node.fits({name: demand[name]}) for node in nodes)
+    ]
+    ways = ", or ".join(WAYS_OUT[name] for name in lacking or demand)
+    have = "; ".join(f"{node.name} {_describe(node.resources)}" for node in nodes)
+    return (
+        f"No node of the cluster can ever run a task that needs {_describe(demand)}. Nodes that "
+        f"are alive: {have or 'none'}. Add a node that can, or {ways}."
+    )
+
+
+def _describe(resources: Mapping[str, float]) -> str:
+    amounts = [f"{resources[name]:g} {name}" for name in ("GPU", "CPU") if resources.get(name)]
+    if "memory" in resources:
+        amounts.append(f"{resources['memory'] / 1e9:.1f} GB")
+    return " and ".join(amounts) or "nothing"

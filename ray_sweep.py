@@ -1,0 +1,319 @@
+"""A sweep on a cluster: Ray computes the runs, on whatever node, and the records are written here.
+
+A task of Ray is some runs that share hidden states, or a single run. Code, texts and vocabulary
+go to the nodes by Ray, and each result comes back, through an inbox on this machine, as soon as
+its run has ended. So there is no folder that nodes would have to share, and a task that Ray
+starts again, because a process or a node was lost, leaves out what has come back already.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.exceptions
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from tqdm import tqdm
+
+from cluster import LOCAL, ClusterRequest, Node, Task, describe_lack, find_demand, make_tasks
+from data_utils import Corpus
+from experiment import Keep, find_encoding, load_corpus
+from experiment_config import ExperimentConfig
+from files import write_atomically
+from interruption import Interrupted, Patience, interruptible
+from machine import PACKAGES, find_commit
+from output import report
+from ray_worker import Inbox, Outcome, VersionError, compute_task
+from run_records import RecordError, Run, read_record, write_incomplete
+from sweep import ClusterError, describe_run, find_done, record_complete, require_same_data
+from vocabulary import portable
+
+logger = logging.getLogger("experiments")
+
+ROOT = Path(__file__).resolve().parent
+# What Ray ships of it: the modules, and nothing that a user may keep beside them.
+RUNTIME = {"working_dir": str(ROOT), "excludes": ["*", "!.", "!/*.py"]}
+QUIET = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+PROBE = """
+import logging, sys, ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.CRITICAL)
+    print(ray.get_runtime_context().gcs_address)
+except Exception as error:
+    print(error)
+    sys.exit(1)
+"""
+PROBE_SECONDS = 20.0
+ANSWER_SECONDS = 60.0  # that Ray may take to say what has come in
+STUCK_SECONDS = 60.0  # without a node that could run what is left
+POLL_SECONDS = 0.5
+RETRIES = 3  # of a task whose process or node was lost
+# Read by Ray when it starts: it reports to nobody, and starts no task for ever anew that takes
+# more memory than its node has.
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": str(RETRIES)}
+
+
+@dataclass
+class _Ledger:
+    """What is known of the runs of a sweep, and recorded."""
+
+    runs: Sequence[Run]
+    corpus: Corpus
+    output_dir: Path
+    progress: tqdm
+    n_ended: int = 0
+    ended: set[str] = field(default_factory=set)  # names, of those that ended in this sweep
+    failed: list[Run] = field(default_factory=list)
+
+    def record(self, run: Run, outcome: Outcome) -> None:
+        """Write down and report how a run ended.
+
+        Raises:
+            RecordError: it cannot be written.
+        """
+        if outcome.error:
+            self.fail(run, f"{outcome.error} (on the node {outcome.node})")
+            return
+        try:
+            for name, content in outcome.files.items():
+                (self.output_dir / run.name).mkdir(parents=True, exist_ok=True)
+                write_atomically(self.output_dir / run.name / name, content)
+        except OSError as error:
+            raise RecordError(f"{error.filename} cannot be written ({error}).") from error
+        folder = record_complete(self.output_dir, run, outcome.result, self.corpus)
+        self._end(run)
+        minutes = outcome.seconds / 60
+        logger.info("%s, done on %s in %.2f minutes", self._place(run), outcome.node, minutes)
+        report("\n".join([f"{describe_run(run)}:", *read_record(folder).lines]))
+
+    def fail(self, run: Run, error: str) -> None:
+        """Write down that a run failed."""
+        write_incomplete(self.output_dir, run, "failed", error)
+        self._end(run)
+        self.failed.append(run)
+        logger.error("%s, failed: %s", self._place(run), error)
+
+    def _end(self, run: Run) -> None:
+        self.n_ended += 1
+        self.ended.add(run.name)
+        self.progress.update()
+
+    def _place(self, run: Run) -> str:
+        return f"Run {self.n_ended} of {len(self.runs)}: {describe_run(run)}"
+
+
+def run_ray_sweep(
+    runs: Sequence[Run], output_dir: Path, keep: Keep, request: ClusterRequest
+) -> list[Run]:
+    """Have Ray run whatever of ``runs``, in the order of :func:`sweep.order_runs`, has no complete
+    record.
+
+    Returns:
+        The runs that failed, or that Ray gave up; they are recorded, and the others went on.
+
+    Raises:
+        ClusterError: no Ray answers, no node can run what is left, or versions differ.
+        DataError: the texts or the vocabulary cannot be had.
+        RecordError: a record cannot be written, or the folder holds runs on other data.
+        Interrupted: the process was asked to stop; what is complete is recorded.
+    """
+    find_commit()  # before others change the files
+    to_do = [run for run in runs if not find_done(run, output_dir, keep)]
+    if not to_do:
+        logger.info("All %d runs are done already", len(runs))
+        return []
+    config = runs[0].config  # texts, vocabulary and device are the same for all
+    corpus = load_corpus(config)
+    require_same_data(output_dir, corpus)
+    encoding = portable(find_encoding(config))
+    with connected(request.address):
+        nodes = find_nodes()
+        demand = find_demand(request, config.device, nodes)
+        if not any(node.fits(demand) for node in nodes):
+            raise ClusterError(describe_lack(demand, nodes))
+        tasks = make_tasks(runs, to_do, sum(node.count(demand) for node in nodes))
+        with tqdm(total=len(runs), desc="runs", unit="run", disable=None) as progress:
+            ledger = _Ledger(runs, corpus, output_dir, progress, n_ended=len(runs) - len(to_do))
+            progress.update(ledger.n_ended)
+            if ledger.n_ended:
+                logger.info("%d of %d runs are done already", ledger.n_ended, len(runs))
+            _compute(tasks, demand, (corpus, encoding), ledger, keep.save_model)
+    return ledger.failed
+
+
+def _compute(
+    tasks: Sequence[Task],
+    demand: Mapping[str, float],
+    texts: tuple[Any, Any],
+    ledger: _Ledger,
+    keeps_models: bool,
+) -> None:
+    """Hand tasks to Ray, and record what comes back until all have ended."""
+    inbox = _start_inbox()
+    shared = ray.put(texts)
+    pending = {_submit(task, demand, shared, inbox, keeps_models): task for task in tasks}
+    by_name = {run.name: run for task in tasks for run in task.runs}
+    last_possible = time.monotonic()  # when a node was there that could run something
+    with Patience() as patience:
+        while pending:
+            patience.heed()
+            ended, _ = ray.wait(list(pending), timeout=POLL_SECONDS)
+            for name, outcome in _ask(inbox.take.remote()).items():
+                ledger.record(by_name[name], pickle.loads(outcome))
+            for task, error in [(pending.pop(ref), _find_error(ref)) for ref in ended]:
+                for run in task.runs:
+                    if error and run.name not in ledger.ended:
+                        ledger.fail(run, error)
+            nodes = find_nodes()
+            if ended or any(node.fits(demand) for node in nodes):
+                last_possible = time.monotonic()
+            elif time.monotonic() - last_possible > STUCK_SECONDS:
+                raise ClusterError(describe_lack(demand, nodes))
+
+
+def _start_inbox() -> ray.actor.ActorHandle:
+    """An inbox on this machine, where no node that is lost takes it along."""
+    here = ray.get_runtime_context().get_node_id()
+    strategy = NodeAffinitySchedulingStrategy(here, soft=False)
+    inbox = ray.remote(Inbox).options(num_cpus=0, scheduling_strategy=strategy).remote()
+    _ask(inbox.names.remote())
+    return inbox
+
+
+def _submit(
+    task: Task,
+    demand: Mapping[str, float],
+    texts: ray.ObjectRef,
+    inbox: ray.actor.ActorHandle,
+    keeps_models: bool,
+) -> ray.ObjectRef:
+    """Hand a task to Ray."""
+    device = "cuda" if "GPU" in demand else "cpu"
+    configs = {run.name: _for_nodes(run.config, device) for run in task.runs}
+    sharing = [_for_nodes(config, device) for config in task.configs]
+    compute = ray.remote(compute_task).options(
+        num_cpus=demand.get("CPU", 0), num_gpus=demand.get("GPU", 0), max_retries=RETRIES
+    )
+    return compute.remote(
+        {name: version(name) for name in PACKAGES},
+        [texts, ray.put((configs, sharing))],
+        inbox,
+        keeps_models,
+    )
+
+
+def _for_nodes(config: ExperimentConfig, device: str) -> ExperimentConfig:
+    """The same experiment on the device that it is given, with paths that do not depend on the
+    folder of the process."""
+    weights = config.weights
+    if weights not in ("pretrained", "random"):
+        weights = str(Path(weights).absolute())
+    weights_dir = config.weights_dir and str(Path(config.weights_dir).absolute())
+    return replace(config, device=device, weights=weights, weights_dir=weights_dir)
+
+
+def _find_error(ref: ray.ObjectRef) -> str | None:
+    """Why a task came to no good end, if so.
+
+    Raises:
+        ClusterError: a node has other versions, which no other task would find different.
+    """
+    try:
+        _ask(ref)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, VersionError):
+            raise ClusterError(f"--ray: {error.cause}") from None
+        return f"{type(error.cause).__name__}: {error.cause}"
+    except ray.exceptions.RayError as error:
+        return f"Ray gave the run up after {RETRIES + 1} attempts: {_reason(error)}"
+    return None
+
+
+def _ask(ref: ray.ObjectRef) -> Any:
+    """What is behind a reference that is there, or will be soon.
+
+    Raises:
+        ClusterError: it does not come.
+    """
+    try:
+        return ray.get(ref, timeout=ANSWER_SECONDS)
+    except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
+        raise ClusterError(
+            f"Ray does not answer any more ({_reason(error)}). What is complete is recorded; the "
+            "same command goes on from there."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What Ray says went wrong: the last line, which is no part of a traceback."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+
+
+def find_nodes() -> list[Node]:
+    """The nodes that are alive."""
+    alive = (node for node in ray.nodes() if node["Alive"])
+    return [Node(node["NodeManagerHostname"], node["Resources"]) for node in alive]
+
+
+# ---------------------------------------------------------------- connecting
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Inside, this process is connected to the Ray at an address, or to one of its own.
+
+    Raises:
+        ClusterError: no Ray answers there, it is another version, or none can be started.
+    """
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    if address == LOCAL:
+        own = {"include_dashboard": False}
+    else:
+        address, own = find_cluster(address), {}
+    # Ray puts a handler of SIGTERM in place of ours, which is to be ours again, inside and after.
+    with interruptible():
+        try:
+            ray.init(address, runtime_env=RUNTIME, **QUIET, **own)
+            with interruptible():
+                yield
+        except SystemExit:  # which Ray, while it starts, makes of SIGTERM
+            raise Interrupted(signal.SIGTERM) from None
+        finally:
+            ray.shutdown()
+
+
+def find_cluster(address: str) -> str:
+    """The address HOST:PORT of the cluster that an address, or ``auto``, leads to.
+
+    ``ray.init`` has time limits of minutes, and can end its process. So it is tried in another.
+
+    Raises:
+        ClusterError: no Ray answers there, or one of another version.
+    """
+    command = [sys.executable, "-c", PROBE, address]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS)
+        reason = found.stdout.strip() or f"its exit status is {found.returncode}"
+    except subprocess.TimeoutExpired:
+        reason = f"no Ray answers within {PROBE_SECONDS:.0f} s"
+    else:
+        if found.returncode == 0:
+            return found.stdout.split()[-1]
+    raise ClusterError(
+        f"--ray {address}: {reason}. Look with `ray status --address {address}`; start a cluster "
+        "with `ray start --head`, and let this machine join it with `ray start --address "
+        "HOST:PORT`; or leave the address out."
+    )
