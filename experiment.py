@@ -44,6 +44,7 @@ from gpt_model import MODEL_SIZES, GPTModel
 from hf_export import export_hf
 from interruption import Patience
 from machine import choose_device, free_bytes, peak_memory_bytes, reset_peak_memory
+from memory_needs import count_positions, estimate_memory
 from metrics import format_metrics, measure_classes
 from output import report
 from own_data import load_own_corpus
@@ -114,7 +115,7 @@ def run_experiment(
     texts = shared.texts(config)
     model = shared.model(config).to(device)
     parameters = list(model.parameters())
-    require_memory(model, texts, config)
+    require_memory(texts, config)
     inputs, feature_seconds = shared.inputs(model, config)
     loaders = make_loaders(inputs, config.batch_size)
     with Patience() as patience:
@@ -343,23 +344,20 @@ def _prefix_key(config: ExperimentConfig) -> tuple[Any, ...]:
     return (*_weights_key(config), config.precision, str(config.context_length), unmasked)
 
 
-def require_memory(model: GPTModel, texts: Splits[EncodedTexts], config: ExperimentConfig) -> None:
-    """Raise ``MemoryError`` where AdamW's two moments are sure not to fit, and warn where what
-    a training step keeps of each token (about 17 D numbers in a block) may not fit as well."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    moments = 2 * sum(p.numel() * p.element_size() for p in trained)
-    n_blocks = len(model.blocks) - count_frozen_blocks(model)
-    n_tokens = config.batch_size * int(texts.train.widths.max())
-    activations = n_tokens * n_blocks * 17 * model.config.emb_dim * 4
-    free = free_bytes(model.device)
-    if moments > free:
+def require_memory(texts: Splits[EncodedTexts], config: ExperimentConfig) -> None:
+    """Raise ``MemoryError`` where AdamW's two moments are sure not to fit, and warn where what a
+    training step needs beside them may not fit as well. The weights are in memory already."""
+    need = estimate_memory(config, *count_positions(texts, config))
+    free = free_bytes(choose_device(config.device))
+    if need.moments > free:
         raise MemoryError(
-            f"AdamW's moments alone take {moments / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+            f"AdamW's moments alone take {need.moments / 1e9:.1f} GB, and {free / 1e9:.1f} GB are "
+            "free"
         )
-    if 1.25 * (moments + activations) > free:
+    if 1.25 * need.training > free:
         logger.warning(
             "Memory is short: training takes about %.1f GB, and %.1f GB are free. Half the "
             "--batch_size with twice the --accumulation_steps makes the same updates with less.",
-            (moments + activations) / 1e9,
+            need.training / 1e9,
             free / 1e9,
         )
