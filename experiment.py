@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ from gpt_model import MODEL_SIZES, GPTModel
 from hf_export import export_hf
 from interruption import Patience
 from machine import choose_device, free_bytes, peak_memory_bytes, reset_peak_memory
-from memory_needs import count_positions, estimate_memory
+from memory_needs import MemoryNeed, count_positions, estimate_memory
 from metrics import format_metrics, measure_classes
 from output import report
 from own_data import load_own_corpus
@@ -356,8 +356,28 @@ def require_memory(texts: Splits[EncodedTexts], config: ExperimentConfig) -> Non
         )
     if 1.25 * need.training > free:
         logger.warning(
-            "Memory is short: training takes about %.1f GB, and %.1f GB are free. Half the "
-            "--batch_size with twice the --accumulation_steps makes the same updates with less.",
+            "Memory is short: training takes about %.1f GB, and %.1f GB are free. %s",
             need.training / 1e9,
             free / 1e9,
+            _advise_on_memory(texts, config, need),
         )
+
+
+def _advise_on_memory(
+    texts: Splits[EncodedTexts], config: ExperimentConfig, need: MemoryNeed
+) -> str:
+    """What would need less. Accumulating keeps all gradients, which may be more than it saves."""
+    halved = replace(
+        config,
+        batch_size=max(1, config.batch_size // 2),
+        accumulation_steps=2 * config.accumulation_steps,
+    )
+    if estimate_memory(halved, *count_positions(texts, halved)).training < need.training:
+        return (
+            "Half the --batch_size with twice the --accumulation_steps makes the same updates "
+            "with less."
+        )
+    return (
+        "A smaller --batch_size, --context_length or --model_size needs less, and so does LoRA; "
+        "--accumulation_steps would need more, for all gradients at once."
+    )
