@@ -302,10 +302,10 @@ class SharedWork:
         started = time.perf_counter()
         texts, prefix = self.texts(config), None
         if takes_fast_path(model, config) and count_frozen_blocks(model):
-            key = _prefix_key(config)
+            key = prefix_key(config)
             if self._prefix[0] != key:
                 self._prefix = (None, None)  # before there are others
-                together = [other for other in self._configs if _prefix_key(other) == key]
+                together = [other for other in self._configs if prefix_key(other) == key]
                 needs = [
                     self.texts(other).map(partial(cut_texts, config=other)) for other in together
                 ]
@@ -325,7 +325,7 @@ def sharing_order(config: ExperimentConfig) -> tuple[Any, ...]:
         list(MODEL_SIZES).index(config.model_size),
         _weights_key(config),
         config.trainable_layers == "all",
-        _prefix_key(config),
+        prefix_key(config),
         -count_trained_blocks(config),
     )
 
@@ -335,7 +335,7 @@ def _weights_key(config: ExperimentConfig) -> tuple[Any, ...]:
     return (config.model_size, config.weights, config.seed if config.weights == "random" else -1)
 
 
-def _prefix_key(config: ExperimentConfig) -> tuple[Any, ...]:
+def prefix_key(config: ExperimentConfig) -> tuple[Any, ...]:
     """Equal for experiments whose frozen blocks make the same of the same beginning."""
     if count_trained_blocks(config) == config.gpt.n_layers:
         return ()

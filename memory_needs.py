@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ RUNNING, RUNNING_WITH_ONE_QUERY = 11, 3
 # On a CPU, the short-lived tensors of LoRA leave holes between those that are kept, as large as
 # these: measured, and gone with a fixed MALLOC_MMAP_THRESHOLD_.
 LORA_HOLES = 2
+# The options that decide which parameters there are, their dtypes, and which of them train.
+SHAPING = ("model_size", "trainable_layers", "lora_rank", "precision")
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def estimate_memory(
             blocks are frozen. :func:`count_positions` finds both.
         n_processes: that share the texts of a batch; each has all hidden states.
     """
-    model = _build_shapes(config)
+    model = _build_shapes(*(getattr(config, name) for name in SHAPING))
     device = choose_device(config.device).type
     reuses = takes_fast_path(model, config) and count_frozen_blocks(model) > 0
     n_merged = MAX_MERGED_TEXTS // config.batch_size if reuses and may_merge(config) else 1
@@ -112,8 +115,11 @@ def count_positions(texts: Splits[EncodedTexts], config: ExperimentConfig) -> tu
     return int(counts.max()), int(counts.sum())
 
 
-def _build_shapes(config: ExperimentConfig) -> GPTModel:
-    """The model that trains, without numbers; PyTorch's generator stays as it was."""
+@cache
+def _build_shapes(*choices: Any) -> GPTModel:
+    """The model that trains, by its ``SHAPING`` options, without numbers; PyTorch's generator stays
+    as it was."""
+    config = ExperimentConfig(**dict(zip(SHAPING, choices, strict=True)))
     with torch.device("meta"), torch.random.fork_rng(devices=()):
         base = GPTModel(config.gpt)
         base.head = nn.Identity()

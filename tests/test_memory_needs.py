@@ -8,6 +8,7 @@ import torch
 from helpers import SCRIPT, environment_without_network
 
 import experiment
+from benchmarks.scaling import MEASURED, find_record, need_of
 from classifier import build_classifier, classify
 from data_utils import Batch, EncodedTexts, Splits
 from experiment import require_memory
@@ -17,8 +18,6 @@ from frozen_features import count_frozen_blocks
 from memory_needs import MemoryNeed, _count_kept, count_positions, estimate_memory
 
 TINY = ExperimentConfig(model_size="gpt2-tiny (3M)", weights="random", device="cpu")
-N_TOKENS, N_TEXTS = 120, 1388  # the messages: the longest, and how many different ones
-N_OWN_TOKENS = 41_358  # of all different messages, without padding
 
 
 # ---------------------------------------------------------------- what autograd keeps
@@ -137,34 +136,19 @@ def test_positions_are_counted_as_far_as_they_are_needed() -> None:
 
 # ---------------------------------------------------------------- against measurements
 
-MEASURED = (  # benchmarks/README.md and results/: row, options, tokens, states, gigabytes
-    (1, {}, 120, N_TEXTS * 120, 1.49),
-    (2, {}, 1, N_TEXTS, 0.98),
-    (4, {}, 120, N_TEXTS * 120, 1.7),
-    (14, {}, 120, N_OWN_TOKENS, 1.09),
-    (15, {}, 120, N_OWN_TOKENS, 1.10),
-    (16, {}, 120, N_OWN_TOKENS, 1.10),
-    (17, {}, 120, N_TEXTS * 120, 1.5),
-    (19, {}, 120, N_TEXTS * 120, 1.7),
-    (1, {"precision": "bf16"}, 120, N_TEXTS * 120, 1.03),
-    (13, {}, 1024, N_TEXTS * 1024, 5.85),
-    (10, {}, 120, 0, 2.76),
-    (8, {}, 120, N_TEXTS * 120, 8.1),
-    (6, {"no_feature_reuse": True}, 120, 0, 2.0),
-    (7, {"no_feature_reuse": True}, 120, 0, 3.7),
-    (8, {"no_feature_reuse": True}, 120, 0, 6.9),
-    (12, {"no_feature_reuse": True}, 120, 0, 17.3),
-    (13, {"no_feature_reuse": True}, 1024, 0, 1.6),
-)
+
+@pytest.mark.parametrize("peak", MEASURED["peak_memory"], ids=lambda peak: peak["source"])
+def test_estimates_are_within_15_percent_of_what_was_measured(peak: dict) -> None:
+    config = replace(ROWS[peak["row"]].config, **peak["options"])
+    estimated = need_of(config, device="cpu").total
+    assert estimated / 1e9 == pytest.approx(peak["gigabytes"], rel=0.15)
 
 
-@pytest.mark.parametrize(("row", "options", "n_tokens", "n_states", "measured"), MEASURED)
-def test_estimates_are_within_15_percent_of_what_was_measured(
-    row: int, options: dict, n_tokens: int, n_states: int, measured: float
-) -> None:
-    config = replace(ROWS[row].config, **options)
-    need = estimate(config, n_tokens=n_tokens, n_states=n_states)
-    assert need.total / 1e9 == pytest.approx(measured, rel=0.15)
+@pytest.mark.parametrize("row", [10, 13])
+def test_estimates_are_within_15_percent_of_what_was_recorded(row: int) -> None:
+    """Of rows that were run by themselves."""
+    peak = find_record(row).result["peak_memory_bytes"]
+    assert need_of(ROWS[row].config, device="cpu").total == pytest.approx(peak, rel=0.15)
 
 
 def test_row_9s_first_step_is_as_measured() -> None:
