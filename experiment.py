@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,10 +57,11 @@ from machine import (
     peak_memory_bytes,
     reset_peak_memory,
 )
+from memory_needs import MemoryNeed, count_positions, estimate_memory
 from metrics import format_metrics, measure_classes
 from output import report
 from own_data import load_own_corpus
-from parallel import first_on_node, is_first, require_same
+from parallel import first_on_node, is_first, require_same, size
 from saved_models import describe_base, save_classifier
 from training import Accuracy, History, Predictions, classify_texts, train
 from vocabulary import gpt2_encoding
@@ -133,7 +134,7 @@ def run_experiment(
     model = shared.model(config).to(device)
     parameters = list(model.parameters())
     require_same(lambda: {"data": describe_data(shared.corpus), "weights": fingerprint(model)})
-    require_memory(model, texts, config)
+    require_memory(texts, config)
     inputs, feature_seconds = shared.inputs(model, config)
     loaders = make_loaders(inputs, config.batch_size)
     with Patience() as patience:
@@ -383,23 +384,40 @@ def prefix_key(config: ExperimentConfig) -> tuple[Any, ...]:
     return (*_weights_key(config), config.precision, str(config.context_length), unmasked)
 
 
-def require_memory(model: GPTModel, texts: Splits[EncodedTexts], config: ExperimentConfig) -> None:
-    """Raise ``MemoryError`` where AdamW's two moments are sure not to fit, and warn where what
-    a training step keeps of each token (about 17 D numbers in a block) may not fit as well."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    moments = 2 * sum(p.numel() * p.element_size() for p in trained)
-    n_blocks = len(model.blocks) - count_frozen_blocks(model)
-    n_tokens = config.batch_size * int(texts.train.widths.max())
-    activations = n_tokens * n_blocks * 17 * model.config.emb_dim * 4
-    free = free_bytes(model.device)
-    if moments > free:
+def require_memory(texts: Splits[EncodedTexts], config: ExperimentConfig) -> None:
+    """Raise ``MemoryError`` where AdamW's two moments are sure not to fit, and warn where what a
+    training step needs beside them may not fit as well. The weights are in memory already."""
+    need = estimate_memory(config, *count_positions(texts, config), size())
+    free = free_bytes(choose_device(config.device))
+    if need.moments > free:
         raise MemoryError(
-            f"AdamW's moments alone take {moments / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+            f"AdamW's moments alone take {need.moments / 1e9:.1f} GB, and {free / 1e9:.1f} GB are "
+            "free"
         )
-    if 1.25 * (moments + activations) > free:
+    if 1.25 * need.training > free:
         logger.warning(
-            "Memory is short: training takes about %.1f GB, and %.1f GB are free. Half the "
-            "--batch_size with twice the --accumulation_steps makes the same updates with less.",
-            (moments + activations) / 1e9,
+            "Memory is short: training takes about %.1f GB, and %.1f GB are free. %s",
+            need.training / 1e9,
             free / 1e9,
+            _advise_on_memory(texts, config, need),
         )
+
+
+def _advise_on_memory(
+    texts: Splits[EncodedTexts], config: ExperimentConfig, need: MemoryNeed
+) -> str:
+    """What would need less. Accumulating keeps all gradients, which may be more than it saves."""
+    halved = replace(
+        config,
+        batch_size=max(1, config.batch_size // 2),
+        accumulation_steps=2 * config.accumulation_steps,
+    )
+    if estimate_memory(halved, *count_positions(texts, halved), size()).training < need.training:
+        return (
+            "Half the --batch_size with twice the --accumulation_steps makes the same updates "
+            "with less."
+        )
+    return (
+        "A smaller --batch_size, --context_length or --model_size needs less, and so does LoRA; "
+        "--accumulation_steps would need more, for all gradients at once."
+    )

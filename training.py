@@ -114,6 +114,14 @@ class History:
         return lines
 
 
+def trained_parts(model: GPTModel) -> list[list[nn.Parameter]]:
+    """What trains of each block, and of each other part, where anything does: what is updated, and
+    its gradients freed, together."""
+    others = [module for module in model.children() if module is not model.blocks]
+    parts = ([p for p in part.parameters() if p.requires_grad] for part in (*model.blocks, *others))
+    return [trained for trained in parts if trained]
+
+
 class AdamWInBackward:
     """AdamW that updates each part of the model as soon as its gradients are complete.
 
@@ -126,11 +134,8 @@ class AdamWInBackward:
         self._is_last_pass = False
         self._parts: list[tuple[torch.optim.AdamW, list[nn.Parameter]]] = []
         self._hooks: list[RemovableHandle] = []
-        others = [module for module in model.children() if module is not model.blocks]
-        for part in (*model.blocks, *others):
-            trained = [parameter for parameter in part.parameters() if parameter.requires_grad]
-            if trained:
-                self._add_part(trained, config)
+        for trained in trained_parts(model):
+            self._add_part(trained, config)
 
     def _add_part(self, trained: list[nn.Parameter], config: ExperimentConfig) -> None:
         optimizer = torch.optim.AdamW(
