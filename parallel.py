@@ -150,9 +150,9 @@ def joined(device: torch.device) -> Iterator[None]:
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1
     if device.type == "cpu" and threads * here.local_size < cores:
         logger.warning(
-            "Each of %d processes here uses %d of %d cores: OMP_NUM_THREADS=%d before torchrun "
-            "would have them use all.",
-            *(here.local_size, threads, cores, cores // here.local_size),
+            "Only %d of %d cores are used: OMP_NUM_THREADS=%d before torchrun would have its "
+            "processes use all.",
+            *(threads * here.local_size, cores, cores // here.local_size),
         )
     yield
     # Not after an error: it would wait for processes that may be gone.

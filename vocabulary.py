@@ -60,9 +60,9 @@ def gpt2_encoding(offline: bool = False) -> tiktoken.Encoding:
 
 
 def portable(encoding: tiktoken.Encoding) -> tiktoken.Encoding:
-    """The same encoding, to be pickled whole.
+    """The same encoding, to be sent whole.
 
-    Of its own encodings, tiktoken pickles the names, and downloads them anew elsewhere.
+    Of its own encodings, tiktoken sends the names, and downloads them anew elsewhere.
     """
     return tiktoken.Encoding(
         encoding.name,

