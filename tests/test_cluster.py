@@ -1,0 +1,131 @@
+"""What a sweep asks of a cluster, without Ray."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+import cluster
+from additional_experiments import parse_command_line
+from cluster import ClusterRequest, Node, describe_lack, find_demand, make_tasks
+from experiment_config import ConfigError
+from experiment_rows import ROWS, configure, find_row
+from run_records import Run
+from sweep import order_runs
+
+SHARING = {1, 2, 3, 4, 14, 15, 16, 18, 19}
+SMALL = Node("small", {"CPU": 2.0, "memory": 4e9})
+LARGE = Node("large", {"CPU": 16.0, "GPU": 2.0, "memory": 64e9})
+
+
+def make_runs(*rows: int, seeds: tuple[int, ...] = (1,)) -> list[Run]:
+    configs = [configure(ROWS[row], {}) for row in rows]
+    return order_runs([Run(replace(config, seed=seed)) for config in configs for seed in seeds])
+
+
+@pytest.mark.parametrize(
+    ("device", "request_", "nodes", "demand"),
+    [
+        ("auto", ClusterRequest(), [SMALL], {"CPU": 2}),
+        ("auto", ClusterRequest(), [SMALL, replace(SMALL, resources={"CPU": 8.0})], {"CPU": 2}),
+        ("auto", ClusterRequest(cpus_per_run=1), [SMALL], {"CPU": 1}),
+        ("auto", ClusterRequest(), [SMALL, LARGE], {"GPU": 1}),
+        ("auto", ClusterRequest(gpus_per_run=0.5), [SMALL, LARGE], {"GPU": 0.5}),
+        ("cuda", ClusterRequest(), [SMALL], {"GPU": 1}),
+        ("cpu", ClusterRequest(), [SMALL, LARGE], {"CPU": 2}),
+        ("auto", ClusterRequest(), [Node("driver", {"CPU": 0.0}), LARGE], {"GPU": 1}),
+    ],
+)
+def test_what_a_task_takes(
+    device: str, request_: ClusterRequest, nodes: list[Node], demand: dict[str, float]
+) -> None:
+    found = find_demand(request_, device, nodes)
+    assert {name: found[name] for name in ("GPU", "CPU") if name in found} == demand
+
+
+def test_what_a_node_has_room_for() -> None:
+    assert LARGE.fits({"GPU": 2})
+    assert not SMALL.fits({"GPU": 0.1})
+    assert LARGE.count({"GPU": 0.1}) == 20
+    assert LARGE.count({"CPU": 5}) == 3
+    assert SMALL.count({"GPU": 1}) == 0
+
+
+def test_a_lack_names_what_there_is_and_the_way_out() -> None:
+    message = describe_lack({"GPU": 1}, [SMALL])
+    assert "1 GPU" in message
+    assert "small" in message
+    assert "--device cpu" in message
+    assert "none" in describe_lack({"CPU": 4}, [])
+    assert "--cpus_per_run" in describe_lack({"CPU": 4}, [SMALL])
+
+
+def test_runs_that_share_states_are_one_task() -> None:
+    runs = make_runs(*ROWS)
+    tasks = make_tasks(runs, runs, n_slots=1)
+    rows = [{find_row(run.config) for run in task.runs} for task in tasks]
+    assert SHARING in rows
+    assert sum(map(len, rows)) == len(runs)
+    assert {5} in rows
+    assert {17} in rows, "other states"
+
+
+def test_what_is_done_is_left_out_and_known_to_the_others() -> None:
+    runs = make_runs(1, 2, 16)
+    done = next(run for run in runs if find_row(run.config) == 1)
+    (task,) = make_tasks(runs, [run for run in runs if run is not done], n_slots=1)
+    assert done not in task.runs
+    assert done.config in task.configs, "so that the others find the states that they would have"
+
+
+def test_many_that_share_keep_a_cluster_busy() -> None:
+    runs = make_runs(1, seeds=tuple(range(40)))
+    tasks = make_tasks(runs, runs, n_slots=4)
+    assert [len(task.runs) for task in tasks] == [10, 10, 10, 10]
+    assert all(len(task.configs) == 40 for task in tasks)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--ray nonsense", "not HOST:PORT"),
+        ("--ray 10.0.0.1:6379:1", "not HOST:PORT"),
+        ("--gpus_per_run 1", "--gpus_per_run without --ray"),
+        ("--cpus_per_run 1", "--cpus_per_run without --ray"),
+        ("--ray --gpus_per_run 0", "not a number above 0"),
+        ("--ray --gpus_per_run 2", "up to 1"),
+        ("--ray --gpus_per_run 1 --device cpu", "leave one of them out"),
+        ("--ray --cpus_per_run 0", "not a whole number of at least 1"),
+        ("--ray --cpus_per_run 1 --device cuda", "leave one of them out"),
+        ("--ray --resume", "--resume with --ray"),
+        ("--ray --checkpoint_every 5", "--checkpoint_every with --ray"),
+        ("--ray --trainable_token_pos flexible --export_hf a", "--export_hf with --ray"),
+        ("--ray --report", "--ray with --report"),
+    ],
+)
+def test_what_has_no_sense_is_wrong_usage(flags: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        parse_command_line(flags.split())
+
+
+def test_without_ray_the_flag_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install -r requirements-ray\.txt"):
+        parse_command_line(["--demo", "--ray"])
+    assert parse_command_line(["--demo", "--ray", "--dry_run"]).dry_run
+
+
+def test_two_engines_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
+    for name, value in {**facts, "TORCHELASTIC_RUN_ID": "a"}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    with pytest.raises(ConfigError, match="two engines at once"):
+        parse_command_line(["--demo", "--ray"])
+
+
+def test_the_machine_that_asks_needs_no_gpu() -> None:
+    request = parse_command_line(["--rows", "1,2", "--device", "cuda", "--ray", "10.0.0.1:6379"])
+    assert {run.config.device for run in request.runs} == {"cuda"}
+    with pytest.raises(ConfigError, match="no such device here"):
+        parse_command_line(["--rows", "1,2", "--device", "cuda"])
