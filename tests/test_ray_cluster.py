@@ -1,0 +1,171 @@
+"""A sweep on two nodes on one machine: the records of a local sweep, whatever is lost."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from helpers import SCRIPT, environment_without_network
+from ray.cluster_utils import Cluster
+
+from run_records import RESULT_NAME
+
+pytestmark = pytest.mark.slow
+
+SWEEP = ["--demo", "--rows", "1-3,5,11,16,17", "--num_seeds", "2", "--max_steps", "60"]
+N_RUNS = 14
+OF_THE_MACHINE = ("seconds", "peak_memory_bytes", "device")
+
+
+def start(folder: Path, *flags: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, *flags, "--output_dir", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment_without_network(folder, OMP_NUM_THREADS="1"),
+    )
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=240)
+    assert "Traceback" not in err, err
+    return process.returncode, out, err
+
+
+def read_all(folder: Path) -> dict[str, tuple[bytes, dict]]:
+    """Predictions and result of each run, without what belongs to its machine and its time."""
+    found = {}
+    for path in folder.glob(f"*/{RESULT_NAME}"):
+        result = json.loads(path.read_bytes())
+        for name in OF_THE_MACHINE:
+            del result[name]
+        found[path.parent.name] = ((path.parent / "predictions.csv").read_bytes(), result)
+    return found
+
+
+def wait_for_runs(process: subprocess.Popen, number: int) -> None:
+    """Until so many runs have been reported."""
+    for line in process.stdout:
+        number -= line.startswith("Test accuracy")
+        if number == 0:
+            return
+    raise AssertionError(process.stderr.read())
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bytes, dict]]:
+    """The records of the sweep without Ray."""
+    folder = tmp_path_factory.mktemp("local")
+    assert finish(start(folder, *SWEEP))[0] == 0
+    records = read_all(folder)
+    assert len(records) == N_RUNS
+    return records
+
+
+@pytest.fixture
+def nodes() -> Iterator[Cluster]:
+    """A head of one core, and a node of one core."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.mark.faults("a node or a worker of a cluster lost")
+@pytest.mark.parametrize("lost", ["node", "worker"])
+def test_what_is_lost_is_run_again(
+    lost: str, nodes: Cluster, local: dict[str, tuple[bytes, dict]], tmp_path: Path
+) -> None:
+    process = start(tmp_path / "runs", *SWEEP, "--ray", nodes.address, "--cpus_per_run", "1")
+    wait_for_runs(process, 3)
+    if lost == "node":
+        nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
+    else:
+        workers = [p for p in psutil.process_iter(["cmdline"]) if is_at_work(p)]
+        assert workers
+        workers[0].kill()
+    status, out, err = finish(process)
+    assert status == 0, err
+    assert read_all(tmp_path / "runs") == local
+    assert len(set(re.findall(r"^Run (\d+) of 14", err, re.MULTILINE))) == N_RUNS
+    assert out.count("Test accuracy:") == N_RUNS - 3, "no run came twice"
+    status, out, err = finish(start(tmp_path / "runs", *SWEEP, "--ray", nodes.address))
+    assert (status, out.count("Test accuracy:")) == (0, 0), "what is complete is not repeated"
+
+
+def is_at_work(process: psutil.Process) -> bool:
+    """Whether this is a process of Ray that runs a task of ours."""
+    return "ray::compute_task" in " ".join(process.info["cmdline"] or ())
+
+
+@pytest.mark.faults("a node that cannot run a task")
+def test_a_task_that_no_node_can_run(nodes: Cluster, tmp_path: Path) -> None:
+    for flags, message in (
+        (["--device", "cuda"], "needs 1 GPU"),
+        (["--cpus_per_run", "64"], "needs 64 CPU"),
+    ):
+        status, out, err = finish(start(tmp_path, *SWEEP, "--ray", nodes.address, *flags))
+        assert (status, out) == (1, "")
+        assert message in err
+
+
+@pytest.mark.faults("an address without a cluster")
+@pytest.mark.parametrize("listens", [False, True])
+def test_an_address_where_no_cluster_answers(listens: bool, tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        if listens:  # and takes connections, and says nothing
+            other.listen()
+            threading.Thread(target=accept_all, args=(other,), daemon=True).start()
+        started = time.monotonic()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        status, out, err = finish(start(tmp_path, *SWEEP, "--ray", address))
+    assert (status, out) == (1, "")
+    assert f"--ray {address}" in err
+    assert time.monotonic() - started < 30, "20 s, and the start"
+
+
+def accept_all(server: socket.socket) -> None:
+    connections = []
+    try:
+        while True:
+            connections.append(server.accept())
+    except OSError:  # it was closed
+        pass
+
+
+@pytest.mark.faults("signals to a sweep on a cluster")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_no_ray_behind(
+    number: signal.Signals, local: dict[str, tuple[bytes, dict]], tmp_path: Path
+) -> None:
+    process = start(tmp_path / "runs", *SWEEP, "--ray")
+    wait_for_runs(process, 2)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert any("raylet" in child.name() for child in children)
+    process.send_signal(number)
+    status, _, _ = finish(process)
+    assert status == 128 + number
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert not alive
+    found = read_all(tmp_path / "runs")
+    assert 2 <= len(found) < N_RUNS
+    assert found.items() <= local.items()
+
+
+def test_a_run_that_fails_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
+    flags = ["--demo", "--rows", "14,15,16", "--ignore_index", "1", "--max_steps", "9"]
+    assert finish(start(tmp_path, *flags, "--ray"))[0] == 1
+    results = [json.loads(path.read_bytes()) for path in tmp_path.glob(f"*/{RESULT_NAME}")]
+    errors = [result["error"] for result in results if result["status"] == "failed"]
+    assert (len(errors), len(results)) == (2, 3), "one text of that class has no loss, eight do"
+    assert all("not finite" in error for error in errors)
