@@ -152,7 +152,7 @@ def describe_lack(demand: Mapping[str, float], nodes: Sequence[Node]) -> str:
         name for name in demand if not any(node.fits({name: demand[name]}) for node in nodes)
     ]
     ways = ", or ".join(WAYS_OUT[name] for name in lacking or demand)
-    have = "; ".join(f"{node.name} {_describe(node.resources)}" for node in nodes)
+    have = ", ".join(f"{node.name} ({_describe(node.resources)})" for node in nodes)
     return (
         f"No node of the cluster can ever run a task that needs {_describe(demand)}. Nodes that "
         f"are alive: {have or 'none'}. Add a node that can, or {ways}."

@@ -32,7 +32,7 @@ from data_utils import Corpus
 from experiment import Keep, find_encoding, load_corpus
 from experiment_config import ExperimentConfig
 from files import write_atomically
-from interruption import Interrupted, Patience, interruptible
+from interruption import Interrupted, Patience
 from machine import PACKAGES, find_commit
 from output import report
 from ray_worker import Inbox, Outcome, VersionError, compute_task
@@ -55,7 +55,7 @@ except Exception as error:
     print(error)
     sys.exit(1)
 """
-PROBE_SECONDS = 20.0
+PROBE_SECONDS = 15.0
 ANSWER_SECONDS = 60.0  # that Ray may take to say what has come in
 STUCK_SECONDS = 60.0  # without a node that could run what is left
 POLL_SECONDS = 0.5
@@ -138,7 +138,7 @@ def run_ray_sweep(
     corpus = load_corpus(config)
     require_same_data(output_dir, corpus)
     encoding = portable(find_encoding(config))
-    with connected(request.address):
+    with connected(request.address) as patience:
         nodes = find_nodes()
         demand = find_demand(request, config.device, nodes)
         if not any(node.fits(demand) for node in nodes):
@@ -149,7 +149,7 @@ def run_ray_sweep(
             progress.update(ledger.n_ended)
             if ledger.n_ended:
                 logger.info("%d of %d runs are done already", ledger.n_ended, len(runs))
-            _compute(tasks, demand, (corpus, encoding), ledger, keep.save_model)
+            _compute(tasks, demand, (corpus, encoding), ledger, keep.save_model, patience)
     return ledger.failed
 
 
@@ -159,6 +159,7 @@ def _compute(
     texts: tuple[Any, Any],
     ledger: _Ledger,
     keeps_models: bool,
+    patience: Patience,
 ) -> None:
     """Hand tasks to Ray, and record what comes back until all have ended."""
     inbox = _start_inbox()
@@ -166,21 +167,20 @@ def _compute(
     pending = {_submit(task, demand, shared, inbox, keeps_models): task for task in tasks}
     by_name = {run.name: run for task in tasks for run in task.runs}
     last_possible = time.monotonic()  # when a node was there that could run something
-    with Patience() as patience:
-        while pending:
-            patience.heed()
-            ended, _ = ray.wait(list(pending), timeout=POLL_SECONDS)
-            for name, outcome in _ask(inbox.take.remote()).items():
-                ledger.record(by_name[name], pickle.loads(outcome))
-            for task, error in [(pending.pop(ref), _find_error(ref)) for ref in ended]:
-                for run in task.runs:
-                    if error and run.name not in ledger.ended:
-                        ledger.fail(run, error)
-            nodes = find_nodes()
-            if ended or any(node.fits(demand) for node in nodes):
-                last_possible = time.monotonic()
-            elif time.monotonic() - last_possible > STUCK_SECONDS:
-                raise ClusterError(describe_lack(demand, nodes))
+    while pending:
+        patience.heed()
+        ended, _ = ray.wait(list(pending), timeout=POLL_SECONDS)
+        for name, outcome in _ask(inbox.take.remote()).items():
+            ledger.record(by_name[name], pickle.loads(outcome))
+        for task, error in [(pending.pop(ref), _find_error(ref)) for ref in ended]:
+            for run in task.runs:
+                if error and run.name not in ledger.ended:
+                    ledger.fail(run, error)
+        nodes = find_nodes()
+        if ended or any(node.fits(demand) for node in nodes):
+            last_possible = time.monotonic()
+        elif time.monotonic() - last_possible > STUCK_SECONDS:
+            raise ClusterError(describe_lack(demand, nodes))
 
 
 def _start_inbox() -> ray.actor.ActorHandle:
@@ -271,28 +271,30 @@ def find_nodes() -> list[Node]:
 
 
 @contextmanager
-def connected(address: str) -> Iterator[None]:
+def connected(address: str) -> Iterator[Patience]:
     """Inside, this process is connected to the Ray at an address, or to one of its own.
 
+    Gives what notes signals: Ray bears no exception at any moment, so they wait.
+
     Raises:
-        ClusterError: no Ray answers there, it is another version, or none can be started.
+        ClusterError: no Ray answers there, or it is of another version.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    if address == LOCAL:
-        own = {"include_dashboard": False}
-    else:
-        address, own = find_cluster(address), {}
-    # Ray puts a handler of SIGTERM in place of ours, which is to be ours again, inside and after.
-    with interruptible():
-        try:
-            ray.init(address, runtime_env=RUNTIME, **QUIET, **own)
-            with interruptible():
-                yield
-        except SystemExit:  # which Ray, while it starts, makes of SIGTERM
-            raise Interrupted(signal.SIGTERM) from None
-        finally:
-            ray.shutdown()
+    options = {"include_dashboard": False}
+    if address != LOCAL:
+        address, options = find_cluster(address), {}
+    try:
+        with Patience() as starting:
+            ray.init(address, runtime_env=RUNTIME, **QUIET, **options)
+            starting.heed()
+        # Here our handlers of signals are back, in whose place Ray had put its own.
+        with Patience() as patience:
+            yield patience
+    except SystemExit:  # which Ray, while it starts, makes of SIGTERM
+        raise Interrupted(signal.SIGTERM) from None
+    finally:
+        ray.shutdown()
 
 
 def find_cluster(address: str) -> str:

@@ -86,7 +86,7 @@ def compute_task(
     """
     require_versions(versions)
     # Away from the main thread, whose signals stay Ray's.
-    _call_in_thread(lambda: _compute_runs(*ray.get(list(parcel)), inbox, keeps_models))
+    call_in_thread(lambda: _compute_runs(*ray.get(list(parcel)), inbox, keeps_models))
 
 
 def require_versions(versions: Mapping[str, str]) -> None:
@@ -138,8 +138,8 @@ def _compute_run(config: ExperimentConfig, shared: SharedWork, keeps_model: bool
     return Outcome(socket.gethostname(), time.monotonic() - started, **ended)
 
 
-def _call_in_thread(work: Callable[[], None]) -> None:
-    """Call a function in a thread of its own, and raise what it raises."""
+def call_in_thread(work: Callable[[], None]) -> None:
+    """Call a function in a thread of its own, where no signal arrives, and raise what it raises."""
     ended: Future[None] = Future()
 
     def call() -> None:
