@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from experiment import prefix_key
 from experiment_config import ExperimentConfig
+from parallel import is_launched
 from run_records import Run, identify
 
 LOCAL = "local"  # the address of a Ray that is started for the sweep alone
@@ -97,7 +96,7 @@ def parse_cluster(
     elif cpus is not None and given.get("device") == "cuda":
         problems.append("--cpus_per_run with --device cuda: leave one of them out")
     problems += [f"--{name} with --ray: {why}" for name, why in USELESS.items() if name in asked]
-    if torch.distributed.is_torchelastic_launched():
+    if is_launched():
         problems.append(
             "--ray under torchrun: two engines at once; a sweep goes to Ray without torchrun, and "
             "one run to torchrun without --ray"
