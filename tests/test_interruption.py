@@ -54,7 +54,7 @@ def test_a_sweep_killed_at_random_moments(tmp_path: Path) -> None:
         process.wait()
         n_done.append(len(read_records(tmp_path / "killed")))
     assert n_done == sorted(n_done), "nothing that was complete is lost"
-    assert len(set(n_done)) > 3, "the kills fell between different runs"
+    assert len(set(n_done)) > 2, "the kills fell between different runs"
     assert start(tmp_path / "killed", rows).wait() == 0
     assert table(tmp_path / "killed").equals(table(tmp_path / "whole"))
     assert predictions(tmp_path / "killed") == predictions(tmp_path / "whole")

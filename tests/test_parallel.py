@@ -173,7 +173,8 @@ def test_killed_and_resumed_on_other_numbers_of_processes(tmp_path: Path) -> Non
         status, _, err = finish(process)
         assert status == 1
         assert len(explanations(err)) == 1, err
-        assert "Another process of this run ended" in err
+        # The other process may meet torchrun's signal before it misses the one that is gone.
+        assert re.search("Another process of this run ended|Interrupted", explanations(err)[0])
         assert "--resume" in explanations(err)[0]
         (folder,) = (tmp_path / "killed").iterdir()
         steps.append(read_tensors(folder / CHECKPOINT_NAME)[0]["step"])
