@@ -215,8 +215,7 @@ def parse_command_line(argv: Sequence[str]) -> Request:
     if "rows" in asked:
         overrides = {name: given[name] for name in given if name not in CIRCUMSTANCES}
     # What is computed elsewhere need not be possible here.
-    is_elsewhere = cluster is not None and cluster.address != LOCAL
-    find = find_option_problems if is_elsewhere else find_problems
+    find = find_problems if asked.get("ray", LOCAL) == LOCAL else find_option_problems
     runs = []
     configs = {number: configure(ROWS.get(number), given) for number in rows}
     uses_lora = any(config.uses_lora for config in configs.values())
@@ -227,7 +226,7 @@ def parse_command_line(argv: Sequence[str]) -> Request:
         useful = {name: given[name] for name in given if name not in ignored}
         problems += [place + problem for problem in find(config, useful)]
         runs += [Run(replace(config, seed=seed), overrides) for seed in seeds]
-    if keep.export_dir and is_sweep and not cluster:
+    if keep.export_dir and is_sweep:
         problems.append("--export_hf with many runs: one folder holds one model; export one run")
     elif keep.export_dir and runs:
         problems += find_export_problems(runs[0].config)

@@ -8,14 +8,17 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
-from experiment import prefix_key
+from experiment import SharedWork, prefix_key
 from experiment_config import ExperimentConfig
+from memory_needs import count_positions, estimate_memory
 from parallel import is_launched
 from run_records import Run, identify
+from sweep import describe_run
 
 LOCAL = "local"  # the address of a Ray that is started for the sweep alone
 INSTALL = "pip install -r requirements-ray.txt"
@@ -24,7 +27,6 @@ USELESS = {
     "resume": "a run that is lost begins anew, on any node, so there is no checkpoint to go on "
     "from; what is complete is never repeated",
     "checkpoint_every": "a run that is lost begins anew, on any node, so no checkpoint is written",
-    "export_hf": "models are not exported from a cluster; export one run without --ray",
 }
 WAYS_OUT = {
     "GPU": "take --device cpu",
@@ -43,15 +45,6 @@ class ClusterRequest:
 
 
 @dataclass(frozen=True)
-class Task:
-    """Runs that are computed one after the other, in one process of a node."""
-
-    runs: Sequence[Run]
-    # Of all runs that have hidden states in common with these, also in other tasks, or done.
-    configs: Sequence[ExperimentConfig]
-
-
-@dataclass(frozen=True)
 class Node:
     """A node of the cluster, and how much of each resource it has: CPU, GPU, memory in bytes."""
 
@@ -66,6 +59,20 @@ class Node:
         """How often it has what is demanded, at once."""
         counts = [self.resources.get(name, 0) / amount for name, amount in demand.items()]
         return int(min(counts) + 1e-6)  # ten tenths are one
+
+
+@dataclass(frozen=True)
+class Task:
+    """Runs that are computed one after the other, in one process of a node."""
+
+    runs: Sequence[Run]
+    # Of all runs that have hidden states in common with these, also in other tasks, or done.
+    configs: Sequence[ExperimentConfig]
+    demand: Mapping[str, float]  # what it takes of a node
+
+    def fits_any(self, nodes: Iterable[Node]) -> bool:
+        """Whether a node has what it takes."""
+        return any(node.fits(self.demand) for node in nodes)
 
 
 def parse_cluster(
@@ -121,7 +128,9 @@ def find_demand(request: ClusterRequest, device: str, nodes: Sequence[Node]) -> 
     return {"CPU": request.cpus_per_run or min(cores, default=1)}
 
 
-def make_tasks(runs: Sequence[Run], to_do: Sequence[Run], n_slots: int) -> list[Task]:
+def make_tasks(
+    runs: Sequence[Run], to_do: Sequence[Run], demand: Mapping[str, float], n_slots: int
+) -> list[Task]:
     """Put together what shares hidden states, and leave every other run alone.
 
     Runs that share make one task, unless it were more than its share of all that is to be done:
@@ -130,31 +139,56 @@ def make_tasks(runs: Sequence[Run], to_do: Sequence[Run], n_slots: int) -> list[
     Args:
         runs: all of the sweep, in the order of :func:`sweep.order_runs`.
         to_do: those of them without a record.
+        demand: of each task.
         n_slots: how many tasks the cluster can run at once.
     """
     left = {identify(run.config) for run in to_do}
     together: dict[Any, list[Run]] = {}
     for run in runs:
         together.setdefault(prefix_key(run.config) or identify(run.config), []).append(run)
-    size = math.ceil(len(to_do) / n_slots)
+    size = math.ceil(len(to_do) / max(1, n_slots))
     tasks = []
     for group in together.values():
         configs = [run.config for run in group]
         rest = [run for run in group if identify(run.config) in left]
-        tasks += [Task(rest[i : i + size], configs) for i in range(0, len(rest), size)]
+        tasks += [Task(rest[i : i + size], configs, demand) for i in range(0, len(rest), size)]
     return tasks
 
 
-def describe_lack(demand: Mapping[str, float], nodes: Sequence[Node]) -> str:
-    """That no node has what a task demands, what they have, and the way out."""
+def demand_memory(tasks: Sequence[Task], shared: SharedWork) -> list[Task]:
+    """The same tasks, demanding also the memory that their runs need on a CPU.
+
+    Raises:
+        DataError: the texts do not fill a batch.
+    """
+
+    @cache
+    def positions(config: ExperimentConfig) -> tuple[int, int]:
+        return count_positions(shared.texts(config), config)
+
+    def need(task: Task) -> int:
+        # Whatever the seed, the texts are the same; and the states are there for all that share.
+        configs = [replace(config, seed=0) for config in task.configs]
+        n_states = max(positions(config)[1] for config in configs)
+        own = {replace(run.config, seed=0) for run in task.runs}
+        return max(estimate_memory(c, positions(c)[0], n_states).total for c in own)
+
+    return [replace(task, demand={**task.demand, "memory": need(task)}) for task in tasks]
+
+
+def describe_lack(task: Task, nodes: Sequence[Node]) -> str:
+    """That no node has what a task takes, what they have, and the way out."""
     lacking = [
-        name for name in demand if not any(node.fits({name: demand[name]}) for node in nodes)
+        name
+        for name, amount in task.demand.items()
+        if not any(node.fits({name: amount}) for node in nodes)
     ]
-    ways = ", or ".join(WAYS_OUT[name] for name in lacking or demand)
+    ways = ", or ".join(WAYS_OUT[name] for name in lacking or task.demand)
     have = ", ".join(f"{node.name} ({_describe(node.resources)})" for node in nodes)
     return (
-        f"No node of the cluster can ever run a task that needs {_describe(demand)}. Nodes that "
-        f"are alive: {have or 'none'}. Add a node that can, or {ways}."
+        f"No node of the cluster can ever run {describe_run(task.runs[0])}, which needs "
+        f"{_describe(task.demand)}. Nodes that are alive: {have or 'none'}. Add a node that can, "
+        f"or {ways}."
     )
 
 

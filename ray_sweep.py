@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -27,9 +27,18 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
-from cluster import LOCAL, ClusterRequest, Node, Task, describe_lack, find_demand, make_tasks
+from cluster import (
+    LOCAL,
+    ClusterRequest,
+    Node,
+    Task,
+    demand_memory,
+    describe_lack,
+    find_demand,
+    make_tasks,
+)
 from data_utils import Corpus
-from experiment import Keep, find_encoding, load_corpus
+from experiment import Keep, SharedWork, find_encoding, load_corpus
 from experiment_config import ExperimentConfig
 from files import write_atomically
 from interruption import Interrupted, Patience
@@ -141,21 +150,23 @@ def run_ray_sweep(
     with connected(request.address) as patience:
         nodes = find_nodes()
         demand = find_demand(request, config.device, nodes)
-        if not any(node.fits(demand) for node in nodes):
-            raise ClusterError(describe_lack(demand, nodes))
-        tasks = make_tasks(runs, to_do, sum(node.count(demand) for node in nodes))
+        tasks = make_tasks(runs, to_do, demand, sum(node.count(demand) for node in nodes))
+        if "GPU" not in demand:  # of a GPU's memory, Ray knows nothing
+            tasks = demand_memory(tasks, SharedWork([config], corpus, encoding))
+        for task in tasks:
+            if not task.fits_any(nodes):
+                raise ClusterError(describe_lack(task, nodes))
         with tqdm(total=len(runs), desc="runs", unit="run", disable=None) as progress:
             ledger = _Ledger(runs, corpus, output_dir, progress, n_ended=len(runs) - len(to_do))
             progress.update(ledger.n_ended)
             if ledger.n_ended:
                 logger.info("%d of %d runs are done already", ledger.n_ended, len(runs))
-            _compute(tasks, demand, (corpus, encoding), ledger, keep.save_model, patience)
+            _compute(tasks, (corpus, encoding), ledger, keep.save_model, patience)
     return ledger.failed
 
 
 def _compute(
     tasks: Sequence[Task],
-    demand: Mapping[str, float],
     texts: tuple[Any, Any],
     ledger: _Ledger,
     keeps_models: bool,
@@ -164,7 +175,7 @@ def _compute(
     """Hand tasks to Ray, and record what comes back until all have ended."""
     inbox = _start_inbox()
     shared = ray.put(texts)
-    pending = {_submit(task, demand, shared, inbox, keeps_models): task for task in tasks}
+    pending = {_submit(task, shared, inbox, keeps_models): task for task in tasks}
     by_name = {run.name: run for task in tasks for run in task.runs}
     last_possible = time.monotonic()  # when a node was there that could run something
     while pending:
@@ -177,10 +188,10 @@ def _compute(
                 if error and run.name not in ledger.ended:
                     ledger.fail(run, error)
         nodes = find_nodes()
-        if ended or any(node.fits(demand) for node in nodes):
+        if not pending or any(task.fits_any(nodes) for task in pending.values()):
             last_possible = time.monotonic()
         elif time.monotonic() - last_possible > STUCK_SECONDS:
-            raise ClusterError(describe_lack(demand, nodes))
+            raise ClusterError(describe_lack(next(iter(pending.values())), nodes))
 
 
 def _start_inbox() -> ray.actor.ActorHandle:
@@ -194,17 +205,19 @@ def _start_inbox() -> ray.actor.ActorHandle:
 
 def _submit(
     task: Task,
-    demand: Mapping[str, float],
     texts: ray.ObjectRef,
     inbox: ray.actor.ActorHandle,
     keeps_models: bool,
 ) -> ray.ObjectRef:
     """Hand a task to Ray."""
-    device = "cuda" if "GPU" in demand else "cpu"
+    device = "cuda" if "GPU" in task.demand else "cpu"
     configs = {run.name: _for_nodes(run.config, device) for run in task.runs}
     sharing = [_for_nodes(config, device) for config in task.configs]
     compute = ray.remote(compute_task).options(
-        num_cpus=demand.get("CPU", 0), num_gpus=demand.get("GPU", 0), max_retries=RETRIES
+        num_cpus=task.demand.get("CPU", 0),
+        num_gpus=task.demand.get("GPU", 0),
+        memory=task.demand.get("memory", 0),
+        max_retries=RETRIES,
     )
     return compute.remote(
         {name: version(name) for name in PACKAGES},

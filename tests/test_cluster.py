@@ -7,9 +7,19 @@ import pytest
 
 import cluster
 from additional_experiments import parse_command_line
-from cluster import ClusterRequest, Node, describe_lack, find_demand, make_tasks
+from cluster import (
+    ClusterRequest,
+    Node,
+    Task,
+    demand_memory,
+    describe_lack,
+    find_demand,
+    make_tasks,
+)
+from experiment import SharedWork
 from experiment_config import ConfigError
 from experiment_rows import ROWS, configure, find_row
+from memory_needs import count_positions, estimate_memory
 from run_records import Run
 from sweep import order_runs
 
@@ -51,18 +61,43 @@ def test_what_a_node_has_room_for() -> None:
     assert SMALL.count({"GPU": 1}) == 0
 
 
+def make_task(**demand: float) -> Task:
+    return make_tasks(make_runs(16), make_runs(16), demand, n_slots=1)[0]
+
+
 def test_a_lack_names_what_there_is_and_the_way_out() -> None:
-    message = describe_lack({"GPU": 1}, [SMALL])
-    assert "1 GPU" in message
+    message = describe_lack(make_task(GPU=1), [SMALL])
+    assert "Row 16, seed 1, which needs 1 GPU" in message
     assert "small" in message
     assert "--device cpu" in message
-    assert "none" in describe_lack({"CPU": 4}, [])
-    assert "--cpus_per_run" in describe_lack({"CPU": 4}, [SMALL])
+    assert "none" in describe_lack(make_task(CPU=4), [])
+    assert "--cpus_per_run" in describe_lack(make_task(CPU=4), [SMALL])
+    message = describe_lack(make_task(CPU=1, memory=5e9), [SMALL])
+    assert "5.0 GB" in message
+    assert "--batch_size" in message
+    assert not make_task(CPU=1, memory=5e9).fits_any([SMALL])
+    assert make_task(CPU=1, memory=5e9).fits_any([SMALL, LARGE])
+
+
+def test_a_task_asks_for_the_memory_of_its_largest_run() -> None:
+    configs = [configure(ROWS[row], {"demo": True}) for row in (1, 5, 16)]
+    runs = order_runs([Run(replace(config, seed=seed)) for config in configs for seed in (1, 2)])
+    shared = SharedWork(configs)
+    tasks = demand_memory(make_tasks(runs, runs, {"CPU": 1}, n_slots=2), shared)
+    assert sum(len(task.runs) for task in tasks) == 6
+    for task in tasks:
+        needs = [
+            estimate_memory(config, *count_positions(shared.texts(config), config)).total
+            for config in (run.config for run in task.runs)
+        ]
+        assert task.demand["CPU"] == 1
+        # Row 16 beside row 1 finds the states of whole texts.
+        assert max(needs) <= task.demand["memory"] < 1.5 * max(needs)
 
 
 def test_runs_that_share_states_are_one_task() -> None:
     runs = make_runs(*ROWS)
-    tasks = make_tasks(runs, runs, n_slots=1)
+    tasks = make_tasks(runs, runs, {"CPU": 1}, n_slots=1)
     rows = [{find_row(run.config) for run in task.runs} for task in tasks]
     assert SHARING in rows
     assert sum(map(len, rows)) == len(runs)
@@ -73,14 +108,14 @@ def test_runs_that_share_states_are_one_task() -> None:
 def test_what_is_done_is_left_out_and_known_to_the_others() -> None:
     runs = make_runs(1, 2, 16)
     done = next(run for run in runs if find_row(run.config) == 1)
-    (task,) = make_tasks(runs, [run for run in runs if run is not done], n_slots=1)
+    (task,) = make_tasks(runs, [run for run in runs if run is not done], {"CPU": 1}, n_slots=1)
     assert done not in task.runs
     assert done.config in task.configs, "so that the others find the states that they would have"
 
 
 def test_many_that_share_keep_a_cluster_busy() -> None:
     runs = make_runs(1, seeds=tuple(range(40)))
-    tasks = make_tasks(runs, runs, n_slots=4)
+    tasks = make_tasks(runs, runs, {"CPU": 1}, n_slots=4)
     assert [len(task.runs) for task in tasks] == [10, 10, 10, 10]
     assert all(len(task.configs) == 40 for task in tasks)
 
@@ -99,7 +134,7 @@ def test_many_that_share_keep_a_cluster_busy() -> None:
         ("--ray --cpus_per_run 1 --device cuda", "leave one of them out"),
         ("--ray --resume", "--resume with --ray"),
         ("--ray --checkpoint_every 5", "--checkpoint_every with --ray"),
-        ("--ray --trainable_token_pos flexible --export_hf a", "--export_hf with --ray"),
+        ("--ray --trainable_token_pos flexible --export_hf a", "--export_hf with many runs"),
         ("--ray --report", "--ray with --report"),
     ],
 )
