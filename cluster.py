@@ -192,6 +192,15 @@ def describe_lack(task: Task, nodes: Sequence[Node]) -> str:
     )
 
 
+def describe_silence(seconds: float, n_tasks: int) -> str:
+    """That nothing was heard of the tasks that are left, and what that may mean."""
+    return (
+        f"Nothing was heard of the cluster for {seconds:g} seconds, and {n_tasks} tasks are left: "
+        "other work may fill it, or its processes hang; `ray status` shows which. What is "
+        "complete is recorded; the same command goes on from there."
+    )
+
+
 def _describe(resources: Mapping[str, float]) -> str:
     amounts = [f"{resources[name]:g} {name}" for name in ("GPU", "CPU") if resources.get(name)]
     if "memory" in resources:

@@ -8,6 +8,7 @@ starts again, because a process or a node was lost, leaves out what has come bac
 
 from __future__ import annotations
 
+import concurrent.futures
 import logging
 import os
 import pickle
@@ -34,6 +35,7 @@ from cluster import (
     Task,
     demand_memory,
     describe_lack,
+    describe_silence,
     find_demand,
     make_tasks,
 )
@@ -44,7 +46,7 @@ from files import write_atomically
 from interruption import Interrupted, Patience
 from machine import PACKAGES, find_commit
 from output import report
-from ray_worker import Inbox, Outcome, VersionError, compute_task
+from ray_worker import Inbox, Outcome, VersionError, call_in_thread, compute_task
 from run_records import RecordError, Run, read_record, write_incomplete
 from sweep import ClusterError, describe_run, find_done, record_complete, require_same_data
 from vocabulary import portable
@@ -65,9 +67,15 @@ except Exception as error:
     sys.exit(1)
 """
 PROBE_SECONDS = 15.0
-ANSWER_SECONDS = 60.0  # that Ray may take to say what has come in
+# That Ray may take for an answer. After 60 s without its head it ends this process, unexplained.
+ANSWER_SECONDS = 40.0
 STUCK_SECONDS = 60.0  # without a node that could run what is left
+SILENT_SECONDS = 1800.0  # without a sign of life of any run
 POLL_SECONDS = 0.5
+LOST = (
+    "Ray does not answer any more ({}). What is complete is recorded; the same command goes on "
+    "from there."
+)
 RETRIES = 3  # of a task whose process or node was lost
 # Read by Ray when it starts: it reports to nobody, and starts no task for ever anew that takes
 # more memory than its node has.
@@ -83,8 +91,15 @@ class _Ledger:
     output_dir: Path
     progress: tqdm
     n_ended: int = 0
+    at_work: dict[str, str] = field(default_factory=dict)  # names, and where each last began
     ended: set[str] = field(default_factory=set)  # names, of those that ended in this sweep
     failed: list[Run] = field(default_factory=list)
+
+    def note(self, run: Run, node: str) -> None:
+        """Say that a run has begun on a node, if that is new."""
+        if self.at_work.get(run.name) != node and run.name not in self.ended:
+            self.at_work[run.name] = node
+            logger.info("Begun on %s: %s", node, describe_run(run))
 
     def record(self, run: Run, outcome: Outcome) -> None:
         """Write down and report how a run ended.
@@ -161,6 +176,7 @@ def run_ray_sweep(
             progress.update(ledger.n_ended)
             if ledger.n_ended:
                 logger.info("%d of %d runs are done already", ledger.n_ended, len(runs))
+            logger.info("%d runs to do, in %d tasks", len(to_do), len(tasks))
             _compute(tasks, (corpus, encoding), ledger, keep.save_model, patience)
     return ledger.failed
 
@@ -177,21 +193,28 @@ def _compute(
     shared = ray.put(texts)
     pending = {_submit(task, shared, inbox, keeps_models): task for task in tasks}
     by_name = {run.name: run for task in tasks for run in task.runs}
-    last_possible = time.monotonic()  # when a node was there that could run something
+    last_possible = last_sign = time.monotonic()
     while pending:
         patience.heed()
         ended, _ = ray.wait(list(pending), timeout=POLL_SECONDS)
-        for name, outcome in _ask(inbox.take.remote()).items():
+        mail, now = _ask(inbox.take.remote()), time.monotonic()
+        for name, outcome in mail.outcomes.items():
             ledger.record(by_name[name], pickle.loads(outcome))
+        for name, node in mail.at_work.items():
+            ledger.note(by_name[name], node)
         for task, error in [(pending.pop(ref), _find_error(ref)) for ref in ended]:
             for run in task.runs:
                 if error and run.name not in ledger.ended:
                     ledger.fail(run, error)
         nodes = find_nodes()
         if not pending or any(task.fits_any(nodes) for task in pending.values()):
-            last_possible = time.monotonic()
-        elif time.monotonic() - last_possible > STUCK_SECONDS:
+            last_possible = now
+        elif now - last_possible > STUCK_SECONDS:
             raise ClusterError(describe_lack(next(iter(pending.values())), nodes))
+        if ended or mail.at_work:
+            last_sign = now
+        elif now - last_sign > SILENT_SECONDS:
+            raise ClusterError(describe_silence(SILENT_SECONDS, len(pending)))
 
 
 def _start_inbox() -> ray.actor.ActorHandle:
@@ -263,10 +286,7 @@ def _ask(ref: ray.ObjectRef) -> Any:
     try:
         return ray.get(ref, timeout=ANSWER_SECONDS)
     except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
-        raise ClusterError(
-            f"Ray does not answer any more ({_reason(error)}). What is complete is recorded; the "
-            "same command goes on from there."
-        ) from error
+        raise ClusterError(LOST.format(_reason(error))) from error
 
 
 def _reason(error: Exception) -> str:
@@ -275,8 +295,16 @@ def _reason(error: Exception) -> str:
 
 
 def find_nodes() -> list[Node]:
-    """The nodes that are alive."""
-    alive = (node for node in ray.nodes() if node["Alive"])
+    """The nodes that are alive.
+
+    Raises:
+        ClusterError: the cluster's head does not answer.
+    """
+    try:
+        nodes = call_in_thread(ray.nodes, ANSWER_SECONDS)
+    except concurrent.futures.TimeoutError as error:
+        raise ClusterError(LOST.format("its head is gone")) from error
+    alive = (node for node in nodes if node["Alive"])
     return [Node(node["NodeManagerHostname"], node["Resources"]) for node in alive]
 
 

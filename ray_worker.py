@@ -12,12 +12,13 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ray
 
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from experiment import ExperimentResult, SharedWork
     from experiment_config import ExperimentConfig
 
-ANSWER_SECONDS = 600.0  # that an inbox may take to accept a result, of which models are large
+ANSWER_SECONDS = 600.0  # that texts may take to come, and results to go, of which models are large
+SIGN_SECONDS = 2.0  # from one sign of life to the next
+
+Value = TypeVar("Value")
 
 
 class VersionError(RuntimeError):
@@ -43,27 +47,39 @@ class Outcome:
     files: Mapping[str, bytes] = field(default_factory=dict)  # of the model, by name
 
 
+@dataclass(frozen=True)
+class Mail:
+    """What an inbox holds, by the names of runs."""
+
+    outcomes: dict[str, bytes] = field(default_factory=dict)  # pickled
+    at_work: dict[str, str] = field(default_factory=dict)  # the nodes that gave a sign of life
+
+
 class Inbox:
-    """An actor where workers leave outcomes, pickled, by their runs' names."""
+    """An actor where workers leave how their runs ended, and until then signs of life."""
 
     def __init__(self) -> None:
         self._names: set[str] = set()
-        self._new: dict[str, bytes] = {}
+        self._new = Mail()
 
     def put(self, name: str, outcome: bytes) -> None:
         """Take an outcome, unless there is one of this run: a node that was given up for lost
         may still have been at work."""
         if name not in self._names:
             self._names.add(name)
-            self._new[name] = outcome
+            self._new.outcomes[name] = outcome
+
+    def sign(self, name: str, node: str) -> None:
+        """Take note that a run is being computed."""
+        self._new.at_work[name] = node
 
     def names(self) -> set[str]:
         """Of all runs that have ended, which need not be repeated."""
         return self._names
 
-    def take(self) -> dict[str, bytes]:
+    def take(self) -> Mail:
         """What has come in since the last time."""
-        new, self._new = self._new, {}
+        new, self._new = self._new, Mail()
         return new
 
 
@@ -85,8 +101,9 @@ def compute_task(
         VersionError: the node has other packages.
     """
     require_versions(versions)
-    # Away from the main thread, whose signals stay Ray's.
-    call_in_thread(lambda: _compute_runs(*ray.get(list(parcel)), inbox, keeps_models))
+    # Away from the main thread: its signals are Ray's, and while it waited for an answer Ray would
+    # give its cores to another task.
+    call_in_thread(lambda: _compute_runs(parcel, inbox, keeps_models))
 
 
 def require_versions(versions: Mapping[str, str]) -> None:
@@ -105,20 +122,18 @@ def require_versions(versions: Mapping[str, str]) -> None:
 
 
 def _compute_runs(
-    texts: tuple[Any, Any],
-    task: tuple[Mapping[str, ExperimentConfig], Sequence[ExperimentConfig]],
-    inbox: ray.actor.ActorHandle,
-    keeps_models: bool,
+    parcel: Sequence[ray.ObjectRef], inbox: ray.actor.ActorHandle, keeps_models: bool
 ) -> None:
     from experiment import SharedWork
 
-    configs, sharing = task
+    texts, (configs, sharing) = ray.get(list(parcel), timeout=ANSWER_SECONDS)
     shared = SharedWork(sharing, *texts)
     ended = ray.get(inbox.names.remote(), timeout=ANSWER_SECONDS)
     for name, config in configs.items():
         if name not in ended:
-            outcome = pickle.dumps(_compute_run(config, shared, keeps_models))
-            ray.get(inbox.put.remote(name, outcome), timeout=ANSWER_SECONDS)
+            with _signs_of_life(inbox, name):
+                outcome = _compute_run(config, shared, keeps_models)
+            ray.get(inbox.put.remote(name, pickle.dumps(outcome)), timeout=ANSWER_SECONDS)
             gc.collect()  # nothing of one run may take memory from the next
 
 
@@ -138,9 +153,34 @@ def _compute_run(config: ExperimentConfig, shared: SharedWork, keeps_model: bool
     return Outcome(socket.gethostname(), time.monotonic() - started, **ended)
 
 
-def call_in_thread(work: Callable[[], None]) -> None:
-    """Call a function in a thread of its own, where no signal arrives, and raise what it raises."""
-    ended: Future[None] = Future()
+@contextmanager
+def _signs_of_life(inbox: ray.actor.ActorHandle, name: str) -> Iterator[None]:
+    """Inside, let the inbox know now and then that the run is being computed."""
+    ended, node = threading.Event(), socket.gethostname()
+
+    def give() -> None:
+        while not ended.is_set():
+            inbox.sign.remote(name, node)
+            ended.wait(SIGN_SECONDS)
+
+    thread = threading.Thread(target=give, daemon=True)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
+
+
+def call_in_thread(work: Callable[[], Value], timeout: float | None = None) -> Value:
+    """Call a function in a thread of its own, where no signal arrives.
+
+    Returns:
+        What it returns; what it raises is raised.
+
+    Raises:
+        concurrent.futures.TimeoutError: it takes longer than ``timeout`` seconds; the thread is
+            left to itself.
+    """
+    ended: Future[Value] = Future()
 
     def call() -> None:
         try:
@@ -149,4 +189,4 @@ def call_in_thread(work: Callable[[], None]) -> None:
             ended.set_exception(error)
 
     threading.Thread(target=call, daemon=True).start()
-    ended.result()
+    return ended.result(timeout)

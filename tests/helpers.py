@@ -16,6 +16,7 @@ from machine import describe_machine
 from training import Accuracy, History, LossRecord, Predictions
 
 SCRIPT = Path(__file__).parent.parent / "additional_experiments.py"
+PATCHED = Path(__file__).with_name("patched_script.py")  # the same with other limits
 NO_NETWORK = {
     # Nothing listens on port 9 of this machine, so that every download fails at once.
     **dict.fromkeys(("http_proxy", "https_proxy", "HF_ENDPOINT"), "http://127.0.0.1:9"),

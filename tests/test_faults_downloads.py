@@ -34,6 +34,7 @@ from fault_server import (
     send_rest,
     stall,
 )
+from helpers import PATCHED
 
 import data_utils
 from data_utils import DATASET_NAME, DataError, find_dataset
@@ -295,9 +296,8 @@ class Script:
             (self.cache / hashlib.sha1(url.encode()).hexdigest()).write_bytes(content)
 
     def start(self, *flags: str) -> subprocess.Popen:
-        script = Path(__file__).parent / "patched_script.py"
         return subprocess.Popen(
-            [sys.executable, script, json.dumps(self.settings), *flags],
+            [sys.executable, PATCHED, json.dumps(self.settings), *flags],
             cwd=self.folder,
             env={
                 **os.environ,

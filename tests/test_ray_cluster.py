@@ -9,11 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
-from helpers import SCRIPT, environment_without_network
+from helpers import PATCHED, SCRIPT, environment_without_network
 from ray.cluster_utils import Cluster
 
 from run_records import RESULT_NAME
@@ -25,9 +26,11 @@ N_RUNS = 14
 OF_THE_MACHINE = ("seconds", "peak_memory_bytes", "device")
 
 
-def start(folder: Path, *flags: str) -> subprocess.Popen:
+def start(folder: Path, *flags: str, settings: dict | None = None) -> subprocess.Popen:
+    """The script, with other limits if there are settings."""
+    script = [PATCHED, json.dumps(settings)] if settings else [SCRIPT]
     return subprocess.Popen(
-        [sys.executable, SCRIPT, *flags, "--output_dir", str(folder)],
+        [sys.executable, *script, *flags, "--output_dir", str(folder)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -71,13 +74,20 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bytes, di
     return records
 
 
+@contextmanager
+def cluster_of(n_cores: int) -> Iterator[Cluster]:
+    """A head of so many cores, and no other node."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": n_cores})
+    yield cluster
+    cluster.shutdown()
+
+
 @pytest.fixture
 def nodes() -> Iterator[Cluster]:
     """A head of one core, and a node of one core."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    cluster.add_node(num_cpus=1)
-    yield cluster
-    cluster.shutdown()
+    with cluster_of(1) as cluster:
+        cluster.add_node(num_cpus=1)
+        yield cluster
 
 
 @pytest.mark.faults("a node or a worker of a cluster lost")
@@ -90,9 +100,7 @@ def test_what_is_lost_is_run_again(
     if lost == "node":
         nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
     else:
-        workers = [p for p in psutil.process_iter(["cmdline"]) if is_at_work(p)]
-        assert workers
-        workers[0].kill()
+        find_workers()[0].kill()
     status, out, err = finish(process)
     assert status == 0, err
     assert read_all(tmp_path / "runs") == local
@@ -102,9 +110,74 @@ def test_what_is_lost_is_run_again(
     assert (status, out.count("Test accuracy:")) == (0, 0), "what is complete is not repeated"
 
 
-def is_at_work(process: psutil.Process) -> bool:
-    """Whether this is a process of Ray that runs a task of ours."""
-    return "ray::compute_task" in " ".join(process.info["cmdline"] or ())
+def find_workers() -> list[psutil.Process]:
+    """The processes of Ray that run tasks of ours."""
+    processes = psutil.process_iter(["cmdline"])
+    found = [p for p in processes if "ray::compute_task" in " ".join(p.info["cmdline"] or ())]
+    assert found
+    return found
+
+
+def test_tasks_do_not_share_cores(tmp_path: Path) -> None:
+    """Ray lends the cores of a task that waits for an answer to the next."""
+    flags = ["--demo", "--rows", "5,11", "--num_seeds", "3", "--max_steps", "60"]
+    with cluster_of(1) as cluster:
+        status, _, err = finish(start(tmp_path, *flags, "--ray", cluster.address))
+    assert status == 0, err
+    n_at_work = 0
+    for line in err.splitlines():
+        n_at_work += line.startswith("Begun on ")
+        assert n_at_work <= 1
+        n_at_work -= line.startswith("Run ")
+    assert err.count("Begun on ") == 6
+
+
+@pytest.mark.faults("a worker of a cluster that hangs")
+def test_a_hanging_worker_ends_the_sweep(
+    local: dict[str, tuple[bytes, dict]], tmp_path: Path
+) -> None:
+    settings = {"ray_sweep": {"SILENT_SECONDS": 10}}
+    flags = [*SWEEP, "--ray", "--cpus_per_run", "1"]
+    process = start(tmp_path / "runs", *flags, settings=settings)
+    wait_for_runs(process, 2)
+    children = psutil.Process(process.pid).children(recursive=True)
+    stopped = find_workers()
+    for worker in stopped:
+        worker.suspend()
+    status, _, err = finish(process)
+    assert status == 1
+    assert "Nothing was heard of the cluster for 10 seconds" in err
+    _, alive = psutil.wait_procs([*stopped, *children], timeout=60)
+    assert not alive
+    found = read_all(tmp_path / "runs")
+    assert 2 <= len(found) < N_RUNS
+    assert found.items() <= local.items()
+
+
+@pytest.mark.faults("the head of a cluster lost")
+def test_a_lost_head_ends_the_sweep(local: dict[str, tuple[bytes, dict]], tmp_path: Path) -> None:
+    settings = {"ray_sweep": {"ANSWER_SECONDS": 10}}
+    process = start(tmp_path / "runs", *SWEEP, "--ray", settings=settings)
+    wait_for_runs(process, 2)
+    children = psutil.Process(process.pid).children(recursive=True)
+    (head,) = (child for child in children if child.name() == "gcs_server")
+    head.kill()
+    status, _, err = finish(process)
+    assert status == 1
+    assert "Ray does not answer any more (its head is gone)" in err
+    assert read_all(tmp_path / "runs").items() <= local.items()
+
+
+@pytest.mark.faults("machines that differ")
+def test_a_node_with_other_packages_is_named(tmp_path: Path) -> None:
+    other = tmp_path / "packages" / "numpy-0.1.dist-info"
+    other.mkdir(parents=True)
+    (other / "METADATA").write_text("Name: numpy\nVersion: 0.1\n")
+    with cluster_of(0) as cluster:
+        cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(other.parent)})
+        status, out, err = finish(start(tmp_path / "runs", *SWEEP, "--ray", cluster.address))
+    assert (status, out) == (1, "")
+    assert "has numpy 0.1, and this machine numpy" in err
 
 
 @pytest.mark.faults("a node that cannot run a task")
