@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from helpers import SCRIPT, environment_without_network
+from helpers import PATCHED, SCRIPT, environment_without_network
 
 import parallel
 from additional_experiments import parse_command_line
@@ -25,15 +26,15 @@ from experiment_rows import ROWS
 from run_records import Record, read_records
 from tensor_files import read_tensors
 
-PATCHED = Path(__file__).with_name("patched_script.py")
 FEW = ["--demo", "--max_steps", "6", "--eval_freq", "2"]
 LONG = ["--demo", "--num_epochs", "15", "--eval_freq", "50", "--checkpoint_every", "20"]
 LIMIT = 120  # seconds, after which a test calls a command hanging
 
 
 def start(command: list[str], n_processes: int, *options: str) -> subprocess.Popen:
-    """A command under torchrun, or, with none, alone."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    """A command under torchrun, by default on one machine, or, with no processes, alone."""
+    launcher = [sys.executable, "-m", "torch.distributed.run"]
+    launcher += [] if "--nnodes" in options else ["--standalone"]
     launcher += ["--nproc_per_node", str(n_processes), *options]
     return subprocess.Popen(
         [*(launcher if n_processes else [sys.executable]), *map(str, command)],
@@ -202,6 +203,46 @@ def test_torchrun_starts_them_again(tmp_path: Path) -> None:
     assert "Step 000000" in out, "what was printed before is printed again"
     ((whole,), (restarted,)) = (read_records(tmp_path / name) for name in ("whole", "restarted"))
     assert_same(restarted, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.faults("a machine of torchrun lost")
+def test_a_machine_that_is_lost_leaves_the_run_to_the_other(tmp_path: Path) -> None:
+    """Two of torchrun, as on two machines, with nothing in common but the address of the first."""
+    assert run(*LONG, "--output_dir", tmp_path / "whole", n_processes=0)[0] == 0
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    options = ("--nnodes", "1:2", "--max_restarts", "3", "--rdzv_id", "test")
+    options += ("--rdzv_backend", "c10d", "--rdzv_endpoint", address)
+    flags = [SCRIPT, *LONG, "--resume", "--output_dir"]
+    first = start([*flags, tmp_path / "first"], 1, *options)
+    wait_for_server(address)
+    second = start([*flags, tmp_path / "second"], 1, *options)
+    wait_for(first, "Step 000200")
+    for process in (psutil.Process(second.pid), worker(second, 1)):
+        process.kill()
+    second.communicate(timeout=LIMIT)
+    status, _, err = finish(first)
+    assert status == 0, err
+    assert "Another process of this run ended" in err
+    assert "Continuing after step" in err
+    assert not (tmp_path / "second").exists()
+    ((whole,), (found,)) = (read_records(tmp_path / name) for name in ("whole", "first"))
+    assert found.result["device"]["processes"] == 1
+    assert_same(found, whole)
+
+
+def wait_for_server(address: str) -> None:
+    """Until something answers at an address."""
+    host, port = address.split(":")
+    for _ in range(10 * LIMIT):
+        try:
+            socket.create_connection((host, int(port))).close()
+            return
+        except ConnectionRefusedError:
+            time.sleep(0.1)
+    raise AssertionError(f"nothing answers at {address}")
 
 
 @pytest.mark.slow
