@@ -230,7 +230,7 @@ def parse_command_line(argv: Sequence[str]) -> Request:
         problems.append("--export_hf with many runs: one folder holds one model; export one run")
     elif keep.export_dir and runs:
         problems += find_export_problems(runs[0].config)
-    if parallel.is_launched():
+    if parallel.is_launched() and not problems:
         problems += _find_launch_problems(asked, runs, is_sweep)
     if len(rows) > 1:  # what is wrong in every row is not a row's fault
         problems = _name_once(problems, len(rows))

@@ -20,6 +20,7 @@ from parallel import is_launched
 from run_records import Run, identify
 from sweep import describe_run
 
+LEAST_GPU = 0.0001  # that Ray can give
 LOCAL = "local"  # the address of a Ray that is started for the sweep alone
 INSTALL = "pip install -r requirements-ray.txt"
 # Flags that have no sense beside --ray, and why.
@@ -92,9 +93,9 @@ def parse_cluster(
             "cluster that this machine is in; --ray alone starts Ray on this machine"
         )
     gpus, cpus = asked.get("gpus_per_run"), asked.get("cpus_per_run")
-    if gpus is not None and not (re.fullmatch(r"\d*\.?\d+", gpus) and 0 < float(gpus) <= 1):
+    if gpus is not None and not _is_part(gpus):
         problems.append(
-            f"--gpus_per_run {gpus}: not a number above 0, up to 1; a run uses one GPU at most"
+            f"--gpus_per_run {gpus}: not a number from {LEAST_GPU} to 1; a run uses one GPU at most"
         )
     elif gpus is not None and given.get("device") in ("cpu", "mps"):
         problems.append(f"--gpus_per_run with --device {given['device']}: leave one of them out")
@@ -102,6 +103,8 @@ def parse_cluster(
         problems.append(f"--cpus_per_run {cpus}: not a whole number of at least 1")
     elif cpus is not None and given.get("device") == "cuda":
         problems.append("--cpus_per_run with --device cuda: leave one of them out")
+    if given.get("device") == "mps":
+        problems.append("--device mps with --ray: of GPUs, Ray knows CUDA's; take --device cpu")
     problems += [f"--{name} with --ray: {why}" for name, why in USELESS.items() if name in asked]
     if is_launched():
         problems.append(
@@ -113,6 +116,11 @@ def parse_cluster(
     if problems:
         return None, problems
     return ClusterRequest(address, gpus and float(gpus), cpus and int(cpus)), []
+
+
+def _is_part(text: str) -> bool:
+    """Whether it is a number of GPUs that a run can take."""
+    return bool(re.fullmatch(r"\d*\.?\d+", text)) and LEAST_GPU <= float(text) <= 1
 
 
 def find_demand(request: ClusterRequest, device: str, nodes: Sequence[Node]) -> dict[str, float]:

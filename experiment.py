@@ -125,9 +125,9 @@ def run_experiment(
     problems = find_machine_problems(config) if shared else find_problems(config)
     if problems:
         raise ConfigError(problems)
-    require_same(lambda: {**describe_program(), **_flags(config)})
-    shared = shared or SharedWork([config])
     device = choose_device(config.device)
+    require_same(lambda: {**describe_program(), **_flags(config), "device": device.type})
+    shared = shared or SharedWork([config])
     reset_peak_memory(device)
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     texts = shared.texts(config)

@@ -305,7 +305,8 @@ def _allocate(n_rows: int, model: GPTModel, config: ExperimentConfig) -> Tensor 
         free_bytes(device) / 2 if config.feature_memory is None else config.feature_memory * 1e9
         for device in devices
     ]
-    room = [*budgets, shutil.disk_usage(tempfile.gettempdir()).free, math.inf]
+    free_on_disk = shutil.disk_usage(tempfile.gettempdir()).free // place().local_size
+    room = [*budgets, free_on_disk, math.inf]
     # The first place with room; in several processes, one that has it in all of them.
     choice = largest(next(i for i, n_free in enumerate(room) if n_bytes <= n_free))
     if choice < len(devices):

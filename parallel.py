@@ -11,7 +11,6 @@ Without torchrun there is one process, and nothing here does anything.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import os
 import re
@@ -19,6 +18,7 @@ import signal
 import socket
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -36,7 +36,8 @@ logger = logging.getLogger("experiments")
 
 TIME_LIMIT = 1800  # seconds, of every wait for the other processes
 JOINING_LIMIT = 300  # seconds, of the wait for all of them at the start
-STORE_LIMIT = 20  # seconds, of a look into what they share
+ASKING_SECONDS = 0.02  # between two looks for those who have come
+STORE_LIMIT = 20  # seconds, of a look into what they share, when one has failed
 # Seconds that the others leave the first process to explain what all of them met. Before they are
 # joined it may still be starting, and torchrun ends it as soon as one of them ends.
 FIRST_TO_SPEAK = 0.5
@@ -57,7 +58,6 @@ class Place:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    attempt: int = 0  # how often torchrun has started them anew
 
     @property
     def words(self) -> str:
@@ -69,7 +69,7 @@ def place() -> Place:
     """Which process this is, by what torchrun says; the only one without it."""
     if not is_launched():
         return Place()
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     return Place(*(int(os.environ[name]) for name in names))
 
 
@@ -115,7 +115,6 @@ def find_launch_problems(device: torch.device, n_texts: int) -> list[str]:
 
 
 _store: dist.Store | None = None  # what the processes share besides their collectives
-_n_joined = itertools.count()  # so that nothing is left in the store of an earlier time
 
 
 @contextmanager
@@ -137,7 +136,8 @@ def joined(device: torch.device) -> Iterator[None]:
         limit = timedelta(seconds=JOINING_LIMIT)
         shared, _, _ = next(dist.rendezvous("env://", timeout=limit))
         shared.set_timeout(limit)
-        _store = dist.PrefixStore(f"experiments/{here.attempt}/{next(_n_joined)}", shared)
+        _store = dist.PrefixStore(_find_common_name(shared), shared)
+    with _explained():
         dist.init_process_group(
             backend,
             store=_store,
@@ -146,7 +146,6 @@ def joined(device: torch.device) -> Iterator[None]:
             timeout=timedelta(seconds=TIME_LIMIT),
         )
         barrier()
-        _store.set_timeout(timedelta(seconds=STORE_LIMIT))
     threads, cores = torch.get_num_threads(), os.cpu_count() or 1
     if device.type == "cpu" and threads * here.local_size < cores:
         logger.warning(
@@ -158,6 +157,31 @@ def joined(device: torch.device) -> Iterator[None]:
     # Not after an error: it would wait for processes that may be gone.
     dist.destroy_process_group()
     _store = None
+
+
+def _find_common_name(store: dist.Store) -> str:
+    """A name that all processes have in common, and no earlier start of them had.
+
+    torchrun may keep its store when it starts them anew, and each machine counts its restarts
+    alone. So the first process makes up a name, and gives it to whoever asks, until all who are
+    alive have acknowledged it.
+    """
+    here, name = place(), uuid.uuid4().hex
+    if here.rank:
+        store.set(f"asks/{here.rank}", name)
+        found = store.get(f"answer/{name}").decode()
+        store.set(f"thanks/{found}/{here.rank}", "")
+        return found
+    missing, deadline = set(range(1, here.size)), time.monotonic() + JOINING_LIMIT
+    while missing:
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"processes {sorted(missing)} did not come")
+        for rank in missing:
+            if store.check([f"asks/{rank}"]):
+                store.set(f"answer/{store.get(f'asks/{rank}').decode()}", name)
+        missing = {rank for rank in missing if not store.check([f"thanks/{name}/{rank}"])}
+        time.sleep(ASKING_SECONDS)
+    return name
 
 
 @contextmanager
@@ -176,10 +200,9 @@ def explain(message: str) -> None:
     if not is_launched():
         print(message, file=sys.stderr)
     elif _store is None:  # before they are joined: once on each machine
-        if place().local_rank == 0:
-            print(message, file=sys.stderr)
-        else:
+        if place().local_rank:
             time.sleep(FIRST_TO_START)
+        print(message, file=sys.stderr)
     elif _is_first_to_fail():
         words = "" if is_first() else f"In {place().words}: "
         print(f"{words}{message}", file=sys.stderr)
@@ -191,6 +214,7 @@ def _is_first_to_fail() -> bool:
     if not is_first():
         time.sleep(FIRST_TO_SPEAK)
     try:
+        _store.set_timeout(timedelta(seconds=STORE_LIMIT))
         return _store.add("failures", 1) == 1
     except RuntimeError:  # whoever keeps what is shared has gone
         return True
@@ -322,6 +346,8 @@ def _explained(limit: float | None = None) -> Iterator[None]:
     """What goes wrong between processes, in words."""
     try:
         yield
+    except ParallelError:  # explained already
+        raise
     except RuntimeError as error:
         # Without gloo's place in its source, and its advice.
         reason = re.sub(r"^\[\S+\]\s*", "", str(error).strip()).split(". ")[0].split("\n")[0]

@@ -83,7 +83,7 @@ SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": str(RETRIES)
 
 
 @dataclass
-class _Ledger:
+class Ledger:
     """What is known of the runs of a sweep, and recorded."""
 
     runs: Sequence[Run]
@@ -172,7 +172,7 @@ def run_ray_sweep(
             if not task.fits_any(nodes):
                 raise ClusterError(describe_lack(task, nodes))
         with tqdm(total=len(runs), desc="runs", unit="run", disable=None) as progress:
-            ledger = _Ledger(runs, corpus, output_dir, progress, n_ended=len(runs) - len(to_do))
+            ledger = Ledger(runs, corpus, output_dir, progress, n_ended=len(runs) - len(to_do))
             progress.update(ledger.n_ended)
             if ledger.n_ended:
                 logger.info("%d of %d runs are done already", ledger.n_ended, len(runs))
@@ -184,7 +184,7 @@ def run_ray_sweep(
 def _compute(
     tasks: Sequence[Task],
     texts: tuple[Any, Any],
-    ledger: _Ledger,
+    ledger: Ledger,
     keeps_models: bool,
     patience: Patience,
 ) -> None:
@@ -199,13 +199,13 @@ def _compute(
         ended, _ = ray.wait(list(pending), timeout=POLL_SECONDS)
         mail, now = _ask(inbox.take.remote()), time.monotonic()
         for name, outcome in mail.outcomes.items():
-            ledger.record(by_name[name], pickle.loads(outcome))
+            if name not in ledger.ended:  # it may have been given up too early
+                ledger.record(by_name[name], pickle.loads(outcome))
         for name, node in mail.at_work.items():
             ledger.note(by_name[name], node)
         for task, error in [(pending.pop(ref), _find_error(ref)) for ref in ended]:
-            for run in task.runs:
-                if error and run.name not in ledger.ended:
-                    ledger.fail(run, error)
+            if rest := error and fail_begun(task, error, ledger):
+                pending[_submit(rest, shared, inbox, keeps_models)] = rest
         nodes = find_nodes()
         if not pending or any(task.fits_any(nodes) for task in pending.values()):
             last_possible = now
@@ -215,6 +215,17 @@ def _compute(
             last_sign = now
         elif now - last_sign > SILENT_SECONDS:
             raise ClusterError(describe_silence(SILENT_SECONDS, len(pending)))
+
+
+def fail_begun(task: Task, error: str, ledger: Ledger) -> Task | None:
+    """Of a task that failed, record as failed the run that had begun, or, if none had, all. Returns
+    a task of the others, which the error says nothing about."""
+    left = [run for run in task.runs if run.name not in ledger.ended]
+    begun = [run for run in left if run.name in ledger.at_work] or left
+    for run in begun:
+        ledger.fail(run, error)
+    others = [run for run in left if run not in begun]
+    return replace(task, runs=others) if others else None
 
 
 def _start_inbox() -> ray.actor.ActorHandle:
@@ -267,13 +278,13 @@ def _find_error(ref: ray.ObjectRef) -> str | None:
         ClusterError: a node has other versions, which no other task would find different.
     """
     try:
-        _ask(ref)
+        ray.get(ref, timeout=ANSWER_SECONDS)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, VersionError):
             raise ClusterError(f"--ray: {error.cause}") from None
         return f"{type(error.cause).__name__}: {error.cause}"
     except ray.exceptions.RayError as error:
-        return f"Ray gave the run up after {RETRIES + 1} attempts: {_reason(error)}"
+        return f"Ray gave the run up: {_reason(error)}"
     return None
 
 
@@ -285,7 +296,7 @@ def _ask(ref: ray.ObjectRef) -> Any:
     """
     try:
         return ray.get(ref, timeout=ANSWER_SECONDS)
-    except (ray.exceptions.GetTimeoutError, ray.exceptions.RayActorError) as error:
+    except ray.exceptions.RayError as error:
         raise ClusterError(LOST.format(_reason(error))) from error
 
 
@@ -327,7 +338,7 @@ def connected(address: str) -> Iterator[Patience]:
         address, options = find_cluster(address), {}
     try:
         with Patience() as starting:
-            ray.init(address, runtime_env=RUNTIME, **QUIET, **options)
+            _start(address, **options)
             starting.heed()
         # Here our handlers of signals are back, in whose place Ray had put its own.
         with Patience() as patience:
@@ -336,6 +347,18 @@ def connected(address: str) -> Iterator[Patience]:
         raise Interrupted(signal.SIGTERM) from None
     finally:
         ray.shutdown()
+
+
+def _start(address: str, **options: Any) -> None:
+    """Connect to Ray, or start one.
+
+    Raises:
+        ClusterError: it fails.
+    """
+    try:
+        ray.init(address, runtime_env=RUNTIME, **QUIET, **options)
+    except Exception as error:  # Ray's have no class in common
+        raise ClusterError(f"--ray: Ray cannot be had ({_reason(error)}).") from error
 
 
 def find_cluster(address: str) -> str:

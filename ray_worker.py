@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 600.0  # that texts may take to come, and results to go, of which models are large
 SIGN_SECONDS = 2.0  # from one sign of life to the next
+INSTALL = "Install requirements.txt and requirements-ray.txt alike on all nodes."
 
 Value = TypeVar("Value")
 
@@ -98,12 +99,17 @@ def compute_task(
             share with them.
 
     Raises:
-        VersionError: the node has other packages.
+        VersionError: the node has other packages, or lacks one.
     """
     require_versions(versions)
     # Away from the main thread: its signals are Ray's, and while it waited for an answer Ray would
     # give its cores to another task.
-    call_in_thread(lambda: _compute_runs(parcel, inbox, keeps_models))
+    try:
+        call_in_thread(lambda: _compute_runs(parcel, inbox, keeps_models))
+    except ImportError as error:
+        raise VersionError(
+            f"the node {socket.gethostname()} lacks a package ({error}). {INSTALL}"
+        ) from error
 
 
 def require_versions(versions: Mapping[str, str]) -> None:
@@ -116,8 +122,7 @@ def require_versions(versions: Mapping[str, str]) -> None:
         if found.partition("+")[0] != expected.partition("+")[0]:
             raise VersionError(
                 f"the node {socket.gethostname()} has {name} {found}, and this machine {name} "
-                f"{expected}: results would differ. Install requirements.txt and "
-                "requirements-ray.txt alike on all nodes."
+                f"{expected}: results would differ. {INSTALL}"
             )
 
 
@@ -165,9 +170,11 @@ def _signs_of_life(inbox: ray.actor.ActorHandle, name: str) -> Iterator[None]:
 
     thread = threading.Thread(target=give, daemon=True)
     thread.start()
-    yield
-    ended.set()
-    thread.join()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def call_in_thread(work: Callable[[], Value], timeout: float | None = None) -> Value:

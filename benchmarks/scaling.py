@@ -237,15 +237,24 @@ def exchange_facts() -> str:
 
 
 def parallel_table() -> str:
-    """Updates of several processes, as measured; the line says so where none were."""
+    """What two processes with a core each take, and one with a core, as measured."""
     lines = []
     for found in MEASURED["data_parallel"]:
         one, two = found["seconds"]
-        lines.append([str(found["row"]), found["part"], f"{one:.3g}", f"{two:.3g}"])
-        lines[-1].append(f"{one / two:.2f}")
-    if not lines:
-        return "No figures of several processes are recorded yet."
+        seconds = (f"{one:.1f}", f"{two:.1f}", f"{one / two:.2f}")
+        lines.append([str(found["row"]), found["part"], *seconds])
     return table("row|part|one process, s|two processes, s|ratio", lines, n_texts=2)
+
+
+def engine_facts() -> str:
+    """What torchrun and Ray add, in words."""
+    launched, ray = MEASURED["torchrun"], MEASURED["ray"]
+    return fill(
+        "The engines themselves cost little: one process under torchrun took "
+        f"{launched['torchrun_ratio']:.3f} times as long as without it, within the machine's "
+        f"noise, and Ray {ray['start_seconds']} s to start and stop, and nothing measurable for "
+        f"each task (runs of {ray['seconds_of_a_run']} s took as long without it)."
+    )
 
 
 # ---------------------------------------------------------------- time
@@ -416,6 +425,7 @@ def contents() -> list[str]:
         exchange_table(),
         exchange_facts(),
         parallel_table(),
+        engine_facts(),
     ]
 
 

@@ -1,6 +1,8 @@
 """What several test files need."""
 
 import os
+import subprocess
+import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,6 +30,23 @@ NO_NETWORK = {
 
 def environment_without_network(folder: Path, **environment: str) -> dict[str, str]:
     return {**os.environ, **NO_NETWORK, "HF_HOME": str(folder / "hf"), **environment}
+
+
+def read_until(process: subprocess.Popen, text: str, number: int = 1, limit: float = 120) -> str:
+    """What a process prints up to the line that is the ``number``-th with a text; after ``limit``
+    seconds it is killed."""
+    printed = ""
+    timer = threading.Timer(limit, process.kill)
+    timer.start()
+    try:
+        for line in process.stdout:
+            printed += line
+            number -= text in line
+            if number == 0:
+                return printed
+    finally:
+        timer.cancel()
+    raise AssertionError(f"{text} was not printed:\n{process.stderr.read()}")
 
 
 def config_from_flags(flags: Sequence[str]) -> ExperimentConfig:

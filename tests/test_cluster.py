@@ -127,9 +127,10 @@ def test_many_that_share_keep_a_cluster_busy() -> None:
         ("--ray 10.0.0.1:6379:1", "not HOST:PORT"),
         ("--gpus_per_run 1", "--gpus_per_run without --ray"),
         ("--cpus_per_run 1", "--cpus_per_run without --ray"),
-        ("--ray --gpus_per_run 0", "not a number above 0"),
-        ("--ray --gpus_per_run 2", "up to 1"),
+        ("--ray --gpus_per_run 0", "not a number from 0.0001 to 1"),
+        ("--ray --gpus_per_run 2", "to 1"),
         ("--ray --gpus_per_run 1 --device cpu", "leave one of them out"),
+        ("--ray --device mps", "--device mps with --ray"),
         ("--ray --cpus_per_run 0", "not a whole number of at least 1"),
         ("--ray --cpus_per_run 1 --device cuda", "leave one of them out"),
         ("--ray --resume", "--resume with --ray"),
@@ -154,7 +155,6 @@ def test_two_engines_at_once_are_refused(monkeypatch: pytest.MonkeyPatch) -> Non
     facts = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1}
     for name, value in {**facts, "TORCHELASTIC_RUN_ID": "a"}.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     with pytest.raises(ConfigError, match="two engines at once"):
         parse_command_line(["--demo", "--ray"])
 

@@ -74,10 +74,11 @@ def test_readme_holds_the_generated_tables() -> None:
 def test_every_readme_command_parses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(README.parent)  # some name files that are there
     readme = README.read_text()
-    commands = re.findall(r"python additional_experiments\.py[^\n`|;&]*", readme)
+    launchers = "python|torchrun [^\n`]+"
+    commands = re.findall(rf"(?:{launchers}) additional_experiments\.py([^\n`|;&]*)", readme)
     assert len(commands) > len(ROWS)
     for command in commands:
-        flags = shlex.split(command, comments=True)[2:]
+        flags = shlex.split(command, comments=True)
         if "--help" not in flags:
             request = parse_command_line(flags)
             assert request.runs or request.report or request.compare

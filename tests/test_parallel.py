@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from helpers import PATCHED, SCRIPT, environment_without_network
+from helpers import PATCHED, SCRIPT, environment_without_network, read_until
 
 import parallel
 from additional_experiments import parse_command_line
@@ -54,16 +54,6 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=LIMIT)
     assert "[rank" not in err, f"a traceback of a process:\n{err}"
     return process.returncode, out, err
-
-
-def wait_for(process: subprocess.Popen, text: str) -> str:
-    """What was printed up to the line that has a text."""
-    printed = ""
-    for line in process.stdout:
-        printed += line
-        if text in line:
-            return printed
-    raise AssertionError(f"{text} was not printed:\n{process.stderr.read()}")
 
 
 def worker(process: subprocess.Popen, rank: int) -> psutil.Process:
@@ -169,7 +159,7 @@ def test_killed_and_resumed_on_other_numbers_of_processes(tmp_path: Path) -> Non
     steps = []
     for n_processes, rank, step in ((2, 1, 100), (3, 0, 250), (2, 0, 350)):
         process = start(flags, n_processes)
-        wait_for(process, f"Step {step:06d}")
+        read_until(process, f"Step {step:06d}")
         worker(process, rank).kill()
         status, _, err = finish(process)
         assert status == 1
@@ -195,7 +185,7 @@ def test_torchrun_starts_them_again(tmp_path: Path) -> None:
     assert run(*LONG, "--output_dir", tmp_path / "whole", n_processes=0)[0] == 0
     flags = [SCRIPT, *LONG, "--resume", "--output_dir", tmp_path / "restarted"]
     process = start(flags, 2, "--max_restarts", "2")
-    wait_for(process, "Step 000200")
+    read_until(process, "Step 000200")
     worker(process, 1).kill()
     status, out, err = finish(process)
     assert status == 0, err
@@ -206,30 +196,35 @@ def test_torchrun_starts_them_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.faults("a machine of torchrun lost")
-def test_a_machine_that_is_lost_leaves_the_run_to_the_other(tmp_path: Path) -> None:
-    """Two of torchrun, as on two machines, with nothing in common but the address of the first."""
+@pytest.mark.faults("a machine of torchrun, or a process there, lost")
+@pytest.mark.parametrize(("lost", "n_nodes"), [("all", "1:2"), ("process", "2")])
+def test_what_is_lost_on_another_machine(lost: str, n_nodes: str, tmp_path: Path) -> None:
+    """Two of torchrun, as on two machines, with nothing in common but the address of the first.
+
+    Where a whole machine is lost, the run goes on on the other. Where only a process is, both start
+    theirs anew, of which only one may count it as a restart.
+    """
     assert run(*LONG, "--output_dir", tmp_path / "whole", n_processes=0)[0] == 0
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    options = ("--nnodes", "1:2", "--max_restarts", "3", "--rdzv_id", "test")
+    options = ("--nnodes", n_nodes, "--max_restarts", "3", "--rdzv_id", "test")
     options += ("--rdzv_backend", "c10d", "--rdzv_endpoint", address)
     flags = [SCRIPT, *LONG, "--resume", "--output_dir"]
     first = start([*flags, tmp_path / "first"], 1, *options)
     wait_for_server(address)
     second = start([*flags, tmp_path / "second"], 1, *options)
-    wait_for(first, "Step 000200")
-    for process in (psutil.Process(second.pid), worker(second, 1)):
+    read_until(first, "Step 000200")
+    for process in [second] * (lost == "all") + [worker(second, 1)]:
         process.kill()
     second.communicate(timeout=LIMIT)
     status, _, err = finish(first)
     assert status == 0, err
-    assert "Another process of this run ended" in err
+    assert len(explanations(err)) == 1
     assert "Continuing after step" in err
     assert not (tmp_path / "second").exists()
     ((whole,), (found,)) = (read_records(tmp_path / name) for name in ("whole", "first"))
-    assert found.result["device"]["processes"] == 1
+    assert found.result["device"]["processes"] == (1 if lost == "all" else 2)
     assert_same(found, whole)
 
 
@@ -250,7 +245,7 @@ def wait_for_server(address: str) -> None:
 def test_a_hanging_process_ends_the_run(tmp_path: Path) -> None:
     settings = json.dumps({"parallel": {"TIME_LIMIT": 5}})
     process = start([PATCHED, settings, *LONG, "--output_dir", tmp_path], 2)
-    wait_for(process, "Step 000050")
+    read_until(process, "Step 000050")
     stopped = worker(process, 1)
     stopped.suspend()
     started = time.monotonic()
@@ -267,7 +262,7 @@ def test_a_hanging_process_ends_the_run(tmp_path: Path) -> None:
 def test_a_signal_stops_all_after_the_same_step(number: signal.Signals, tmp_path: Path) -> None:
     flags = ["--demo", "--num_epochs", "8", "--eval_freq", "50", "--output_dir", tmp_path]
     process = start([SCRIPT, *flags], 2)
-    wait_for(process, "Step 000100")
+    read_until(process, "Step 000100")
     process.send_signal(number)
     status, _, err = finish(process)
     assert status != 0
@@ -320,7 +315,7 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
     def pretend(n_processes: int) -> None:
         facts = {"RANK": 1, "WORLD_SIZE": n_processes, "LOCAL_RANK": 1, "TORCHELASTIC_RUN_ID": "a"}
-        facts |= {"LOCAL_WORLD_SIZE": n_processes, "TORCHELASTIC_RESTART_COUNT": 0}
+        facts |= {"LOCAL_WORLD_SIZE": n_processes}
         for name, value in facts.items():
             monkeypatch.setenv(name, str(value))
 
@@ -337,6 +332,8 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
         (2, "--demo --dry_run", "--dry_run with torchrun"),
         (2, "--report", "--report with torchrun"),
         (2, "--compare a b", "--compare with torchrun"),
+        (2, "--rows 99", "no such row"),
+        (2, "--device gpu", "no such choice"),
     ],
 )
 def test_what_does_not_fit_is_wrong_usage(
@@ -389,7 +386,7 @@ def test_a_share_of_a_batch_is_as_wide_as_its_widest_text() -> None:
 
 
 def test_without_torchrun_nothing_is_shared() -> None:
-    assert parallel.place() == parallel.Place(0, 1, 0, 1, 0)
+    assert parallel.place() == parallel.Place(0, 1, 0, 1)
     parallel.require_same(lambda: pytest.fail("nothing is to be compared"))
     value = object()
     assert parallel.from_first(value) is value

@@ -14,15 +14,20 @@ from pathlib import Path
 
 import psutil
 import pytest
-from helpers import PATCHED, SCRIPT, environment_without_network
+from helpers import PATCHED, SCRIPT, environment_without_network, read_until
 from ray.cluster_utils import Cluster
+from tqdm import tqdm
 
+from additional_experiments import parse_command_line
+from cluster import Task
+from ray_sweep import Ledger, fail_begun
 from run_records import RESULT_NAME
 
 pytestmark = pytest.mark.slow
 
 SWEEP = ["--demo", "--rows", "1-3,5,11,16,17", "--num_seeds", "2", "--max_steps", "60"]
 N_RUNS = 14
+LIMIT = 240  # seconds, after which a test calls a command hanging
 OF_THE_MACHINE = ("seconds", "peak_memory_bytes", "device")
 
 
@@ -39,7 +44,7 @@ def start(folder: Path, *flags: str, settings: dict | None = None) -> subprocess
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=LIMIT)
     assert "Traceback" not in err, err
     return process.returncode, out, err
 
@@ -53,15 +58,6 @@ def read_all(folder: Path) -> dict[str, tuple[bytes, dict]]:
             del result[name]
         found[path.parent.name] = ((path.parent / "predictions.csv").read_bytes(), result)
     return found
-
-
-def wait_for_runs(process: subprocess.Popen, number: int) -> None:
-    """Until so many runs have been reported."""
-    for line in process.stdout:
-        number -= line.startswith("Test accuracy")
-        if number == 0:
-            return
-    raise AssertionError(process.stderr.read())
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +92,7 @@ def test_what_is_lost_is_run_again(
     lost: str, nodes: Cluster, local: dict[str, tuple[bytes, dict]], tmp_path: Path
 ) -> None:
     process = start(tmp_path / "runs", *SWEEP, "--ray", nodes.address, "--cpus_per_run", "1")
-    wait_for_runs(process, 3)
+    read_until(process, "Test accuracy", number=3)
     if lost == "node":
         nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
     else:
@@ -111,11 +107,18 @@ def test_what_is_lost_is_run_again(
 
 
 def find_workers() -> list[psutil.Process]:
-    """The processes of Ray that run tasks of ours."""
-    processes = psutil.process_iter(["cmdline"])
-    found = [p for p in processes if "ray::compute_task" in " ".join(p.info["cmdline"] or ())]
+    """The processes of Ray, below this test, that run tasks of ours."""
+    below = psutil.Process().children(recursive=True)
+    found = [process for process in below if is_at_work(process)]
     assert found
     return found
+
+
+def is_at_work(process: psutil.Process) -> bool:
+    try:
+        return "ray::compute_task" in " ".join(process.cmdline())
+    except psutil.Error:  # it has just ended
+        return False
 
 
 def test_tasks_do_not_share_cores(tmp_path: Path) -> None:
@@ -139,7 +142,7 @@ def test_a_hanging_worker_ends_the_sweep(
     settings = {"ray_sweep": {"SILENT_SECONDS": 10}}
     flags = [*SWEEP, "--ray", "--cpus_per_run", "1"]
     process = start(tmp_path / "runs", *flags, settings=settings)
-    wait_for_runs(process, 2)
+    read_until(process, "Test accuracy", number=2)
     children = psutil.Process(process.pid).children(recursive=True)
     stopped = find_workers()
     for worker in stopped:
@@ -158,7 +161,7 @@ def test_a_hanging_worker_ends_the_sweep(
 def test_a_lost_head_ends_the_sweep(local: dict[str, tuple[bytes, dict]], tmp_path: Path) -> None:
     settings = {"ray_sweep": {"ANSWER_SECONDS": 10}}
     process = start(tmp_path / "runs", *SWEEP, "--ray", settings=settings)
-    wait_for_runs(process, 2)
+    read_until(process, "Test accuracy", number=2)
     children = psutil.Process(process.pid).children(recursive=True)
     (head,) = (child for child in children if child.name() == "gcs_server")
     head.kill()
@@ -169,15 +172,42 @@ def test_a_lost_head_ends_the_sweep(local: dict[str, tuple[bytes, dict]], tmp_pa
 
 
 @pytest.mark.faults("machines that differ")
-def test_a_node_with_other_packages_is_named(tmp_path: Path) -> None:
-    other = tmp_path / "packages" / "numpy-0.1.dist-info"
-    other.mkdir(parents=True)
-    (other / "METADATA").write_text("Name: numpy\nVersion: 0.1\n")
+@pytest.mark.parametrize(
+    ("path", "content", "message"),
+    [
+        ("numpy-0.1.dist-info/METADATA", "Name: numpy\nVersion: 0.1\n", "has numpy 0.1, and this"),
+        (
+            "safetensors.py",
+            "raise ImportError('no safetensors')",
+            "lacks a package (no safetensors)",
+        ),
+    ],
+)
+def test_a_node_with_other_packages_is_named(
+    path: str, content: str, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "packages" / path
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
     with cluster_of(0) as cluster:
-        cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(other.parent)})
+        cluster.add_node(num_cpus=1, env_vars={"PYTHONPATH": str(tmp_path / "packages")})
         status, out, err = finish(start(tmp_path / "runs", *SWEEP, "--ray", cluster.address))
     assert (status, out) == (1, "")
-    assert "has numpy 0.1, and this machine numpy" in err
+    assert message in err
+    assert "alike on all nodes" in err
+
+
+def test_of_a_task_that_is_given_up_the_other_runs_are_tried(tmp_path: Path) -> None:
+    runs = parse_command_line(["--demo", "--rows", "1,2,3,16"]).runs
+    ledger = Ledger(runs, None, tmp_path, tqdm(disable=True), ended={runs[0].name})
+    ledger.note(runs[0], "a")
+    ledger.note(runs[1], "a")
+    task = fail_begun(Task(runs, [run.config for run in runs], {"CPU": 1}), "killed", ledger)
+    assert list(task.runs) == runs[2:]
+    assert len(task.configs) == 4
+    assert ledger.failed == [runs[1]]
+    assert fail_begun(task, "no room", ledger) is None, "none of them had begun"
+    assert ledger.failed == runs[1:]
 
 
 @pytest.mark.faults("a node that cannot run a task")
@@ -222,7 +252,7 @@ def test_a_signal_leaves_no_ray_behind(
     number: signal.Signals, local: dict[str, tuple[bytes, dict]], tmp_path: Path
 ) -> None:
     process = start(tmp_path / "runs", *SWEEP, "--ray")
-    wait_for_runs(process, 2)
+    read_until(process, "Test accuracy", number=2)
     children = psutil.Process(process.pid).children(recursive=True)
     assert any("raylet" in child.name() for child in children)
     process.send_signal(number)
