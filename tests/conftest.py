@@ -1,6 +1,7 @@
 import logging
 import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ import experiment
 from data_utils import DATASET_NAME
 from demo_data import demo_messages
 from gpt_model import MODEL_SIZES, GPTConfig
+
+# A shell has what it starts in the background ignore SIGINT, which tests send.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tests run side by side, so each has one thread, and so have the scripts that it starts.
 torch.set_num_threads(1)
