@@ -97,8 +97,8 @@ def parse_cluster(
         problems.append(
             f"--gpus_per_run {gpus}: not a number from {LEAST_GPU} to 1; a run uses one GPU at most"
         )
-    elif gpus is not None and given.get("device") in ("cpu", "mps"):
-        problems.append(f"--gpus_per_run with --device {given['device']}: leave one of them out")
+    elif gpus is not None and given.get("device") == "cpu":
+        problems.append("--gpus_per_run with --device cpu: leave one of them out")
     if cpus is not None and not (re.fullmatch(r"\d{1,4}", cpus) and int(cpus)):
         problems.append(f"--cpus_per_run {cpus}: not a whole number of at least 1")
     elif cpus is not None and given.get("device") == "cuda":

@@ -132,7 +132,7 @@ def _read_member(zipped: bytes) -> bytes:
             entry = archive.getinfo(DATASET_NAME)
             if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 # Of other kinds, zipfile expands more than it is asked for.
-                raise NotImplementedError(f"compression of kind {entry.compress_type}")
+                raise zipfile.BadZipFile(f"compression of kind {entry.compress_type}")
             with archive.open(entry) as member:
                 content = member.read(DATASET_BYTES + 1)
     except KeyError as error:

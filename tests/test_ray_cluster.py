@@ -74,8 +74,10 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bytes, di
 def cluster_of(n_cores: int) -> Iterator[Cluster]:
     """A head of so many cores, and no other node."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": n_cores})
-    yield cluster
-    cluster.shutdown()
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
 
 
 @pytest.fixture
