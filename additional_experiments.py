@@ -17,19 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import parallel
-from checkpoints import EPOCH
 from cluster import LOCAL, ClusterRequest, parse_cluster
-from config_rules import find_option_problems, find_problems
+from config_rules import find_export_problems, find_option_problems, find_problems
 from console import Parser, run_for_people
-from experiment import Keep
-from experiment_config import (
-    GROUPS,
-    OPTIONS,
-    ConfigError,
-    ExperimentConfig,
-    parse_options,
-    show_default,
-)
+from errors import ConfigError
+from experiment_config import GROUPS, OPTIONS, ExperimentConfig, parse_options, show_default
 from experiment_rows import (
     CIRCUMSTANCES,
     LORA_FLAGS,
@@ -38,10 +30,11 @@ from experiment_rows import (
     differing_options,
     format_flag,
 )
-from hf_export import find_export_problems, require_export_folder
+from hf_export import require_export_folder
 from machine import choose_device
 from output import report
-from run_records import Run, require_writable
+from run_records import require_writable
+from runs import EPOCH, Keep, Run
 from sweep import (
     describe_plan,
     find_done,
@@ -146,7 +139,7 @@ def perform(request: Request) -> int:
 
     Raises:
         DataError, RecordError: data or records cannot be had, are damaged, or do not fit.
-        One of ``RUN_ERRORS``: the only run failed.
+        ExperimentError: the only run failed.
     """
     output_dir = request.output_dir
     if request.compare:

@@ -17,8 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from downloads import DataError
-from gpt_model import CheckpointError
+from errors import CheckpointError, DataError
 from interruption import Patience
 from output import report
 from parallel import from_first, is_first, tensors_from_first
@@ -28,7 +27,6 @@ from training import History, Keeper, TrainingState
 logger = logging.getLogger("experiments")
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
-EPOCH = "epoch"
 
 
 class Checkpoints(Keeper):

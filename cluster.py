@@ -17,7 +17,7 @@ from experiment import SharedWork, prefix_key
 from experiment_config import ExperimentConfig
 from memory_needs import count_positions, estimate_memory
 from parallel import is_launched
-from run_records import Run, identify
+from runs import Run, identify
 from sweep import describe_run
 
 LEAST_GPU = 0.0001  # that Ray can give

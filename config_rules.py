@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from experiment_config import CONTEXT_LENGTHS, OPTIONS, ExperimentConfig, describe_number
-from gpt_model import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig
+from model_sizes import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig
 
 DATASET_FLAGS = {
     "text_column",
@@ -57,6 +57,29 @@ def find_option_problems(
 def find_machine_problems(config: ExperimentConfig) -> list[str]:
     """The same of what the machine that computes must have: a file of weights, and the device."""
     return [*_check_weights_file(config), *_check_device(config)]
+
+
+def find_export_problems(config: ExperimentConfig) -> list[str]:
+    """Why ``transformers`` cannot express a configuration: a sentence for each reason.
+
+    It always has the causal mask, and reads a text's last token that is no padding. Precision is
+    no reason: all is exported as float32, and a run in bfloat16 has the same probabilities only
+    as far as bfloat16 goes.
+    """
+    position = None if config.average_embeddings else config.trainable_token_pos
+    reasons = {
+        "--disable_causal_mask: the GPT-2 of transformers always has the mask; leave one of the "
+        "two out": config.disable_causal_mask,
+        "--average_embeddings: transformers reads one token of a text; leave one of the two out, "
+        "and read the last token with --trainable_token_pos flexible": config.average_embeddings,
+        "--trainable_token_pos first: transformers reads a text's own last token; take "
+        "--trainable_token_pos flexible, or leave --export_hf out": position == "first",
+        "--trainable_token_pos last: that may be padding, and transformers reads a text's own "
+        "last token; take --trainable_token_pos flexible, or add --no_padding --batch_size 1": (
+            position == "last" and not config.no_padding
+        ),
+    }
+    return [f"--export_hf with {reason}" for reason, applies in reasons.items() if applies]
 
 
 def _check_value(config_field: Field, value: Any) -> Iterator[str]:

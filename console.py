@@ -10,11 +10,10 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from experiment_config import ConfigError
+from errors import ConfigError, ExperimentError
 from interruption import interruptible
 from parallel import explain, quiet_unless_first
-from run_records import RecordError
-from sweep import RUN_ERRORS, describe_error, is_out_of_memory
+from sweep import describe_error, is_out_of_memory
 
 logger = logging.getLogger("experiments")
 
@@ -47,7 +46,7 @@ def run_for_people(action: Callable[[], int], way_on: str = "") -> int:
         problems = "\n".join(f"  {problem}" for problem in error.problems)
         explain(f"Nothing was started:\n{problems}\nSee --help for every flag.")
         return 2
-    except (RecordError, *RUN_ERRORS) as error:
+    except ExperimentError as error:
         explain(f"Error: {error}")
         return 1
     except (MemoryError, RuntimeError) as error:

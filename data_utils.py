@@ -21,19 +21,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from downloads import (
-    OFFLINE,
-    DataError,
-    DownloadError,
-    describe_wrong,
-    fetch_first,
-    first_line,
-    is_offline,
-    require_sha256,
-)
+from downloads import OFFLINE, describe_wrong, fetch_first, first_line, is_offline, require_sha256
+from errors import DataError, DownloadError
 from experiment_config import ExperimentConfig
 from files import write_atomically
-from gpt_model import PUBLISHED_WEIGHTS
+from model_sizes import PUBLISHED_WEIGHTS
 
 logger = logging.getLogger("experiments")
 

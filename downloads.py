@@ -21,6 +21,8 @@ from dataclasses import dataclass, field
 import requests
 from tqdm import tqdm
 
+from errors import DownloadError
+
 logger = logging.getLogger("experiments")
 
 ATTEMPTS = 5  # at one address
@@ -35,14 +37,6 @@ PASSING_ERRORS = (
     requests.exceptions.ChunkedEncodingError,
     requests.exceptions.ContentDecodingError,
 )
-
-
-class DataError(RuntimeError):
-    """Something that comes from outside could not be had, or is not what it should be."""
-
-
-class DownloadError(DataError):
-    """An address did not give what was wanted of it."""
 
 
 class _PassingError(DownloadError):

@@ -42,11 +42,12 @@ from data_utils import (
     write_csv_files,
 )
 from demo_data import byte_encoding, demo_messages
-from experiment_config import ConfigError, ExperimentConfig
+from errors import ConfigError
+from experiment_config import ExperimentConfig
 from experiment_rows import CIRCUMSTANCES
 from files import checksum_file
 from frozen_features import FrozenPrefix, count_frozen_blocks, cut_texts, prepare_inputs
-from gpt_model import MODEL_SIZES, GPTModel
+from gpt_model import GPTModel
 from hf_export import export_hf
 from interruption import Patience
 from machine import (
@@ -59,9 +60,11 @@ from machine import (
 )
 from memory_needs import MemoryNeed, count_positions, estimate_memory
 from metrics import format_metrics, measure_classes
+from model_sizes import MODEL_SIZES
 from output import report
 from own_data import load_own_corpus
 from parallel import first_on_node, is_first, require_same, size
+from runs import Keep
 from saved_models import describe_base, save_classifier
 from training import Accuracy, History, Predictions, classify_texts, train
 from vocabulary import gpt2_encoding
@@ -88,17 +91,6 @@ class ExperimentResult:
     peak_memory: int  # bytes
     machine: dict[str, Any]  # that computed it, as describe_machine has it
     kept: dict[str, str] = field(default_factory=dict)  # "model", "export": their SHA-256
-
-
-@dataclass(frozen=True)
-class Keep:
-    """What is kept of a run, and gone on from, in its ``folder``; none keeps nothing."""
-
-    folder: Path | None = None
-    resume: bool = False  # from a checkpoint, if there is one
-    checkpoint_every: int | str | None = None  # steps, or EPOCH; none only if it is interrupted
-    save_model: bool = False
-    export_dir: Path | None = None  # for the model as other libraries load it
 
 
 def run_experiment(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
-from gpt_model import MODEL_SIZES, GPTConfig
+from model_sizes import MODEL_SIZES, GPTConfig
 
 TRAINABLE_LAYERS = (
     "last_layer",
@@ -23,14 +23,6 @@ CONTEXT_LENGTHS = ("longest_training_example", "model_context_length")
 PRECISIONS = ("fp32", "tf32", "bf16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 GROUPS = ("model", "what trains, and what is read", "data", "training", "run")
-
-
-class ConfigError(ValueError):
-    """Options that break rules. ``problems`` has one sentence for each, naming the flag."""
-
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
 
 
 def context_length(text: str) -> int | str:

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from classifier import autocast, may_merge, needed_positions, read_positions, takes_fast_path
 from data_utils import PARTS, Batch, EncodedTexts, Splits
+from errors import HiddenStateError
 from experiment_config import ExperimentConfig
 from gpt_model import GPTModel
 from machine import free_bytes
@@ -38,10 +39,6 @@ logger = logging.getLogger("experiments")
 # GPU a batch should fill it.
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 65536}
 READ_AT_ONCE = 32  # texts whose states are read at one position
-
-
-class HiddenStateError(RuntimeError):
-    """Hidden states cannot be used: they are not finite."""
 
 
 @dataclass(frozen=True)

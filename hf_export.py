@@ -23,45 +23,21 @@ import tiktoken
 import torch
 from torch import Tensor, nn
 
+from config_rules import find_export_problems
 from data_utils import PADDING_TOKEN, WEIGHTS_NAME
+from errors import ExportError
 from experiment_config import ExperimentConfig
 from files import parse_json
-from gpt_model import BLOCK_MODULES, PUBLISHED_WEIGHTS, TRANSPOSED, GPTModel, published_names
+from gpt_model import BLOCK_MODULES, TRANSPOSED, GPTModel, published_names
 from hf_tokenizer import TOKENIZER_NAMES, write_tokenizer
 from lora import LoRALinear
+from model_sizes import PUBLISHED_WEIGHTS
 
 ARCHITECTURE = "GPT2ForSequenceClassification"
 CONFIG_NAME = "config.json"
 ADAPTER_NAME = "adapter"  # a folder
 ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
 FOLD_TOLERANCE = 1e-6  # of logits
-
-
-class ExportError(RuntimeError):
-    """A model cannot be exported, or not to this folder."""
-
-
-def find_export_problems(config: ExperimentConfig) -> list[str]:
-    """Why ``transformers`` cannot express a configuration: a sentence for each reason.
-
-    It always has the causal mask, and reads a text's last token that is no padding. Precision is
-    no reason: all is exported as float32, and a run in bfloat16 has the same probabilities only
-    as far as bfloat16 goes.
-    """
-    position = None if config.average_embeddings else config.trainable_token_pos
-    reasons = {
-        "--disable_causal_mask: the GPT-2 of transformers always has the mask; leave one of the "
-        "two out": config.disable_causal_mask,
-        "--average_embeddings: transformers reads one token of a text; leave one of the two out, "
-        "and read the last token with --trainable_token_pos flexible": config.average_embeddings,
-        "--trainable_token_pos first: transformers reads a text's own last token; take "
-        "--trainable_token_pos flexible, or leave --export_hf out": position == "first",
-        "--trainable_token_pos last: that may be padding, and transformers reads a text's own "
-        "last token; take --trainable_token_pos flexible, or add --no_padding --batch_size 1": (
-            position == "last" and not config.no_padding
-        ),
-    }
-    return [f"--export_hf with {reason}" for reason, applies in reasons.items() if applies]
 
 
 def require_export_folder(folder: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from data_utils import SPLIT_SEED, Corpus, DataError, Splits
+from data_utils import SPLIT_SEED, Corpus, Splits
+from errors import DataError
 from experiment_config import ExperimentConfig
 from files import checksum_file
 

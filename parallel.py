@@ -29,6 +29,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from errors import ParallelError
+
 if TYPE_CHECKING:
     from data_utils import Batch
 
@@ -44,10 +46,6 @@ FIRST_TO_SPEAK = 0.5
 FIRST_TO_START = 20
 
 Value = TypeVar("Value")
-
-
-class ParallelError(RuntimeError):
-    """The processes of a run cannot work together, or one of them has gone."""
 
 
 @dataclass(frozen=True)

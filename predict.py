@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from classifier import classify
 from console import Parser, run_for_people
-from data_utils import DataError, EncodedTexts, encode_texts
+from data_utils import EncodedTexts, encode_texts
+from errors import ConfigError, DataError
 from experiment import find_encoding
-from experiment_config import DEVICES, ConfigError
+from experiment_config import DEVICES
 from frozen_features import batch_by_length, cut_texts
 from output import printable, report
 from own_data import read_columns

@@ -40,15 +40,17 @@ from cluster import (
     make_tasks,
 )
 from data_utils import Corpus
-from experiment import Keep, SharedWork, find_encoding, load_corpus
+from errors import ClusterError, RecordError
+from experiment import SharedWork, find_encoding, load_corpus
 from experiment_config import ExperimentConfig
 from files import write_atomically
 from interruption import Interrupted, Patience
 from machine import PACKAGES, find_commit
 from output import report
 from ray_worker import Inbox, Outcome, VersionError, call_in_thread, compute_task
-from run_records import RecordError, Run, read_record, write_incomplete
-from sweep import ClusterError, describe_run, find_done, record_complete, require_same_data
+from run_records import read_record, write_incomplete
+from runs import Keep, Run
+from sweep import describe_run, find_done, record_complete, require_same_data
 from vocabulary import portable
 
 logger = logging.getLogger("experiments")

@@ -143,7 +143,8 @@ def _compute_runs(
 
 
 def _compute_run(config: ExperimentConfig, shared: SharedWork, keeps_model: bool) -> Outcome:
-    from experiment import Keep, run_experiment
+    from experiment import run_experiment
+    from runs import Keep
     from sweep import describe_error
 
     started = time.monotonic()

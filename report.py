@@ -17,11 +17,12 @@ import pictures
 from baseline import classify_by_characters, find_copies
 from comparisons import ALPHA, accuracy_interval, smallest_difference
 from data_utils import Corpus, Splits
+from errors import RecordError
 from experiment import describe_data, load_corpus
 from experiment_rows import ROWS
 from files import write_atomically
 from metrics import tabulate_classes
-from run_records import RESULT_NAME, Record, RecordError, read_record, read_records
+from run_records import RESULT_NAME, Record, read_record, read_records
 from tables import (
     Configuration,
     Section,

@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -25,13 +24,15 @@ import pandas as pd
 import torch
 
 from data_utils import PARTS, Splits
+from errors import RecordError
 from experiment import ExperimentResult, format_accuracies, format_minutes
 from experiment_config import OPTIONS, ExperimentConfig
-from experiment_rows import CIRCUMSTANCES, find_row, format_command
+from experiment_rows import find_row, format_command
 from files import parse_json, write_atomically
 from machine import find_commit
 from metrics import format_metrics, measure_classes
 from own_data import checksum_files
+from runs import Run, identify
 from training import Accuracy, History, Predictions
 
 logger = logging.getLogger("experiments")
@@ -41,59 +42,6 @@ PREDICTIONS_NAME = "predictions.csv"
 NEXT_PREDICTIONS_NAME = "predictions.csv.next"  # for a moment
 COLUMNS = ["index", "label", "probability", "prediction"]
 STATUSES = ("complete", "failed", "interrupted")
-NAME_LENGTH = 60  # of the readable part of a folder's name
-
-
-class RecordError(RuntimeError):
-    """A record cannot be read or written, or is damaged."""
-
-
-@dataclass(frozen=True)
-class Run:
-    """One experiment with one seed, and how it was asked for.
-
-    ``overrides`` are the flags that were given beside ``--rows``; none if no row was asked for.
-    """
-
-    config: ExperimentConfig
-    overrides: dict[str, Any] | None = None
-
-    @property
-    def name(self) -> str:
-        """The name of its folder."""
-        row = find_row(self.config)
-        words = (
-            [f"row-{row:02d}"]
-            if row
-            else [
-                name if value is True else f"{name}-{value}"
-                for name, value in _choices(self.config)
-            ]
-        )
-        readable = re.sub(r"[^\w]+", "-", "_".join(words) or "run")[:NAME_LENGTH].strip("-_")
-        return f"{readable}_seed-{self.config.seed}_{identify(self.config)}"
-
-
-def identify(config: ExperimentConfig) -> str:
-    """A hash of what makes a run this run: seed and flags, without their circumstances.
-
-    Only what differs from its default counts, so that a flag that is added to the project
-    leaves the runs before it what they are.
-    """
-    choices = [*_choices(config), ("seed", config.seed)]
-    return hashlib.sha256(json.dumps(choices).encode()).hexdigest()[:10]
-
-
-def _choices(config: ExperimentConfig) -> list[tuple[str, Any]]:
-    values = {
-        name: getattr(config, name)
-        for name, option in OPTIONS.items()
-        if name not in CIRCUMSTANCES and getattr(config, name) != option.default
-    }
-    for name in values:
-        if OPTIONS[name].metadata["parse"] is float:
-            values[name] = float(values[name])  # 16 and 16.0 are one choice
-    return list(values.items())
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,13 @@ import torch
 
 from classifier import build_classifier
 from config_rules import find_problems
-from data_utils import WEIGHTS_NAME, Corpus, DataError, find_weights
-from experiment_config import OPTIONS, ConfigError, ExperimentConfig
+from data_utils import WEIGHTS_NAME, Corpus, find_weights
+from errors import CheckpointError, ConfigError, DataError
+from experiment_config import OPTIONS, ExperimentConfig
 from files import checksum_file, parse_json, write_atomically
-from gpt_model import PUBLISHED_WEIGHTS, CheckpointError, GPTModel
+from gpt_model import GPTModel
 from machine import choose_device
+from model_sizes import PUBLISHED_WEIGHTS
 from tensor_files import damaged, fill_trained, read_tensors, trained_tensors, write_tensors
 
 CONFIG_NAME = "config.json"

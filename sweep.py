@@ -11,54 +11,22 @@ from pathlib import Path
 import torch
 
 from checkpoints import CHECKPOINT_NAME
-from data_utils import WEIGHTS_NAME, Corpus, DataError
-from experiment import (
-    ExperimentResult,
-    Keep,
-    SharedWork,
-    describe_data,
-    run_experiment,
-    sharing_order,
+from data_utils import WEIGHTS_NAME, Corpus
+from errors import (
+    DataError,
+    ExperimentError,
+    RecordError,
 )
-from experiment_config import ConfigError
+from experiment import ExperimentResult, SharedWork, describe_data, run_experiment, sharing_order
 from experiment_rows import find_row, format_command
 from files import checksum_file
-from frozen_features import HiddenStateError
-from gpt_model import CheckpointError
-from hf_export import ExportError
 from machine import choose_device, describe_machine, find_commit
 from output import report
-from parallel import ParallelError, is_first
-from run_records import (
-    Record,
-    RecordError,
-    Run,
-    find_complete,
-    identify,
-    read_records,
-    write_complete,
-    write_incomplete,
-)
-from training import TrainingError
+from parallel import is_first
+from run_records import Record, find_complete, read_records, write_complete, write_incomplete
+from runs import Keep, Run, identify
 
 logger = logging.getLogger("experiments")
-
-
-class ClusterError(RuntimeError):
-    """A cluster cannot be reached, or cannot run what it is to run."""
-
-
-# What can go wrong in a run without being wrong in the program, and says so for people.
-RUN_ERRORS = (
-    ClusterError,
-    ConfigError,
-    DataError,
-    CheckpointError,
-    HiddenStateError,
-    TrainingError,
-    ExportError,
-    ParallelError,
-)
 
 
 def run_and_record(
@@ -147,7 +115,7 @@ def describe_error(error: Exception) -> str:
             f"out of memory: {reason}. A smaller --batch_size, --context_length or --model_size "
             "needs less, and so does LoRA."
         )
-    return str(error) if isinstance(error, RUN_ERRORS) else f"{type(error).__name__}: {reason}"
+    return str(error) if isinstance(error, ExperimentError) else f"{type(error).__name__}: {reason}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -24,6 +24,7 @@ from comparisons import (
     smallest_difference,
 )
 from data_utils import PARTS, Splits
+from errors import RecordError
 from experiment_config import ExperimentConfig
 from experiment_rows import (
     COMPARISONS,
@@ -34,7 +35,8 @@ from experiment_rows import (
     format_command,
     format_flag,
 )
-from run_records import Record, RecordError, identify
+from run_records import Record
+from runs import identify
 
 PUBLISHED_SEED = 123
 COLUMNS = (

@@ -11,8 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from errors import CheckpointError
 from files import parse_json, replacing
-from gpt_model import CheckpointError, GPTModel
+from gpt_model import GPTModel
 
 
 def trained_tensors(model: GPTModel) -> dict[str, Tensor]:

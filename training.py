@@ -19,16 +19,13 @@ from tqdm import tqdm
 
 from classifier import classify, may_merge
 from data_utils import Batch, Splits, merge_batches
+from errors import TrainingError
 from experiment_config import ExperimentConfig
 from gpt_model import GPTModel
 from output import report
 from parallel import add_gradients, size
 
 MAX_MERGED_TEXTS = 32  # in one pass over several batches
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on."""
 
 
 @dataclass(frozen=True)

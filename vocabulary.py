@@ -13,15 +13,8 @@ from pathlib import Path
 
 import tiktoken
 
-from downloads import (
-    OFFLINE,
-    DataError,
-    DownloadError,
-    fetch_first,
-    first_line,
-    is_offline,
-    require_sha256,
-)
+from downloads import OFFLINE, fetch_first, first_line, is_offline, require_sha256
+from errors import DataError, DownloadError
 from files import write_atomically
 
 # Address and SHA-256 of the files that make tiktoken's encoding "gpt2".

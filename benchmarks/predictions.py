@@ -28,10 +28,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from checkpoints import Checkpoints
 from data_utils import find_dataset, read_messages
-from experiment import Keep, SharedWork, find_encoding, run_experiment
+from experiment import SharedWork, find_encoding, run_experiment
 from experiment_config import ExperimentConfig
 from machine import describe_machine, find_commit
 from predict import Prediction, predict
+from runs import Keep
 from saved_models import load_classifier
 
 BATCH_SIZES = (1, 4, 8, 16, 32, 64)

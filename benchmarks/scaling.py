@@ -25,10 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from experiment import prefix_key
 from experiment_config import ExperimentConfig
 from experiment_rows import ROWS, configure
-from gpt_model import MODEL_SIZES
 from memory_needs import MemoryNeed, estimate_memory
+from model_sizes import MODEL_SIZES
 from readme_tables import RESULTS
-from run_records import Record, Run, read_records
+from run_records import Record, read_records
+from runs import Run
 from sweep import order_runs
 
 MEASURED = json.loads((Path(__file__).parent / "measured.json").read_text())

@@ -17,7 +17,7 @@ import downloads
 import experiment
 from data_utils import DATASET_NAME
 from demo_data import demo_messages
-from gpt_model import MODEL_SIZES, GPTConfig
+from model_sizes import MODEL_SIZES, GPTConfig
 
 # A shell has what it starts in the background ignore SIGINT, which tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -16,13 +16,13 @@ import experiment
 import training
 from additional_experiments import main
 from checkpoints import CHECKPOINT_NAME, Checkpoints
-from downloads import DataError
-from experiment import ExperimentResult, Keep, run_experiment
+from errors import CheckpointError, DataError
+from experiment import ExperimentResult, run_experiment
 from experiment_config import ExperimentConfig
 from files import replacing
-from gpt_model import CheckpointError
 from interruption import Interrupted, Patience, interruptible
 from run_records import read_records
+from runs import Keep
 from tensor_files import read_tensors, write_tensors
 from training import TrainingState
 

@@ -8,7 +8,7 @@ import gpt_model
 from classifier import build_classifier, needed_positions, read_logits
 from data_utils import Batch
 from experiment_config import ExperimentConfig
-from gpt_model import MODEL_SIZES
+from model_sizes import MODEL_SIZES
 
 TINY = ExperimentConfig(model_size="gpt2-tiny (3M)", weights="random")
 

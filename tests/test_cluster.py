@@ -16,11 +16,11 @@ from cluster import (
     find_demand,
     make_tasks,
 )
+from errors import ConfigError
 from experiment import SharedWork
-from experiment_config import ConfigError
 from experiment_rows import ROWS, configure, find_row
 from memory_needs import count_positions, estimate_memory
-from run_records import Run
+from runs import Run
 from sweep import order_runs
 
 SHARING = {1, 2, 3, 4, 14, 15, 16, 18, 19}

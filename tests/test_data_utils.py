@@ -9,7 +9,6 @@ import torch
 from data_utils import (
     DATASET_NAME,
     PADDING_TOKEN,
-    DataError,
     EncodedTexts,
     Splits,
     encode_splits,
@@ -21,6 +20,7 @@ from data_utils import (
     write_csv_files,
 )
 from demo_data import byte_encoding
+from errors import DataError
 from experiment_config import ExperimentConfig
 from vocabulary import gpt2_encoding
 

@@ -34,8 +34,9 @@ from fault_server import (
 import data_utils
 import downloads
 import vocabulary
-from data_utils import DATASET_NAME, DataError, find_dataset, find_weights
-from downloads import DownloadError, fetch, fetch_first, first_line, is_offline
+from data_utils import DATASET_NAME, find_dataset, find_weights
+from downloads import fetch, fetch_first, first_line, is_offline
+from errors import DataError, DownloadError
 from experiment_config import ExperimentConfig
 from vocabulary import gpt2_encoding
 

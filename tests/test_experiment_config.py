@@ -7,7 +7,8 @@ from helpers import config_from_flags
 
 from additional_experiments import main, parse_command_line, parse_rows
 from config_rules import find_problems
-from experiment_config import GROUPS, OPTIONS, ConfigError, ExperimentConfig
+from errors import ConfigError
+from experiment_config import GROUPS, OPTIONS, ExperimentConfig
 from experiment_rows import ROWS
 
 

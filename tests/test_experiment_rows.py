@@ -8,7 +8,8 @@ from helpers import config_from_flags
 from additional_experiments import main, parse_command_line
 from experiment_rows import ROWS, differing_options
 from readme_tables import RESULTS, flags_table, rows_table, variants_table
-from run_records import Run, read_records
+from run_records import read_records
+from runs import Run
 
 README = Path(__file__).parent.parent / "README.md"
 XL = '--model_size "gpt2-xl (1558M)"'

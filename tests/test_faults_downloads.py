@@ -37,8 +37,9 @@ from fault_server import (
 from helpers import PATCHED
 
 import data_utils
-from data_utils import DATASET_NAME, DataError, find_dataset
-from gpt_model import PUBLISHED_WEIGHTS
+from data_utils import DATASET_NAME, find_dataset
+from errors import DataError
+from model_sizes import PUBLISHED_WEIGHTS
 
 pytestmark = pytest.mark.slow
 

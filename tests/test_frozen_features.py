@@ -19,13 +19,9 @@ from data_utils import (
     split_messages,
 )
 from demo_data import byte_encoding
+from errors import HiddenStateError
 from experiment_config import ExperimentConfig
-from frozen_features import (
-    HiddenStateError,
-    HiddenStates,
-    count_frozen_blocks,
-    prepare_inputs,
-)
+from frozen_features import HiddenStates, count_frozen_blocks, prepare_inputs
 from gpt_model import GPTModel
 from training import _backward, _merge
 

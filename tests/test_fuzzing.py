@@ -12,9 +12,10 @@ from additional_experiments import main
 from config_rules import find_problems
 from data_utils import PADDING_TOKEN, EncodedTexts, encode_texts
 from demo_data import byte_encoding
-from experiment import Keep, run_experiment
+from experiment import run_experiment
 from experiment_config import OPTIONS, ExperimentConfig
 from predict import predict
+from runs import Keep
 from saved_models import SavedClassifier, load_classifier
 from vocabulary import gpt2_encoding
 

@@ -19,11 +19,14 @@ from torch import Tensor, nn
 
 import hf_export
 from classifier import LORA_LAYERS, build_classifier, classify
+from config_rules import find_export_problems
 from data_utils import PADDING_TOKEN, EncodedTexts
 from demo_data import byte_encoding
+from errors import ExportError
 from experiment_config import ExperimentConfig
-from gpt_model import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig, GPTModel
-from hf_export import ExportError, export_hf, find_export_problems, require_export_folder
+from gpt_model import GPTModel
+from hf_export import export_hf, require_export_folder
+from model_sizes import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig
 from vocabulary import gpt2_encoding
 
 SIZE = "gpt2-small (124M)"  # its name, for which weights were published, but not its size

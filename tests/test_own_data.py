@@ -9,7 +9,8 @@ from helpers import config_from_flags
 
 import own_data
 from additional_experiments import main
-from data_utils import Corpus, DataError
+from data_utils import Corpus
+from errors import DataError
 from experiment_config import ExperimentConfig
 from own_data import load_own_corpus, read_columns
 from run_records import read_records

@@ -21,7 +21,7 @@ import parallel
 from additional_experiments import parse_command_line
 from checkpoints import CHECKPOINT_NAME
 from data_utils import Batch
-from experiment_config import ConfigError
+from errors import ConfigError
 from experiment_rows import ROWS
 from run_records import Record, read_records
 from tensor_files import read_tensors

@@ -15,10 +15,10 @@ import predict
 import saved_models
 from additional_experiments import main
 from demo_data import byte_encoding
-from experiment import Keep, load_corpus, run_experiment
-from experiment_config import ConfigError
-from gpt_model import CheckpointError
+from errors import CheckpointError, ConfigError
+from experiment import load_corpus, run_experiment
 from predict import Prediction, format_prediction
+from runs import Keep
 from saved_models import load_classifier
 from tensor_files import read_tensors, write_tensors
 

@@ -16,7 +16,7 @@ from demo_data import byte_encoding
 from experiment import run_experiment
 from experiment_config import ExperimentConfig
 from experiment_rows import ROWS
-from gpt_model import MODEL_SIZES
+from model_sizes import MODEL_SIZES
 
 TINY = {"model_size": "gpt2-tiny (3M)", "weights": "random"}
 SHORT = {**TINY, "demo": True, "num_epochs": 2, "eval_freq": 2, "eval_iter": 2}

@@ -15,11 +15,13 @@ from baseline import classify_by_characters, find_copies
 from comparisons import mcnemar
 from data_utils import Splits, read_messages, split_messages
 from demo_data import demo_messages
+from errors import RecordError
 from experiment import describe_data, load_corpus
 from experiment_config import ExperimentConfig
 from experiment_rows import ROWS, configure
 from report import _escape, compare_runs, write_report
-from run_records import RecordError, Run, read_records, write_complete, write_incomplete
+from run_records import read_records, write_complete, write_incomplete
+from runs import Run
 from tables import find_differences, group_records, judge, tabulate
 
 DATA = {"name": "demo", "split_sha256": "0"}

@@ -11,22 +11,21 @@ import torch
 from helpers import config_from_flags, make_result
 
 import run_records
+from errors import RecordError
 from experiment_config import ExperimentConfig
 from experiment_rows import ROWS
 from run_records import (
     NEXT_PREDICTIONS_NAME,
     PREDICTIONS_NAME,
     RESULT_NAME,
-    RecordError,
-    Run,
     find_complete,
-    identify,
     read_record,
     read_records,
     require_writable,
     write_complete,
     write_incomplete,
 )
+from runs import Run, identify
 
 DATA = {"name": "test", "split_sha256": "0"}
 RUN = Run(ExperimentConfig(seed=7, data_dir="somewhere"), overrides={})

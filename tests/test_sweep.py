@@ -16,13 +16,14 @@ import experiment
 import sweep
 from additional_experiments import main
 from classifier import build_classifier, load_weights
-from experiment import ExperimentResult, Keep, SharedWork, run_experiment
+from errors import RecordError, TrainingError
+from experiment import ExperimentResult, SharedWork, run_experiment
 from experiment_config import ExperimentConfig
 from experiment_rows import ROWS, configure, find_row
 from gpt_model import GPTModel
-from run_records import RESULT_NAME, RecordError, Run, read_record, read_records
+from run_records import RESULT_NAME, read_record, read_records
+from runs import Keep, Run
 from sweep import describe_plan, order_runs, run_sweep
-from training import TrainingError
 
 pytestmark = pytest.mark.usefixtures("few_demo_messages")
 

@@ -9,9 +9,10 @@ import experiment
 import training
 from classifier import build_classifier, classify
 from data_utils import make_loaders
+from errors import TrainingError
 from experiment import SharedWork, run_experiment
 from experiment_config import ExperimentConfig
-from training import Accuracy, TrainingError, batch_losses, classify_texts, train
+from training import Accuracy, batch_losses, classify_texts, train
 
 DEMO = {"model_size": "gpt2-tiny (3M)", "weights": "random", "demo": True, "num_epochs": 2}
 
