@@ -1,48 +1,28 @@
-"""What a sweep asks of a cluster: its tasks, and what of a node each of them takes.
+"""What a sweep is on a cluster: its tasks, and what of a node each of them takes.
 
 Nothing here needs Ray; ``ray_sweep.py`` does.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+from cluster_request import ClusterRequest
 from experiment import SharedWork, prefix_key
 from experiment_config import ExperimentConfig
 from memory_needs import count_positions, estimate_memory
-from parallel import is_launched
 from runs import Run, identify
 from sweep import describe_run
 
-LEAST_GPU = 0.0001  # that Ray can give
-LOCAL = "local"  # the address of a Ray that is started for the sweep alone
-INSTALL = "pip install -r requirements-ray.txt"
-# Flags that have no sense beside --ray, and why.
-USELESS = {
-    "resume": "a run that is lost begins anew, on any node, so there is no checkpoint to go on "
-    "from; what is complete is never repeated",
-    "checkpoint_every": "a run that is lost begins anew, on any node, so no checkpoint is written",
-}
 WAYS_OUT = {
     "GPU": "take --device cpu",
     "CPU": "take fewer with --cpus_per_run",
     "memory": "take a smaller --batch_size or --model_size, or leave the row out",
 }
-
-
-@dataclass(frozen=True)
-class ClusterRequest:
-    """Which Ray is to run a sweep, and what each of its tasks may take."""
-
-    address: str = LOCAL  # or HOST:PORT, or auto
-    gpus_per_run: float | None = None  # of each task, where GPUs are used; none is 1
-    cpus_per_run: int | None = None  # the same where none are; none is all of the smallest node
 
 
 @dataclass(frozen=True)
@@ -74,53 +54,6 @@ class Task:
     def fits_any(self, nodes: Iterable[Node]) -> bool:
         """Whether a node has what it takes."""
         return any(node.fits(self.demand) for node in nodes)
-
-
-def parse_cluster(
-    asked: Mapping[str, Any], given: Mapping[str, Any]
-) -> tuple[ClusterRequest | None, list[str]]:
-    """The cluster that --ray and what belongs to it ask for, and a problem for each flag of them
-    that has no sense."""
-    needing = [name for name in ("gpus_per_run", "cpus_per_run") if name in asked]
-    if "ray" not in asked:
-        return None, [
-            f"--{name} without --ray: there are no tasks; leave it out" for name in needing
-        ]
-    address, problems = asked["ray"], []
-    if address not in (LOCAL, "auto") and not re.fullmatch(r"[^\s:/]+:\d{1,5}", address):
-        problems.append(
-            f'--ray "{address}": not HOST:PORT, as 10.0.0.1:6379, and not auto, which is the '
-            "cluster that this machine is in; --ray alone starts Ray on this machine"
-        )
-    gpus, cpus = asked.get("gpus_per_run"), asked.get("cpus_per_run")
-    if gpus is not None and not _is_part(gpus):
-        problems.append(
-            f"--gpus_per_run {gpus}: not a number from {LEAST_GPU} to 1; a run uses one GPU at most"
-        )
-    elif gpus is not None and given.get("device") == "cpu":
-        problems.append("--gpus_per_run with --device cpu: leave one of them out")
-    if cpus is not None and not (re.fullmatch(r"\d{1,4}", cpus) and int(cpus)):
-        problems.append(f"--cpus_per_run {cpus}: not a whole number of at least 1")
-    elif cpus is not None and given.get("device") == "cuda":
-        problems.append("--cpus_per_run with --device cuda: leave one of them out")
-    if given.get("device") == "mps":
-        problems.append("--device mps with --ray: of GPUs, Ray knows CUDA's; take --device cpu")
-    problems += [f"--{name} with --ray: {why}" for name, why in USELESS.items() if name in asked]
-    if is_launched():
-        problems.append(
-            "--ray under torchrun: two engines at once; a sweep goes to Ray without torchrun, and "
-            "one run to torchrun without --ray"
-        )
-    if "dry_run" not in asked and importlib.util.find_spec("ray") is None:
-        problems.append(f"--ray: Ray is not installed; {INSTALL}")
-    if problems:
-        return None, problems
-    return ClusterRequest(address, gpus and float(gpus), cpus and int(cpus)), []
-
-
-def _is_part(text: str) -> bool:
-    """Whether it is a number of GPUs that a run can take."""
-    return bool(re.fullmatch(r"\d*\.?\d+", text)) and LEAST_GPU <= float(text) <= 1
 
 
 def find_demand(request: ClusterRequest, device: str, nodes: Sequence[Node]) -> dict[str, float]:

@@ -9,9 +9,9 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from errors import shorten
 from experiment_config import CONTEXT_LENGTHS, OPTIONS, ExperimentConfig, describe_number
+from files import ROOM, find_path_fault
 from model_sizes import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig
 
 DATASET_FLAGS = {
@@ -23,6 +23,8 @@ DATASET_FLAGS = {
     "test_dataset",
     "balance",
 }  # of use only with --dataset
+# What people call choices that have another name here.
+MEANT = {"gpu": "cuda", "float32": "fp32", "bfloat16": "bf16"}
 
 
 def find_problems(config: ExperimentConfig, given: Mapping[str, Any] | None = None) -> list[str]:
@@ -47,7 +49,7 @@ def find_option_problems(
         given = {name: v for name, v in values.items() if v != OPTIONS[name].default}
     problems = []
     for name, config_field in OPTIONS.items():
-        problems.extend(_check_value(config_field, getattr(config, name)))
+        problems.extend(check_value(config_field, getattr(config, name)))
     problems.extend(_check_combinations(config, given))
     problems.extend(_check_weights(config))
     problems.extend(_check_dataset(config, given))
@@ -55,8 +57,8 @@ def find_option_problems(
 
 
 def find_machine_problems(config: ExperimentConfig) -> list[str]:
-    """The same of what the machine that computes must have: a file of weights, and the device."""
-    return [*_check_weights_file(config), *_check_device(config)]
+    """The same of what the machine that computes must have: weights, folders, the device."""
+    return [*_check_weights_file(config), *_check_folders(config), *_check_device(config)]
 
 
 def find_export_problems(config: ExperimentConfig) -> list[str]:
@@ -82,23 +84,35 @@ def find_export_problems(config: ExperimentConfig) -> list[str]:
     return [f"--export_hf with {reason}" for reason, applies in reasons.items() if applies]
 
 
-def _check_value(config_field: Field, value: Any) -> Iterator[str]:
-    rules, flag = config_field.metadata, f"--{config_field.name}"
+def find_joined(value: Any) -> tuple[str, str] | None:
+    """The two parts of a value that a flag was written to without a space: value, name."""
     joined = re.fullmatch(r"(.*?)\s*--(\w+)", value) if isinstance(value, str) else None
-    if joined and joined[2] in OPTIONS:
+    return (joined[1], joined[2]) if joined and joined[2] in OPTIONS else None
+
+
+def check_value(config_field: Field, value: Any, flag: str | None = None) -> Iterator[str]:
+    """The rules on an option alone: a sentence for each that its value breaks.
+
+    Args:
+        flag: that it was given with; by default, the option's own.
+    """
+    rules, flag = config_field.metadata, flag or f"--{config_field.name}"
+    if joined := find_joined(value):
         yield (
-            f'{flag} "{value}": a space is missing before --{joined[2]}; write {flag} '
-            f'"{joined[1]}" --{joined[2]} ...'
+            f'{flag} "{value}": a space is missing before --{joined[1]}; write {flag} '
+            f'"{joined[0]}" --{joined[1]} ...'
         )
     elif value == "":
         yield f'{flag} "": empty; give a value, or leave {flag} out'
     elif rules["choices"] and value not in rules["choices"]:
-        nearest = difflib.get_close_matches(str(value), rules["choices"], n=1, cutoff=0.4)
+        meant = MEANT.get(str(value).casefold())
+        nearest = [meant] if meant in rules["choices"] else []
+        nearest += difflib.get_close_matches(str(value), rules["choices"], n=1, cutoff=0.4)
         hint = f'did you mean "{nearest[0]}"? ' if nearest else ""
         choices = ", ".join(f'"{choice}"' for choice in rules["choices"])
-        yield f'{flag} "{value}": no such choice; {hint}it can be {choices}'
+        yield f'{flag} "{shorten(value)}": no such choice; {hint}it can be {choices}'
     elif rules["parse"] in (int, float) and value is not None and not _is_allowed(value, rules):
-        yield f"{flag} {value}: not {describe_number(config_field)}"
+        yield f"{flag} {shorten(value)}: not {describe_number(config_field)}"
 
 
 def _is_allowed(value: Any, rules: Mapping[str, Any]) -> bool:
@@ -117,21 +131,21 @@ def _check_combinations(config: ExperimentConfig, given: Mapping[str, Any]) -> I
     is_number = isinstance(length, int) and 1 <= length <= limit
     if not is_number and length not in CONTEXT_LENGTHS:
         yield (
-            f"--context_length {length}: give {' or '.join(CONTEXT_LENGTHS)}, or a whole number "
-            f"from 1 to {limit}, which is what GPT-2 can read"
+            f"--context_length {shorten(length)}: give {' or '.join(CONTEXT_LENGTHS)}, or a whole "
+            f"number from 1 to {limit}, which is what GPT-2 can read"
         )
     if config.no_padding and config.batch_size != 1:
         yield (
-            f"--no_padding with --batch_size {config.batch_size}: texts of different lengths do "
-            "not fit into one batch; add --batch_size 1 (and --accumulation_steps for updates of "
-            "more than one text)"
+            f"--no_padding with --batch_size {shorten(config.batch_size)}: texts of different "
+            "lengths do not fit into one batch; add --batch_size 1 (and --accumulation_steps for "
+            "updates of more than one text)"
         )
     if not config.uses_lora:
         for name in sorted({"lora_rank", "lora_alpha"} & set(given)):
             yield (
-                f"--{name} {given[name]} with --trainable_layers "
-                f"{config.trainable_layers}: no LoRA layer would use it; add --trainable_layers "
-                f"lora, or leave --{name} out"
+                f"{_format(name, given[name])} with --trainable_layers "
+                f"{shorten(config.trainable_layers)}: no LoRA layer would use it; add "
+                f"--trainable_layers lora, or leave --{name} out"
             )
 
 
@@ -150,11 +164,27 @@ def _check_weights(config: ExperimentConfig) -> Iterator[str]:
 
 
 def _check_weights_file(config: ExperimentConfig) -> Iterator[str]:
-    if config.weights not in ("pretrained", "random", "") and not _exists(config.weights):
+    if config.weights in ("pretrained", "random", ""):
+        return
+    if fault := find_path_fault(config.weights):
+        yield describe_path("weights", config.weights, fault)
+    elif not Path(config.weights).exists():
         yield (
             f'--weights "{config.weights}": no such file or folder; give pretrained, random, or '
             "the path of a safetensors file"
         )
+
+
+def _check_folders(config: ExperimentConfig) -> Iterator[str]:
+    for name in ("data_dir", "weights_dir"):
+        folder = getattr(config, name)
+        if folder and (fault := find_path_fault(folder, ROOM)):
+            yield describe_path(name, folder, fault)
+
+
+def describe_path(name: str, path: str | Path, fault: str) -> str:
+    """The problem that is a path which no file can have."""
+    return f'--{name} "{shorten(path, 60)}": {fault}'
 
 
 def _check_dataset(config: ExperimentConfig, given: Mapping[str, Any]) -> Iterator[str]:
@@ -169,7 +199,9 @@ def _check_dataset(config: ExperimentConfig, given: Mapping[str, Any]) -> Iterat
         yield f"--dataset {config.dataset} with --demo: both say which texts; leave one out"
     for name in ("dataset", "val_dataset", "test_dataset"):
         path = getattr(config, name)
-        if path and not (_exists(path) and Path(path).is_file()):
+        if path and (fault := find_path_fault(path)):
+            yield describe_path(name, path, fault)
+        elif path and not Path(path).is_file():
             yield f'--{name} "{path}": no such file'
     if config.text_column == config.label_column:
         yield (
@@ -200,26 +232,28 @@ def _check_dataset(config: ExperimentConfig, given: Mapping[str, Any]) -> Iterat
 
 
 def _format(name: str, value: Any) -> str:
-    return f"--{name}" if value is True else f"--{name} {value}"
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except OSError:  # a name too long, or in a folder that may not be entered
-        return False
+    return f"--{name}" if value is True else f"--{name} {shorten(value)}"
 
 
 def _check_device(config: ExperimentConfig) -> Iterator[str]:
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    device = config.device
-    if device == "auto":
-        device = "cuda" if there["cuda"] else "cpu"
-    if not there.get(device, True):
+    device, precision = config.device, config.precision
+    if device == "auto" and precision in ("tf32", "bf16"):
+        device = "cuda" if _finds("cuda") else "cpu"
+    if device in ("cuda", "mps") and not _finds(device):
         yield f"--device {device}: PyTorch finds no such device here; take --device cpu"
-    elif config.precision == "tf32" and device != "cuda":
+    elif precision == "tf32" and device in ("cpu", "mps"):
         yield f"--precision tf32 with --device {device}: only CUDA has it; take fp32 or bf16"
-    elif config.precision == "bf16" and (
-        device == "mps" or (device == "cuda" and not torch.cuda.is_bf16_supported())
-    ):
+    elif precision == "bf16" and (device == "mps" or (device == "cuda" and not _finds("bf16"))):
         yield f"--precision bf16 with --device {device}: this device lacks it; take fp32"
+
+
+def _finds(what: str) -> bool:
+    """Whether PyTorch finds a kind of device here, or bf16 on CUDA."""
+    import torch  # takes more than a second, and few choices depend on what is here
+
+    is_there = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "bf16": torch.cuda.is_bf16_supported,
+    }
+    return is_there[what]()

@@ -3,27 +3,62 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
-from errors import ConfigError, ExperimentError
+from errors import ConfigError, ExperimentError, describe_error, is_out_of_memory, shorten
 from interruption import interruptible
-from parallel import explain, quiet_unless_first
-from sweep import describe_error, is_out_of_memory
+from processes import is_launched, quiet_unless_first
 
 logger = logging.getLogger("experiments")
 
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+REQUIREMENTS = Path(__file__).resolve().with_name("requirements.txt")
+
+
 class Parser(argparse.ArgumentParser):
-    """Reports its errors like all other problems of the command line."""
+    """Reports its errors like all other problems of the command line.
+
+    A flag with ``action=Once`` may be repeated with the same value; one that contradicts itself is
+    among the ``problems``, after parsing.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+        self.problems: list[str] = []
+        self.given: dict[str, Any] = {}  # values of flags with the action Once
 
     def error(self, message: str) -> NoReturn:
         """Raise :class:`ConfigError`."""
         raise ConfigError([message])
+
+
+class Once(argparse.Action):
+    """Stores the value of a flag of :class:`Parser`, of which there can be only one."""
+
+    def __call__(
+        self,
+        parser: Parser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Note a problem if another value was given before."""
+        if parser.given.setdefault(self.dest, values) != values:
+            both = " and ".join(
+                f"{option_string} {shorten(value if isinstance(value, str) else ' '.join(value))}"
+                for value in (parser.given[self.dest], values)
+            )
+            parser.problems.append(f"{both}: they contradict each other; give one of them")
+        setattr(namespace, self.dest, values)
 
 
 def run_for_people(action: Callable[[], int], way_on: str = "") -> int:
@@ -44,25 +79,52 @@ def run_for_people(action: Callable[[], int], way_on: str = "") -> int:
             return action()
     except ConfigError as error:
         problems = "\n".join(f"  {problem}" for problem in error.problems)
-        explain(f"Nothing was started:\n{problems}\nSee --help for every flag.")
+        _explain(f"Nothing was started:\n{problems}\nSee --help for every flag.")
         return 2
     except ExperimentError as error:
-        explain(f"Error: {error}")
+        _explain(f"Error: {error}")
+        return 1
+    except ImportError as error:
+        _explain(f"Error: {_describe_lack(error)}")
         return 1
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        explain(f"Error: {describe_error(error)}")
+        _explain(f"Error: {describe_error(error)}")
         return 1
     except OSError as error:
         # Whoever read the results may have gone, which he knows. A last flush would fail, too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
-            explain(f"Error: {error}. Make room, or look at the disk.")
+            way_out = " Make room, or look at the disk." if error.errno in DISK_ERRORS else ""
+            _explain(f"Error: {shorten(error)}.{way_out}")
         return 1
     except KeyboardInterrupt as error:
-        explain(f"Interrupted. {way_on}".strip())
+        _explain(f"Interrupted. {way_on}".strip())
         return getattr(error, "exit_status", 130)
+
+
+def _explain(message: str) -> None:
+    """Print on standard error why the script ends."""
+    if is_launched():
+        from parallel import explain  # PyTorch, which --help and wrong flags need not wait for
+
+        explain(message)
+    else:
+        print(message, file=sys.stderr)
+
+
+def _describe_lack(error: ImportError) -> str:
+    """Which package is missing or broken, and the way out."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        what = f"the package {error.name.partition('.')[0]} is not installed"
+    else:
+        what = f"a package cannot be imported ({str(error).splitlines()[0]})"
+    python = shlex.quote(sys.executable)
+    return (
+        f"{what} for {python}. Activate the virtual environment that has it, or install what is "
+        f"needed: {python} -m pip install -r {shlex.quote(str(REQUIREMENTS))}"
+    )
 
 
 def _repair_streams() -> None:

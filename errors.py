@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+SHOWN_CHARACTERS = 200  # of a value, in a message
+
 
 class ExperimentError(RuntimeError):
     """The base of all errors whose text is for people: what is wrong, and what to do."""
@@ -49,3 +51,31 @@ class ClusterError(ExperimentError):
 
 class RecordError(ExperimentError):
     """A record cannot be read or written, or is damaged."""
+
+
+def describe_error(error: Exception) -> str:
+    """What went wrong, and the way out, for people."""
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    if is_out_of_memory(error):
+        return (
+            f"out of memory: {reason}. A smaller --batch_size, --context_length or --model_size "
+            "needs less, and so does LoRA."
+        )
+    return str(error) if isinstance(error, ExperimentError) else f"{type(error).__name__}: {reason}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, for which PyTorch has a class of its own only on CUDA."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
+def shorten(value: object, n_characters: int = SHOWN_CHARACTERS) -> str:
+    """A value as messages show it: of a long one the beginning."""
+    try:
+        text = str(value)
+    except ValueError:  # Python writes out no whole number of many thousands of digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= n_characters else f"{text[:n_characters]}..."

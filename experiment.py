@@ -63,7 +63,7 @@ from metrics import format_metrics, measure_classes
 from model_sizes import MODEL_SIZES
 from output import report
 from own_data import load_own_corpus
-from parallel import first_on_node, is_first, require_same, size
+from parallel import first_on_node, is_first, largest, require_same, size
 from runs import Keep
 from saved_models import describe_base, save_classifier
 from training import Accuracy, History, Predictions, classify_texts, train
@@ -129,7 +129,7 @@ def run_experiment(
     require_memory(texts, config)
     inputs, feature_seconds = shared.inputs(model, config)
     loaders = make_loaders(inputs, config.batch_size)
-    with Patience() as patience:
+    with Patience(agree=largest) as patience:
         checkpoints = Checkpoints(
             keep.folder and keep.folder / CHECKPOINT_NAME,
             identity=lambda: _identity(shared.corpus, config),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
+from errors import shorten
 from model_sizes import MODEL_SIZES, GPTConfig
 
 TRAINABLE_LAYERS = (
@@ -28,6 +29,14 @@ GROUPS = ("model", "what trains, and what is read", "data", "training", "run")
 def context_length(text: str) -> int | str:
     """A number of tokens where the text is one, else the text: a name."""
     return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
+
+
+def model_size(text: str) -> str:
+    """The full name of the size that has a part of that name: gpt2-medium, medium or 355M."""
+    for name in MODEL_SIZES:
+        if text.casefold() in re.fullmatch(r"(gpt2-(\w+)) \((\w+)\)", name.casefold()).groups():
+            return name
+    return text
 
 
 def option(
@@ -71,7 +80,9 @@ class ExperimentConfig:
     model_size: str = option(
         "gpt2-small (124M)",
         GROUPS[0],
-        "size of the GPT-2: " + ", ".join(f'"{name}"' for name in MODEL_SIZES),
+        "size of the GPT-2: " + ", ".join(f'"{name}"' for name in MODEL_SIZES) + ", or a part of "
+        "that, as medium or 355M",
+        parse=model_size,
         choices=MODEL_SIZES,
         metavar="SIZE",
     )
@@ -151,9 +162,7 @@ class ExperimentConfig:
         "name of the column of texts in --dataset, or, in a file without names, its number",
         metavar="NAME",
     )
-    label_column: str = option(
-        "Label", GROUPS[2], "the same of the column of classes", metavar="NAME"
-    )
+    label_column: str = option("Label", GROUPS[2], "the same of the label column", metavar="NAME")
     val_fraction: float = option(
         0.1,
         GROUPS[2],
@@ -225,7 +234,7 @@ class ExperimentConfig:
         50, GROUPS[4], "batches from one printed loss to the next", minimum=1, metavar="N"
     )
     eval_iter: int = option(
-        5, GROUPS[4], "batches that a printed loss is the mean of", minimum=1, metavar="N"
+        5, GROUPS[4], "batches averaged for each printed loss", minimum=1, metavar="N"
     )
     seed: int = option(
         123,
@@ -245,8 +254,8 @@ class ExperimentConfig:
     precision: str = option(
         "fp32",
         GROUPS[4],
-        "of products: fp32, tf32 (on CUDA only), or bf16 (what trains and the classifier stay in "
-        "fp32)",
+        "number format of matrix products: fp32, tf32 (on CUDA only), or bf16 (what trains and the "
+        "classifier stay in fp32)",
         choices=PRECISIONS,
     )
     no_feature_reuse: bool = option(
@@ -258,8 +267,8 @@ class ExperimentConfig:
     feature_memory: float | None = option(
         None,
         GROUPS[4],
-        "gigabytes that hidden states may take in memory; beyond, they are kept on disk; none is "
-        "half of what is free",
+        "gigabytes that hidden states may take in memory; beyond, they are kept on disk; by "
+        "default, half of what is free",
         parse=float,
         minimum=0,
         metavar="GB",
@@ -288,12 +297,19 @@ def parse_options(texts: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
     """Convert the texts of flags. Returns the values, and a problem for each other text."""
     values, problems = {}, []
     for name in texts:
-        parse = OPTIONS[name].metadata["parse"]
         try:
-            values[name] = parse(texts[name])
-        except ValueError:
-            problems.append(f"--{name} {texts[name]}: not {describe_number(OPTIONS[name])}")
+            values[name] = parse_value(OPTIONS[name], texts[name], f"--{name}")
+        except ValueError as error:
+            problems.append(str(error))
     return values, problems
+
+
+def parse_value(config_field: Field, text: str, flag: str) -> Any:
+    """The value of an option. Raises ``ValueError``, for people, if the text has none."""
+    try:
+        return config_field.metadata["parse"](text)
+    except ValueError:
+        raise ValueError(f"{flag} {shorten(text)}: not {describe_number(config_field)}") from None
 
 
 LIMIT_WORDS = (

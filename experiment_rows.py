@@ -6,10 +6,12 @@ Finetuning Experiments". Accuracies are in percent, minutes were taken on one A1
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from errors import shorten
 from experiment_config import OPTIONS, ExperimentConfig
 
 SCRIPT = "python additional_experiments.py"
@@ -197,3 +199,37 @@ def differing_options(config: ExperimentConfig, row: Row) -> list[str]:
         for name in OPTIONS
         if name not in CIRCUMSTANCES and getattr(config, name) != getattr(row.config, name)
     ]
+
+
+def parse_rows(text: str) -> tuple[list[int], list[str]]:
+    """The rows that a text like 1-5,16 or 1 16 or all selects, and a problem for each part that is
+    none."""
+    if text == "all":
+        return list(ROWS), []
+    numbers, problems = [], []
+    for part in re.split(r"\s*,\s*|\s+", re.sub(r"\s*-\s*", "-", text).strip()):
+        ends = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part)
+        selected = range(int(ends[1]), int(ends[2] or ends[1]) + 1) if ends else range(0)
+        # No list of a billion rows for a slip of the finger.
+        if not selected or selected[0] not in ROWS or selected[-1] not in ROWS:
+            named = f": {shorten(part)}" if part != text else ""
+            problems.append(
+                f"--rows {shorten(text)}: no such row{named}; give numbers from 1 to {len(ROWS)}, "
+                "as in 1-5,16, or all, or list"
+            )
+        else:
+            numbers += selected
+    return list(dict.fromkeys(numbers)), problems
+
+
+def list_rows() -> str:
+    """The rows for people: number, question, published figures, and command of each."""
+    lines = ["Published accuracies in %, and minutes on one A100:"]
+    for number, row in ROWS.items():
+        lines += [
+            "",
+            f"{number:>3}  {row.question:<31} train {row.train:6.2f}  validation "
+            f"{row.validation:5.2f}  test {row.test:5.2f}  {row.minutes:.2f} min",
+            f"     {row.command}",
+        ]
+    return "\n".join(lines)

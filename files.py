@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
@@ -15,6 +16,28 @@ from pathlib import Path
 from typing import Any
 
 LEFT_OVER_SECONDS = 86_400  # no file takes that long to be written
+ROOM = os.path.join("x" * 120, "x" * 80)  # below a folder that is written to, no path is longer
+FAULTS = {
+    errno.ENAMETOOLONG: "the name is too long; give a shorter one",
+    errno.ELOOP: "its symbolic links lead in a circle; give another path",
+}
+
+
+def find_path_fault(path: str | Path, below: str = "") -> str | None:
+    """What is wrong with a path, whatever is or is not there; none if nothing is.
+
+    Args:
+        below: what is to be possible below it.
+    """
+    try:
+        os.stat(os.path.join(path, below))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return FAULTS.get(error.errno, f"it cannot be reached ({error.strerror})")
+    except ValueError:
+        return "it holds a null byte, which no path can"
+    return None
 
 
 @contextmanager

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-
-from parallel import largest
 
 logger = logging.getLogger("experiments")
 
@@ -35,10 +35,30 @@ def interruptible() -> Iterator[None]:
         yield
 
 
-class Patience:
-    """In its ``with`` statement the first signal waits to be heeded; a second does not."""
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Inside, where modules are imported and nothing is to be saved, either signal ends the
+    process. An exception would not do: packages that are being imported may swallow it."""
 
-    def __init__(self) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # of torchrun's processes, one speaks
+            print("Interrupted before anything was started.", file=sys.stderr, flush=True)
+        os._exit(128 + number)
+
+    with _handling(end):
+        yield
+
+
+class Patience:
+    """In its ``with`` statement the first signal waits to be heeded; a second does not.
+
+    Args:
+        agree: makes of the number of the signal that waits here, or 0, the one that all processes
+            of the run heed.
+    """
+
+    def __init__(self, agree: Callable[[int], int] = int) -> None:
+        self._agree = agree
         self._signal: int | None = None  # that waits
         self._handlers = _handling(self._note)
 
@@ -64,7 +84,7 @@ class Patience:
         Raises:
             Interrupted: it does.
         """
-        if waiting := largest(self._signal or 0):
+        if waiting := self._agree(self._signal or 0):
             before()
             raise Interrupted(waiting)
 

@@ -1,4 +1,4 @@
-"""What a run runs on: memory, versions, device, and the commit of the code."""
+"""What a run runs on: memory, versions, device."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import contextlib
 import hashlib
 import os
 import platform
-import subprocess
 import sys
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -91,20 +89,3 @@ def _processor_name() -> str:
     with contextlib.suppress(OSError, IndexError):  # Linux has a better one than Python
         return Path("/proc/cpuinfo").read_text().split("model name")[1].split("\n")[0].strip("\t :")
     return platform.processor() or platform.machine()
-
-
-@cache
-def find_commit() -> str | None:
-    """The commit of this code, "+" behind it if files were changed since; none outside git.
-
-    Asked once, as early as can be: later on, the files may no longer be those that run.
-    """
-    folder = Path(__file__).resolve().parent
-    if not (folder / ".git").exists():
-        return None
-    command = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()

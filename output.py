@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from tqdm import tqdm
-
 
 def report(line: str) -> None:
     """Print a line of results at once, above the progress bar if there is one."""
+    from tqdm import tqdm  # nothing else here needs it
+
     tqdm.write(line)
     sys.stdout.flush()
 

@@ -15,13 +15,11 @@ import logging
 import os
 import re
 import signal
-import socket
 import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -30,6 +28,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from errors import ParallelError
+from processes import is_first, is_launched, place
 
 if TYPE_CHECKING:
     from data_utils import Batch
@@ -46,39 +45,6 @@ FIRST_TO_SPEAK = 0.5
 FIRST_TO_START = 20
 
 Value = TypeVar("Value")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which of the processes this one is: of all, and of those on this machine."""
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    local_size: int = 1
-
-    @property
-    def words(self) -> str:
-        """The process, for people."""
-        return f"process {self.rank} of {self.size} on {socket.gethostname()}"
-
-
-def place() -> Place:
-    """Which process this is, by what torchrun says; the only one without it."""
-    if not is_launched():
-        return Place()
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    return Place(*(int(os.environ[name]) for name in names))
-
-
-def is_launched() -> bool:
-    """Whether torchrun started this process."""
-    return dist.is_available() and dist.is_torchelastic_launched()
-
-
-def is_first() -> bool:
-    """Whether this process prints and writes."""
-    return place().rank == 0
 
 
 def size() -> int:
@@ -182,22 +148,10 @@ def _find_common_name(store: dist.Store) -> str:
     return name
 
 
-@contextmanager
-def quiet_unless_first() -> Iterator[None]:
-    """Inside, a process other than the first prints nothing: no results, bars or notices."""
-    with ExitStack() as stack:
-        if not is_first():
-            nothing = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
-            stack.enter_context(redirect_stdout(nothing))
-            stack.enter_context(redirect_stderr(nothing))
-        yield
-
-
 def explain(message: str) -> None:
-    """Print on standard error why the run ends, unless another process has said why it does."""
-    if not is_launched():
-        print(message, file=sys.stderr)
-    elif _store is None:  # before they are joined: once on each machine
+    """Print on standard error why a run of torchrun's processes ends, unless another process has
+    said why it does."""
+    if _store is None:  # before they are joined: once on each machine
         if place().local_rank:
             time.sleep(FIRST_TO_START)
         print(message, file=sys.stderr)

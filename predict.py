@@ -10,21 +10,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import tiktoken
-import torch
-from tqdm import tqdm
-
-from classifier import classify
-from console import Parser, run_for_people
-from data_utils import EncodedTexts, encode_texts
-from errors import ConfigError, DataError
-from experiment import find_encoding
-from experiment_config import DEVICES
-from frozen_features import batch_by_length, cut_texts
+from config_rules import check_value, describe_path
+from console import Once, Parser, run_for_people
+from errors import ConfigError, DataError, shorten
+from experiment_config import DEVICES, OPTIONS
+from files import find_path_fault
+from interruption import ending_at_once
 from output import printable, report
-from own_data import read_columns
-from saved_models import CONFIG_NAME, SavedClassifier, load_classifier
+from runs import CONFIG_NAME
+
+if TYPE_CHECKING:  # imported where texts are classified: --help and mistakes need no PyTorch
+    import tiktoken
+    import torch
+
+    from saved_models import SavedClassifier
 
 TEXTS_AT_ONCE = 2048  # read, sorted by length, classified, and given back in their order
 FORMATS = ("text", "csv", "jsonl")
@@ -55,11 +56,16 @@ def predict(
             yield Prediction(text, classifier.labels[best], float(row[best]))
 
 
-@torch.inference_mode()
 def _probabilities(
     classifier: SavedClassifier, encoding: tiktoken.Encoding, texts: Sequence[str]
 ) -> torch.Tensor:
     """The probability of each class for each text: (N, C), float64."""
+    import torch
+
+    from classifier import classify
+    from data_utils import EncodedTexts, encode_texts
+    from frozen_features import batch_by_length, cut_texts
+
     config, model = classifier.config, classifier.model
     numbers: dict[tuple[int, ...], int] = {}  # equal texts are classified once
     which = [
@@ -69,9 +75,10 @@ def _probabilities(
     width = None if config.no_padding else classifier.max_tokens
     encoded = cut_texts(EncodedTexts(list(numbers), [0] * len(numbers), width), config)
     probabilities = torch.empty(len(numbers), len(classifier.labels), dtype=torch.float64)
-    for batch in batch_by_length(encoded.n_inputs.tolist(), model.device, config):
-        logits, _ = classify(model, encoded.__getitems__(batch), config)
-        probabilities[batch] = logits.cpu().double().softmax(dim=-1)
+    with torch.inference_mode():
+        for batch in batch_by_length(encoded.n_inputs.tolist(), model.device, config):
+            logits, _ = classify(model, encoded.__getitems__(batch), config)
+            probabilities[batch] = logits.cpu().double().softmax(dim=-1)
     return probabilities[which]
 
 
@@ -110,62 +117,97 @@ def format_prediction(number: int, prediction: Prediction, form: str, width: int
     return f"{printable(prediction.label):<{width}}  {prediction.probability:.4f}  {shown}"
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> Parser:
     """The command line."""
     parser = Parser(
         usage="python predict.py RUN_DIR [TEXT ...] [--flag value ...]",
         description=__doc__,
         epilog="Without TEXT and --csv, every line of standard input is a text.",
-        allow_abbrev=False,
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="the run's folder")
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="what to classify")
-    parser.add_argument("--csv", metavar="FILE", help="CSV or TSV file of texts")
+    parser.add_argument("--csv", action=Once, metavar="FILE", help="CSV or TSV file of texts")
     parser.add_argument(
         "--column",
+        action=Once,
         metavar="NAME",
         default="Text",
         help="name of its column of texts, or, in a file without names, its number (default: Text)",
     )
     parser.add_argument(
         "--format",
+        action=Once,
         choices=FORMATS,
         default="text",
         help="of the output: text, for people; csv: the text's number from 0, its label, and the "
         "label's probability; jsonl: the same with the text, as lines of JSON (default: text)",
     )
     parser.add_argument(
-        "--weights", metavar="PATH", help="the base weights, if they are not where they were"
+        "--weights",
+        action=Once,
+        metavar="PATH",
+        help="the base weights, if they are not where they were",
     )
-    parser.add_argument("--weights_dir", metavar="DIR", help="folder of published weights")
+    parser.add_argument(
+        "--weights_dir", action=Once, metavar="DIR", help="folder of published weights"
+    )
     parser.add_argument(
         "--offline", action="store_true", help="use only what is there already, and no network"
     )
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: auto)")
+    devices = f"{{{','.join(DEVICES)}}}"
+    parser.add_argument(
+        "--device", action=Once, metavar=devices, default="auto", help="(default: auto)"
+    )
     return parser
 
 
-def perform(arguments: argparse.Namespace) -> int:
-    """Classify what is asked for. Returns the exit status.
+def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
+    """What the command line asks for.
 
     Raises:
-        ConfigError: the command line has no sense.
-        DataError, CheckpointError: texts, vocabulary, model or base weights cannot be had.
+        ConfigError: with every problem of the command line.
     """
-    problems = []
+    parser = build_parser()
+    arguments = parser.parse_intermixed_args(argv)
+    problems = [*parser.problems, *check_value(OPTIONS["device"], arguments.device)]
     folder = Path(arguments.run_dir or "")
     if not arguments.run_dir:
         problems.append("RUN_DIR is missing; give the folder of a run with --save_model")
+    elif fault := find_path_fault(folder):
+        problems.append(f"{shorten(folder, 60)}: {fault}")
     elif not folder.is_dir():
         problems.append(f"{folder}: no such folder; give the folder of a run with --save_model")
     if arguments.csv is not None and arguments.texts:
         problems.append("TEXT with --csv: give one of them")
     if any(text and os.path.isfile(os.path.join(text, CONFIG_NAME)) for text in arguments.texts):
         problems.append("more than one RUN_DIR: give the folder of one run")
+    if arguments.csv and (fault := find_path_fault(arguments.csv)):
+        problems.append(describe_path("csv", arguments.csv, fault))
     if problems:
         raise ConfigError(problems)
+    return arguments
+
+
+def perform(argv: Sequence[str] | None) -> int:
+    """Classify what is asked for. Returns the exit status.
+
+    Raises:
+        ConfigError: the command line has no sense.
+        DataError, CheckpointError: texts, vocabulary, model or base weights cannot be had.
+        ImportError: a package is missing.
+    """
+    with ending_at_once():
+        arguments = parse_command_line(argv)
+        from tqdm import tqdm
+
+        from experiment import find_encoding
+        from own_data import read_columns
+        from saved_models import load_classifier
+
     given = {name: getattr(arguments, name) for name in OF_THIS_MACHINE}
-    classifier = load_classifier(folder, {k: value for k, value in given.items() if value})
+    classifier = load_classifier(
+        Path(arguments.run_dir), {k: value for k, value in given.items() if value}
+    )
     is_typed = not arguments.texts and arguments.csv is None and sys.stdin.isatty()
     if arguments.csv is not None:
         columns = read_columns(Path(arguments.csv), [arguments.column])
@@ -185,7 +227,8 @@ def perform(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script. Returns the exit status: 0, 2 for wrong usage, 1 for other faults."""
-    return run_for_people(lambda: perform(build_parser().parse_intermixed_args(argv)))
+    with ending_at_once():  # from the first moment on
+        return run_for_people(lambda: perform(argv))
 
 
 if __name__ == "__main__":

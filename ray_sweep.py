@@ -29,8 +29,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
 from cluster import (
-    LOCAL,
-    ClusterRequest,
     Node,
     Task,
     demand_memory,
@@ -39,18 +37,20 @@ from cluster import (
     find_demand,
     make_tasks,
 )
+from cluster_request import LOCAL, ClusterRequest
 from data_utils import Corpus
 from errors import ClusterError, RecordError
 from experiment import SharedWork, find_encoding, load_corpus
 from experiment_config import ExperimentConfig
 from files import write_atomically
 from interruption import Interrupted, Patience
-from machine import PACKAGES, find_commit
+from machine import PACKAGES
 from output import report
 from ray_worker import Inbox, Outcome, VersionError, call_in_thread, compute_task
 from run_records import read_record, write_incomplete
 from runs import Keep, Run
 from sweep import describe_run, find_done, record_complete, require_same_data
+from version import find_commit
 from vocabulary import portable
 
 logger = logging.getLogger("experiments")

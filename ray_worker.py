@@ -143,9 +143,9 @@ def _compute_runs(
 
 
 def _compute_run(config: ExperimentConfig, shared: SharedWork, keeps_model: bool) -> Outcome:
+    from errors import describe_error
     from experiment import run_experiment
     from runs import Keep
-    from sweep import describe_error
 
     started = time.monotonic()
     ended: dict[str, Any] = {}

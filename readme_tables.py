@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from additional_experiments import ACTIONS
 from data_utils import PARTS
 from experiment_config import OPTIONS, show_default
 from experiment_rows import ROWS
+from flags import ACTIONS
 from run_records import Record, read_records
 from tables import group_records, mean_and_deviation, tabulate, to_markdown
 

@@ -29,15 +29,14 @@ from experiment import ExperimentResult, format_accuracies, format_minutes
 from experiment_config import OPTIONS, ExperimentConfig
 from experiment_rows import find_row, format_command
 from files import parse_json, write_atomically
-from machine import find_commit
 from metrics import format_metrics, measure_classes
 from own_data import checksum_files
-from runs import Run, identify
+from runs import RESULT_NAME, Run, identify
 from training import Accuracy, History, Predictions
+from version import find_commit
 
 logger = logging.getLogger("experiments")
 
-RESULT_NAME = "result.json"
 PREDICTIONS_NAME = "predictions.csv"
 NEXT_PREDICTIONS_NAME = "predictions.csv.next"  # for a moment
 COLUMNS = ["index", "label", "probability", "prediction"]

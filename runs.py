@@ -14,6 +14,8 @@ from experiment_rows import CIRCUMSTANCES, find_row
 
 NAME_LENGTH = 60  # of the readable part of a folder's name
 EPOCH = "epoch"
+# In the folder of a run: its record, and what a model that is kept with it is.
+RESULT_NAME, CONFIG_NAME = "result.json", "config.json"
 
 
 @dataclass(frozen=True)

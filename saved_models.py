@@ -19,9 +19,9 @@ from files import checksum_file, parse_json, write_atomically
 from gpt_model import GPTModel
 from machine import choose_device
 from model_sizes import PUBLISHED_WEIGHTS
+from runs import CONFIG_NAME
 from tensor_files import damaged, fill_trained, read_tensors, trained_tensors, write_tensors
 
-CONFIG_NAME = "config.json"
 # What a classifier is; the other options say how it was trained.
 MODEL_OPTIONS = (
     "model_size",

@@ -8,23 +8,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from checkpoints import CHECKPOINT_NAME
 from data_utils import WEIGHTS_NAME, Corpus
-from errors import (
-    DataError,
-    ExperimentError,
-    RecordError,
-)
+from errors import DataError, RecordError, describe_error
 from experiment import ExperimentResult, SharedWork, describe_data, run_experiment, sharing_order
 from experiment_rows import find_row, format_command
 from files import checksum_file
-from machine import choose_device, describe_machine, find_commit
+from machine import choose_device, describe_machine
 from output import report
 from parallel import is_first
 from run_records import Record, find_complete, read_records, write_complete, write_incomplete
 from runs import Keep, Run, identify
+from version import find_commit
 
 logger = logging.getLogger("experiments")
 
@@ -105,24 +100,6 @@ def _is_file(path: Path, sha256: str | None) -> bool:
         return checksum_file(path) == sha256
     except OSError:
         return False
-
-
-def describe_error(error: Exception) -> str:
-    """What went wrong, and the way out, for people."""
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    if is_out_of_memory(error):
-        return (
-            f"out of memory: {reason}. A smaller --batch_size, --context_length or --model_size "
-            "needs less, and so does LoRA."
-        )
-    return str(error) if isinstance(error, ExperimentError) else f"{type(error).__name__}: {reason}"
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, which on a CPU PyTorch only says in words."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
 
 
 def order_runs(runs: Sequence[Run]) -> list[Run]:

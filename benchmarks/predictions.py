@@ -30,10 +30,11 @@ from checkpoints import Checkpoints
 from data_utils import find_dataset, read_messages
 from experiment import SharedWork, find_encoding, run_experiment
 from experiment_config import ExperimentConfig
-from machine import describe_machine, find_commit
+from machine import describe_machine
 from predict import Prediction, predict
 from runs import Keep
 from saved_models import load_classifier
+from version import find_commit
 
 BATCH_SIZES = (1, 4, 8, 16, 32, 64)
 SAMPLE = 192  # texts, to find the pipeline's best batch size

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from additional_experiments import parse_command_line
+from command_line import parse_command_line
 from data_utils import Splits
 from experiment import ExperimentResult
 from experiment_config import ExperimentConfig

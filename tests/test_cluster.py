@@ -5,10 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-import cluster
-from additional_experiments import parse_command_line
+import cluster_request
 from cluster import (
-    ClusterRequest,
     Node,
     Task,
     demand_memory,
@@ -16,6 +14,8 @@ from cluster import (
     find_demand,
     make_tasks,
 )
+from cluster_request import ClusterRequest
+from command_line import parse_command_line
 from errors import ConfigError
 from experiment import SharedWork
 from experiment_rows import ROWS, configure, find_row
@@ -145,7 +145,7 @@ def test_what_has_no_sense_is_wrong_usage(flags: str, message: str) -> None:
 
 
 def test_without_ray_the_flag_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(cluster_request.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install -r requirements-ray\.txt"):
         parse_command_line(["--demo", "--ray"])
     assert parse_command_line(["--demo", "--ray", "--dry_run"]).dry_run

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 from helpers import config_from_flags
 
-from additional_experiments import main, parse_command_line, parse_rows
+from additional_experiments import main
+from command_line import parse_command_line
 from config_rules import find_problems
 from errors import ConfigError
 from experiment_config import GROUPS, OPTIONS, ExperimentConfig
-from experiment_rows import ROWS
+from experiment_rows import ROWS, parse_rows
 
 
 def problems_of(command: list[str]) -> list[str]:
@@ -129,7 +130,7 @@ BAD = [
         "--dataset a.csv --val_dataset a.csv --test_dataset a.csv --val_fraction 0.3",
         ["--val_fraction 0.3", "leave it out"],
     ),
-    ("--checkpoint_every 0", ["--checkpoint_every 0", "at least 1"]),
+    ("--checkpoint_every 0", ["--checkpoint_every 0", "from 1 on"]),
     ("--checkpoint_every often", ["--checkpoint_every often", "not epoch"]),
     ("--rows 1,16 --export_hf x", ["--export_hf with many runs"]),
     ("--report --save_model", ["--save_model with --report"]),
@@ -168,12 +169,13 @@ BAD = [
     ("--eval_iter " + "9" * 30, ["--eval_iter", "up to"]),
     ("--num_epochs " + "9" * 30, ["--num_epochs", "up to"]),
     ("--trainable_layers lora --lora_rank 9999999999", ["--lora_rank", "up to"]),
-    ("--weights " + "w" * 300, ["no such file or folder"]),
+    ("--weights " + "w" * 300, ["--weights \"www", "the name is too long"]),
     ("--precision tf32 --device cpu", ["--precision tf32 with --device cpu", "bf16"]),
     ("--feature_memory -1", ["--feature_memory -1.0", "at least 0"]),
     ("--trainable_layers last", ["--trainable_layers", 'mean "last_layer"']),
     ("--trainable_token_pos final", ["--trainable_token_pos", '"first", "last", "flexible"']),
-    ("--model_size gpt2-xl", ['--model_size "gpt2-xl"', 'mean "gpt2-xl (1558M)"']),
+    ("--model_size gpt2", ['--model_size "gpt2"', '"gpt2-small (124M)"']),
+    ("--model_size gpt2-xxl", ['--model_size "gpt2-xxl"', 'mean "gpt2-xl (1558M)"']),
     ("--model_size gpt2-tiny_(3M)", ['mean "gpt2-tiny (3M)"']),
     ("--weights nowhere", ['--weights "nowhere"', "no such file or folder"]),
     ("--demo --weights pretrained", ["--weights pretrained with --demo", "--weights random"]),
@@ -313,7 +315,7 @@ def seeds_of(*flags: str) -> list[int]:
 def test_seeds_are_selected() -> None:
     assert seeds_of() == [123]
     assert seeds_of("--seed", "7") == [7]
-    assert seeds_of("--seeds", "10", "9", "10") == [9, 10]
+    assert seeds_of("--seeds", "10", "9", "10") == [10, 9]
     assert seeds_of("--num_seeds", "3") == [123, 124, 125]
     assert seeds_of("--num_seeds", "2", "--seed", "9") == [9, 10]
 

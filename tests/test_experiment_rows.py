@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 from helpers import config_from_flags
 
-from additional_experiments import main, parse_command_line
+from additional_experiments import main
+from command_line import parse_command_line
 from experiment_rows import ROWS, differing_options
 from readme_tables import RESULTS, flags_table, rows_table, variants_table
 from run_records import read_records
@@ -99,7 +100,7 @@ def test_variants_are_told_from_rows() -> None:
 def test_the_row_is_announced(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("additional_experiments.run_and_record", lambda run, folder, keep: folder)
+    monkeypatch.setattr("runner.run_and_record", lambda run, folder, keep: folder)
     assert main(["--rows", "2", "--num_epochs", "1"]) == 0
     assert "A variant of row 2, not the row, because of --num_epochs 1" in capsys.readouterr().err
     assert main(["--trainable_token_pos", "first", "--seed", "4"]) == 0

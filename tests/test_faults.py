@@ -24,6 +24,7 @@ from tensor_files import read_tensors
 pytestmark = pytest.mark.slow
 
 RUN = ["--demo", "--max_steps", "40", "--eval_freq", "20"]
+SHORT = ["--demo", "--max_steps", "2"]
 
 
 def start(folder: Path, *flags: str, before: Callable | None = None) -> subprocess.Popen:
@@ -125,11 +126,11 @@ EXPORT = ["--trainable_token_pos", "flexible", "--export_hf", "exported"]
 # writes is larger, but for the checkpoint, without which it goes on.
 FULL_DISK = {
     "record": (RUN, 100, 1, "cannot be written"),
-    "predictions": ([*RUN, "--max_steps", "2"], 1_700, 1, "cannot be written"),
+    "predictions": (SHORT, 1_700, 1, "cannot be written"),
     "model": ([*RUN, *KEEP], 100_000, 1, "model.safetensors cannot be written"),
     "checkpoint": ([*RUN, "--checkpoint_every", "10"], 100_000, 0, "No checkpoint"),
     "export": ([*RUN, *EXPORT], 1_000_000, 1, "--export_hf exported cannot be written"),
-    "report": ([*RUN, "--max_steps", "1", "--rows", "1,2"], 30_000, 1, "report cannot be written"),
+    "report": ([*SHORT, "--rows", "1,2"], 30_000, 1, "report cannot be written"),
 }
 
 

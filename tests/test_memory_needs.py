@@ -162,7 +162,7 @@ def test_row_9s_first_step_is_as_measured() -> None:
 RUN = """
 import sys
 import experiment
-from additional_experiments import parse_command_line
+from command_line import parse_command_line
 from demo_data import demo_messages
 from memory_needs import count_positions, estimate_memory
 

@@ -18,11 +18,12 @@ import torch
 from helpers import PATCHED, SCRIPT, environment_without_network, read_until
 
 import parallel
-from additional_experiments import parse_command_line
 from checkpoints import CHECKPOINT_NAME
+from command_line import parse_command_line
 from data_utils import Batch
 from errors import ConfigError
 from experiment_rows import ROWS
+from processes import Place
 from run_records import Record, read_records
 from tensor_files import read_tensors
 
@@ -386,7 +387,7 @@ def test_a_share_of_a_batch_is_as_wide_as_its_widest_text() -> None:
 
 
 def test_without_torchrun_nothing_is_shared() -> None:
-    assert parallel.place() == parallel.Place(0, 1, 0, 1)
+    assert parallel.place() == Place(0, 1, 0, 1)
     parallel.require_same(lambda: pytest.fail("nothing is to be compared"))
     value = object()
     assert parallel.from_first(value) is value

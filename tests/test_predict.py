@@ -25,6 +25,7 @@ from tensor_files import read_tensors, write_tensors
 pytestmark = pytest.mark.usefixtures("few_demo_messages")
 
 DEMO = ["--demo", "--max_steps", "30", "--eval_freq", "100"]
+ONE_STEP = ["--demo", "--max_steps", "1"]
 
 
 def train(folder: Path, *flags: str) -> tuple[Path, pd.DataFrame]:
@@ -148,9 +149,7 @@ def rewrite(path: Path, name: str, tensor: torch.Tensor | None) -> None:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("saved")
-    run_experiment(
-        config_from_flags([*DEMO, "--max_steps", "1"]), keep=Keep(folder, save_model=True)
-    )
+    run_experiment(config_from_flags(ONE_STEP), keep=Keep(folder, save_model=True))
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -288,7 +287,7 @@ def test_no_output_acts() -> None:
 def test_a_complete_run_without_its_model_is_run_again(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    flags = [*DEMO, "--max_steps", "1", "--resume", "--output_dir", str(tmp_path)]
+    flags = [*ONE_STEP, "--resume", "--output_dir", str(tmp_path)]
     assert main(flags) == 0
     assert main([*flags, "--save_model"]) == 0
     assert "complete already" not in capsys.readouterr().err

@@ -18,8 +18,8 @@ from helpers import PATCHED, SCRIPT, environment_without_network, read_until
 from ray.cluster_utils import Cluster
 from tqdm import tqdm
 
-from additional_experiments import parse_command_line
 from cluster import Task
+from command_line import parse_command_line
 from ray_sweep import Ledger, fail_begun
 from run_records import RESULT_NAME
 
