@@ -42,13 +42,13 @@ from data_utils import (
     write_csv_files,
 )
 from demo_data import byte_encoding, demo_messages
-from errors import ConfigError
+from errors import ConfigError, describe_error
 from experiment_config import ExperimentConfig
 from experiment_rows import CIRCUMSTANCES
 from files import checksum_file
 from frozen_features import FrozenPrefix, count_frozen_blocks, cut_texts, prepare_inputs
 from gpt_model import GPTModel
-from hf_export import export_hf
+from hf_export import export_hf, require_few_classes
 from interruption import Patience
 from machine import (
     choose_device,
@@ -63,7 +63,7 @@ from metrics import format_metrics, measure_classes
 from model_sizes import MODEL_SIZES
 from output import report
 from own_data import load_own_corpus
-from parallel import first_on_node, is_first, largest, require_same, size
+from parallel import first_on_node, from_first, is_first, largest, require_same, size
 from runs import Keep
 from saved_models import describe_base, save_classifier
 from training import Accuracy, History, Predictions, classify_texts, train
@@ -91,6 +91,7 @@ class ExperimentResult:
     peak_memory: int  # bytes
     machine: dict[str, Any]  # that computed it, as describe_machine has it
     kept: dict[str, str] = field(default_factory=dict)  # "model", "export": their SHA-256
+    not_kept: dict[str, str] = field(default_factory=dict)  # the same: why they are not there
 
 
 def run_experiment(
@@ -107,7 +108,7 @@ def run_experiment(
         ConfigError: options break rules; nothing was downloaded or built.
         DataError, CheckpointError: data or weights cannot be had, or are damaged.
         TrainingError, HiddenStateError: a loss or a hidden state is not finite.
-        ExportError: the model cannot be exported.
+        ExportError: the classes are too many to be exported.
         ParallelError: of several processes, one has gone, or other data or weights.
         Interrupted: the process was asked to stop, and a checkpoint was written if it could be.
     """
@@ -120,6 +121,8 @@ def run_experiment(
     device = choose_device(config.device)
     require_same(lambda: {**describe_program(), **_flags(config), "device": device.type})
     shared = shared or SharedWork([config])
+    if keep.export_dir:
+        require_few_classes(len(shared.corpus.labels), config)
     reset_peak_memory(device)
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     texts = shared.texts(config)
@@ -143,13 +146,15 @@ def run_experiment(
     seconds = checkpoints.seconds
     report(format_minutes(seconds))
     try:
-        kept = _keep_model(model, texts, shared.corpus, config, keep) if is_first() else {}
         started = time.perf_counter()
         predictions = loaders.map(lambda loader: classify_texts(model, loader, config))
+        seconds["evaluation"] = time.perf_counter() - started
+        kept, not_kept = from_first(_keep_model(model, texts, shared.corpus, config, keep))
     except BaseException:
         checkpoints.save()
         raise
-    seconds["evaluation"] = time.perf_counter() - started
+    if not_kept:  # from there, the same command has only to evaluate and keep
+        checkpoints.save()
     accuracy = predictions.map(lambda part: part.accuracy)
     report("\n".join(format_accuracies(accuracy)))
     if config.dataset:  # on the SMS data, the protocol's lines are all
@@ -166,6 +171,7 @@ def run_experiment(
         peak_memory=peak_memory_bytes(device),
         machine=describe_machine(device),
         kept=kept,
+        not_kept=not_kept,
     )
 
 
@@ -175,17 +181,29 @@ def _keep_model(
     corpus: Corpus,
     config: ExperimentConfig,
     keep: Keep,
-) -> dict[str, str]:
-    """Write what is to be kept of a trained model. Returns what was, with its SHA-256."""
-    kept, n_tokens = {}, count_max_tokens(texts.train, config)
-    if keep.save_model:
-        save_classifier(keep.folder, model, config, corpus, n_tokens)
-        kept["model"] = checksum_file(keep.folder / WEIGHTS_NAME)
-    if keep.export_dir:
-        encoding = find_encoding(config)
-        export_hf(model, config, corpus.labels, n_tokens, keep.export_dir, encoding)
-        kept["export"] = checksum_file(keep.export_dir / WEIGHTS_NAME)
-    return kept
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Write what is to be kept of a trained model, in the first process.
+
+    Returns what was, with its SHA-256, and what was not, with the reason.
+    """
+    n_tokens = count_max_tokens(texts.train, config)
+
+    def save(folder: Path) -> None:
+        save_classifier(folder, model, config, corpus, n_tokens)
+
+    def export(folder: Path) -> None:
+        export_hf(model, config, corpus.labels, n_tokens, folder, find_encoding(config))
+
+    folders = {"model": keep.save_model and keep.folder, "export": keep.export_dir}
+    kept, not_kept = {}, {}
+    for (name, folder), write in zip(folders.items(), (save, export), strict=True):
+        if folder and is_first():
+            try:
+                write(folder)
+                kept[name] = checksum_file(folder / WEIGHTS_NAME)
+            except Exception as error:  # whatever it is: the figures are not lost for it
+                not_kept[name] = describe_error(error)
+    return kept, not_kept
 
 
 def format_minutes(seconds: Mapping[str, float]) -> str:

@@ -23,11 +23,11 @@ import tiktoken
 import torch
 from torch import Tensor, nn
 
-from config_rules import find_export_problems
+from config_rules import describe_path, find_export_problems
 from data_utils import PADDING_TOKEN, WEIGHTS_NAME
 from errors import ExportError
 from experiment_config import ExperimentConfig
-from files import parse_json
+from files import ROOM, find_path_fault, parse_json
 from gpt_model import BLOCK_MODULES, TRANSPOSED, GPTModel, published_names
 from hf_tokenizer import TOKENIZER_NAMES, write_tokenizer
 from lora import LoRALinear
@@ -45,6 +45,8 @@ def require_export_folder(folder: Path) -> None:
 
     It may be there if it is empty, or an earlier export and nothing else: then it is replaced.
     """
+    if fault := find_path_fault(folder, ROOM):
+        raise ExportError(describe_path("export_hf", folder, fault))
     try:
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
         if names and not _is_export(folder, names):
@@ -57,6 +59,18 @@ def require_export_folder(folder: Path) -> None:
         temporary.rmdir()
     except OSError as error:
         raise _describe_fault(folder, error) from error
+
+
+def require_few_classes(n_classes: int, config: ExperimentConfig) -> None:
+    """Raise :class:`ExportError` if a classifier has more classes than its bias can be folded for,
+    before any work."""
+    if n_classes > config.gpt.emb_dim:
+        raise ExportError(
+            f"--export_hf with {n_classes} classes: the classifier of transformers has no bias, "
+            f'and with --model_size "{config.model_size}" that of {config.gpt.emb_dim} classes at '
+            "most can be expressed without one. Take a larger --model_size, or leave --export_hf "
+            "out."
+        )
 
 
 def _is_export(folder: Path, names: set[str]) -> bool:

@@ -38,11 +38,15 @@ def interruptible() -> Iterator[None]:
 @contextmanager
 def ending_at_once() -> Iterator[None]:
     """Inside, where modules are imported and nothing is to be saved, either signal ends the
-    process. An exception would not do: packages that are being imported may swallow it."""
+    process. An exception would not do: packages may swallow it while they are imported."""
 
     def end(number: int, frame: FrameType | None) -> None:
         if os.environ.get("LOCAL_RANK", "0") == "0":  # of torchrun's processes, one speaks
-            print("Interrupted before anything was started.", file=sys.stderr, flush=True)
+            print(
+                "Interrupted while modules were loaded. Nothing is lost.",
+                file=sys.stderr,
+                flush=True,
+            )
         os._exit(128 + number)
 
     with _handling(end):

@@ -49,7 +49,13 @@ from output import report
 from ray_worker import Inbox, Outcome, VersionError, call_in_thread, compute_task
 from run_records import read_record, write_incomplete
 from runs import Keep, Run
-from sweep import describe_run, find_done, record_complete, require_same_data
+from sweep import (
+    describe_not_kept,
+    describe_run,
+    find_done,
+    record_complete,
+    require_same_data,
+)
 from version import find_commit
 from vocabulary import portable
 
@@ -123,6 +129,9 @@ class Ledger:
         minutes = outcome.seconds / 60
         logger.info("%s, done on %s in %.2f minutes", self._place(run), outcome.node, minutes)
         report("\n".join([f"{describe_run(run)}:", *read_record(folder).lines]))
+        if outcome.result.not_kept:
+            self.failed.append(run)
+            logger.error("%s", describe_not_kept(outcome.result, folder))
 
     def fail(self, run: Run, error: str) -> None:
         """Write down that a run failed."""

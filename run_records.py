@@ -129,6 +129,7 @@ def write_complete(
         "history": asdict(result.history),
         "predictions_sha256": hashlib.sha256(predictions).hexdigest(),
         "kept": result.kept,
+        "not_kept": result.not_kept,
     }
     return _write(output_dir, run, content, predictions)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import parallel
 from command_line import Request
 from hf_export import require_export_folder
+from interruption import ending_at_once
 from machine import choose_device
 from output import report
 from run_records import require_writable
@@ -26,7 +27,8 @@ def perform(request: Request) -> int:
     """
     output_dir, runs = request.output_dir, order_runs(request.runs)
     if request.compare:
-        from report import compare_runs
+        with ending_at_once():
+            from report import compare_runs
 
         report(compare_runs(*request.compare, output_dir))
         return 0
@@ -45,7 +47,8 @@ def perform(request: Request) -> int:
     else:
         failed = run_sweep(runs, output_dir, request.keep)
     # Pictures and statistics take a while to import, and a single run needs none.
-    from report import write_report
+    with ending_at_once():
+        from report import write_report
 
     report(write_report(output_dir, request.data_dir, request.offline))
     for run in failed:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from checkpoints import CHECKPOINT_NAME
 from data_utils import WEIGHTS_NAME, Corpus
-from errors import DataError, RecordError, describe_error
+from errors import DataError, ExperimentError, RecordError, describe_error
 from experiment import ExperimentResult, SharedWork, describe_data, run_experiment, sharing_order
 from experiment_rows import find_row, format_command
 from files import checksum_file
@@ -34,6 +34,7 @@ def run_and_record(
 
     Raises:
         RecordError: the record cannot be written.
+        ExperimentError: the record is written, but the model could not be kept.
         Exception, Interrupted: what made the run fail or stop, when it was recorded.
     """
     find_commit()  # before others change the files
@@ -51,11 +52,14 @@ def run_and_record(
         raise
     if is_first():
         record_complete(output_dir, run, result, shared.corpus)
+    if result.not_kept:
+        raise ExperimentError(describe_not_kept(result, folder))
     return folder
 
 
 def record_complete(output_dir: Path, run: Run, result: ExperimentResult, corpus: Corpus) -> Path:
-    """Write the record of a run that came to its end, and let go of what it was to go on from.
+    """Write the record of a run that came to its end, and let go of what it was to go on from,
+    unless its model is still to be kept.
 
     Returns its folder.
 
@@ -63,8 +67,17 @@ def record_complete(output_dir: Path, run: Run, result: ExperimentResult, corpus
         RecordError: it cannot be written.
     """
     folder = write_complete(output_dir, run, result, describe_data(corpus))
-    (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+    if not result.not_kept:
+        (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
     return folder
+
+
+def describe_not_kept(result: ExperimentResult, folder: Path) -> str:
+    """Why a model that was to be kept is not, and how to go on."""
+    return (
+        f"{' '.join(result.not_kept.values())} The run is complete, and its figures are in "
+        f"{folder}; with --resume the same command keeps the model without training again."
+    )
 
 
 def _record_end(output_dir: Path, run: Run, status: str, error: str) -> None:

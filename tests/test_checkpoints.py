@@ -28,7 +28,8 @@ from training import TrainingState
 
 pytestmark = pytest.mark.usefixtures("few_demo_messages")  # three batches in an epoch
 
-DEMO = ["--demo", "--num_epochs", "4", "--eval_freq", "2", "--max_steps", "11"]
+FOUR_EPOCHS = ["--demo", "--num_epochs", "4"]
+DEMO = [*FOUR_EPOCHS, "--eval_freq", "2", "--max_steps", "11"]
 
 
 class Stopped(Exception):
@@ -75,7 +76,8 @@ def test_resumed_equals_uninterrupted(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    config = config_from_flags([*DEMO, *flags.split()])
+    start = FOUR_EPOCHS if "--max_steps" in flags else DEMO
+    config = config_from_flags([*start, *flags.split()])
     whole = run_experiment(config)
     printed = capsys.readouterr().out.splitlines()
     keep = Keep(tmp_path, resume=True, checkpoint_every=every)
@@ -94,7 +96,7 @@ def test_resumed_equals_uninterrupted(
 
 
 def test_a_checkpoint_holds_what_trains_and_no_more(tmp_path: Path) -> None:
-    config = config_from_flags([*DEMO, "--max_steps", "3"])
+    config = config_from_flags(["--demo", "--max_steps", "3"])
     run_experiment(config, keep=Keep(tmp_path, checkpoint_every=3))
     _, tensors = read_tensors(tmp_path / CHECKPOINT_NAME)
     model = {name for name in tensors if name.startswith("model.")}
@@ -221,7 +223,7 @@ def test_a_signal_ends_a_run_that_can_be_resumed(
     ]
     assert main([*flags, "--resume"]) == 0
     assert capsys.readouterr().out.splitlines() == resumed, "the recorded lines, minutes included"
-    assert main([*flags, "--output_dir", str(tmp_path / "whole")]) == 0
+    assert main([*DEMO, "--output_dir", str(tmp_path / "whole")]) == 0
     whole = capsys.readouterr().out.splitlines()
     assert [line for line in whole if "minutes" not in line] == [
         line for line in resumed if "minutes" not in line

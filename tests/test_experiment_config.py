@@ -169,7 +169,7 @@ BAD = [
     ("--eval_iter " + "9" * 30, ["--eval_iter", "up to"]),
     ("--num_epochs " + "9" * 30, ["--num_epochs", "up to"]),
     ("--trainable_layers lora --lora_rank 9999999999", ["--lora_rank", "up to"]),
-    ("--weights " + "w" * 300, ["--weights \"www", "the name is too long"]),
+    ("--weights " + "w" * 300, ['--weights "www', "the name is too long"]),
     ("--precision tf32 --device cpu", ["--precision tf32 with --device cpu", "bf16"]),
     ("--feature_memory -1", ["--feature_memory -1.0", "at least 0"]),
     ("--trainable_layers last", ["--trainable_layers", 'mean "last_layer"']),
