@@ -3,6 +3,7 @@ from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import config_from_flags
 
 from additional_experiments import main
@@ -185,6 +186,25 @@ BAD = [
     ("--epochs 3", ["--epochs", "--num_epochs"]),
     ("--lora-rank=3", ["--lora-rank", "--lora_rank"]),
     ("hello", ["hello", "belongs to no flag"]),
+    ("16", ["16: belongs to no flag", "write --rows 16"]),
+    ("--demo 1-3,5 16", ["1-3,5 16: belongs to no flag", "write --rows 1-3,5 16"]),
+    ("list", ["did you mean --list?"]),
+    ("--rank 4", ["--rank: no such flag; did you mean --lora_rank?"]),
+    ("--alpha 4", ["--alpha: no such flag; did you mean --lora_alpha?"]),
+    ("--lr 1e-4", ["--lr: no such flag; did you mean --learning_rate?"]),
+    ("--size medium", ["did you mean --model_size or --batch_size?"]),
+    ("--layers all", ["did you mean --trainable_layers?"]),
+    ("--gpu", ["did you mean --device cuda?"]),
+    ("--device GPU", ['--device "GPU"', 'mean "cuda"']),
+    ("--precision float32", ['--precision "float32"', 'mean "fp32"']),
+    ("--seed 1 --seed 2", ["--seed 1 and --seed 2: they contradict each other"]),
+    ("--rows 1 --rows 1 16", ["--rows 1 and --rows 1 16: they contradict each other"]),
+    ("--output_dir a --output_dir=b", ["--output_dir a and --output_dir b"]),
+    ("--num_seeds 2 --seed 9223372036854775807", ["--num_seeds 2 with --seed", "go up to"]),
+    ("--seeds 1 9223372036854775808", ["--seeds 9223372036854775808: not a whole number"]),
+    ("--list --demo", ["--demo with --list: nothing is run"]),
+    ("--version --report", ["--version with --report: give one of them"]),
+    ("--rows list 1", ["--rows list 1: no such row: list"]),
 ]
 
 
@@ -195,6 +215,125 @@ def test_bad_input_is_named_with_a_way_out(command: str, parts: list[str]) -> No
     assert len(problems) == 1
     for part in parts:
         assert part in problems[0]
+
+
+BIG_NUMBERS = {
+    "seed": "--demo",
+    "num_seeds": "--demo",
+    "seeds": "--demo",
+    "rows": "--demo",
+    "checkpoint_every": "--demo",
+    "context_length": "--demo",
+    "lora_rank": "--demo --trainable_layers lora",
+    "learning_rate": "--demo",
+    "feature_memory": "--demo",
+    "gpus_per_run": "--demo --ray --dry_run",
+    "cpus_per_run": "--demo --ray --dry_run",
+}
+
+
+@pytest.mark.parametrize("name", BIG_NUMBERS)
+def test_a_number_of_5000_digits_is_wrong_usage(name: str) -> None:
+    (problem,) = problems_of([*BIG_NUMBERS[name].split(), f"--{name}", "9" * 5000])
+    assert problem.startswith((f"--{name} 9999", f"--{name} inf"))
+    assert len(problem) < 500
+
+
+def test_huge_numbers_from_python_are_problems() -> None:
+    for name in ("batch_size", "lora_rank", "context_length", "seed", "val_fraction"):
+        problems = find_problems(ExperimentConfig(**{name: 10**5000}))
+        assert any(f"--{name} a number of thousands of digits" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("number", ["1e999", "-inf", "nan"])
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "feature_memory"])
+def test_no_option_is_infinite(name: str, number: str) -> None:
+    (problem,) = problems_of([f"--{name}={number}"])
+    assert problem.startswith(f"--{name} {float(number)}: not a number")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("gpt2-medium", "gpt2-medium (355M)"),
+        ("medium", "gpt2-medium (355M)"),
+        ("XL", "gpt2-xl (1558M)"),
+        ("124M", "gpt2-small (124M)"),
+        ("774m", "gpt2-large (774M)"),
+    ],
+)
+def test_a_part_of_a_size_is_that_size(text: str, name: str) -> None:
+    config = config_from_flags(["--model_size", text])
+    assert config == ExperimentConfig(model_size=name), "so that its record and hash are the same"
+
+
+@pytest.mark.parametrize("text", ["gpt2", "4M", "gpt2-", "", "(124M)"])
+def test_a_part_of_several_sizes_is_none(text: str) -> None:
+    (problem,) = problems_of([f"--model_size={text}"])
+    assert problem.startswith(f'--model_size "{text}"')
+
+
+def test_what_is_repeated_and_the_same_is_fine() -> None:
+    flags = ["--demo", "--seed", "1", "--rows", "1", "16", "--offline"]
+    assert parse_command_line([*flags, *flags]) == parse_command_line(flags)
+
+
+PATHS = ("output_dir", "data_dir", "weights_dir", "weights", "dataset", "export_hf")
+BAD_PATHS = {
+    "long": ("a" * 5000, "the name is too long"),
+    "deep": ("/".join(["a" * 100] * 50), "the name is too long"),
+    "loop": ("loop", "symbolic links lead in a circle"),
+    "below a loop": ("loop/a", "symbolic links lead in a circle"),
+}
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("kind", BAD_PATHS)
+def test_a_path_that_cannot_be_is_wrong_usage(name: str, kind: str, empty_folder: Path) -> None:
+    Path("loop").symlink_to("loop")
+    path, message = BAD_PATHS[kind]
+    flags = ["--trainable_token_pos", "flexible"] if name == "export_hf" else []
+    (problem,) = problems_of([*flags, f"--{name}", path])
+    assert problem.startswith(f'--{name} "{path[:60]}')
+    assert message in problem
+    assert len(problem) < 200
+    assert [path.name for path in empty_folder.iterdir()] == ["loop"]
+
+
+@pytest.mark.parametrize("name", ["data_dir", "weights_dir", "weights", "dataset"])
+def test_a_null_byte_in_a_path_is_a_problem(name: str) -> None:
+    (problem,) = find_problems(ExperimentConfig(**{name: "a\0b"}))
+    assert problem.startswith(f"--{name}")
+    assert "null byte" in problem
+
+
+def test_an_output_dir_with_no_room_for_records_is_refused() -> None:
+    """It could be made, but the record of a run could not be written to it at its end."""
+    name = "/".join(["a" * 100] * 39)
+    (problem,) = problems_of(["--output_dir", name])
+    assert "the name is too long" in problem
+
+
+@pytest.mark.parametrize(
+    ("export_dir", "words"),
+    [
+        ("runs", "one is inside the other"),
+        ("runs/model", "one is inside the other"),
+        ("linked/model", "one is inside the other"),
+        (".", "one is inside the other"),
+        ("elsewhere/row-01", "the folder of a run"),
+        ("elsewhere/row-01/model", "the folder of a run"),
+    ],
+)
+def test_no_export_among_the_records(export_dir: str, words: str) -> None:
+    Path("runs").mkdir()
+    Path("linked").symlink_to("runs")
+    Path("elsewhere/row-01").mkdir(parents=True)
+    Path("elsewhere/row-01/result.json").touch()
+    (problem,) = problems_of(["--rows", "16", "--export_hf", export_dir])
+    assert problem.startswith(f"--export_hf {export_dir}")
+    assert words in problem
+    assert parse_command_line(["--rows", "16", "--export_hf", "elsewhere/model"]).keep.export_dir
 
 
 def test_tiny_has_no_published_weights() -> None:
@@ -293,6 +432,9 @@ def test_help_fits_a_terminal_and_shows_every_default(
         ("3", [3]),
         ("4,2,4,1-2", [4, 2, 1]),
         (" 1 , 3 - 4 ", [1, 3, 4]),
+        ("1 16", [1, 16]),
+        ("1, 16", [1, 16]),
+        ("1-3 16,17", [1, 2, 3, 16, 17]),
     ],
 )
 def test_rows_are_selected(text: str, numbers: list[int]) -> None:
@@ -306,6 +448,34 @@ def test_rows_that_do_not_exist_are_named(text: str) -> None:
     _, problems = parse_rows(text)
     assert problems
     assert all(f"--rows {text}:" in problem and "1 to 19" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("flags", [["--rows", "list"], ["--list"]])
+def test_the_rows_are_listed(flags: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert main(flags) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for number, row in ROWS.items():
+        found = re.search(rf"^ *{number}  {re.escape(row.question)} .*\n +(.*)$", out, re.MULTILINE)
+        assert found[1] == row.command
+        for figure in (row.train, row.validation, row.test, row.minutes):
+            assert f" {figure:.2f}" in found[0]
+
+
+def test_the_version_names_commit_and_pytorch(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--version"]) == 0
+    out = capsys.readouterr().out
+    assert f"PyTorch {torch.__version__}" in out
+    assert re.match(r"commit [0-9a-f]{40}\+? \(Python 3|commit unknown", out)
+
+
+def test_a_problem_of_some_rows_names_them() -> None:
+    problems = problems_of(["--rows", "1,14,15", "--batch_size", "4", "--eval_freq", "0"])
+    assert [problem[:22] for problem in problems] == [
+        "--eval_freq 0: not a w",
+        "row 14: --no_padding w",
+        "row 15: --no_padding w",
+    ]
 
 
 def seeds_of(*flags: str) -> list[int]:
