@@ -162,7 +162,9 @@ class ExperimentConfig:
         "name of the column of texts in --dataset, or, in a file without names, its number",
         metavar="NAME",
     )
-    label_column: str = option("Label", GROUPS[2], "the same of the label column", metavar="NAME")
+    label_column: str = option(
+        "Label", GROUPS[2], "name of the label column, or its number", metavar="NAME"
+    )
     val_fraction: float = option(
         0.1,
         GROUPS[2],

@@ -53,10 +53,8 @@ ACTIONS = {
         metavar="ROWS",
         nargs="+",
     ),
-    "seeds": Action("run each of the rows with each of these seeds", metavar="N", nargs="+"),
-    "num_seeds": Action(
-        "the same with this many seeds, the first of them that of --seed", metavar="N"
-    ),
+    "seeds": Action("run each row with each of these seeds", metavar="N", nargs="+"),
+    "num_seeds": Action("run each row with this many seeds, from --seed on", metavar="N"),
     "output_dir": Action(
         "folder for the records of runs and the report on them; with --demo it is runs/demo",
         metavar="DIR",

@@ -10,18 +10,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
-from helpers import PATCHED, SCRIPT, environment_without_network, read_until
+from helpers import PATCHED, SCRIPT, environment_without_network, make_result, read_until
 from ray.cluster_utils import Cluster
 from tqdm import tqdm
 
 from cluster import Task
 from command_line import parse_command_line
+from experiment import load_corpus
 from ray_sweep import Ledger, fail_begun
-from run_records import RESULT_NAME
+from ray_worker import Outcome
+from run_records import read_records
+from runs import RESULT_NAME
 
 pytestmark = pytest.mark.slow
 
@@ -210,6 +214,17 @@ def test_of_a_task_that_is_given_up_the_other_runs_are_tried(tmp_path: Path) -> 
     assert ledger.failed == [runs[1]]
     assert fail_begun(task, "no room", ledger) is None, "none of them had begun"
     assert ledger.failed == runs[1:]
+
+
+def test_a_model_that_is_not_kept_fails_its_run_alone(tmp_path: Path) -> None:
+    (run,) = parse_command_line(["--demo"]).runs
+    result = replace(make_result([0, 1], [0, 1]), not_kept={"model": "no room"})
+    ledger = Ledger([run], load_corpus(run.config), tmp_path, tqdm(disable=True))
+    ledger.record(run, Outcome("a", 1.0, result))
+    assert ledger.failed == [run]
+    (record,) = read_records(tmp_path)
+    assert record.is_complete
+    assert record.result["not_kept"] == {"model": "no room"}
 
 
 @pytest.mark.faults("a node that cannot run a task")
