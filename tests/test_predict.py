@@ -227,6 +227,10 @@ def test_three_ways_in_three_ways_out(
         (["--csv", ""], b"", 1, "cannot be read"),
         (["--weights", "nix", "a"], b"", 2, "no such file"),
         (["--device", "cuda", "a"], b"", 2, "no such device"),
+        (["--device", "gpu", "a"], b"", 2, 'mean "cuda"'),
+        (["--format", "csv", "--format", "text", "a"], b"", 2, "--format csv and --format text"),
+        (["--format", "csv", "--format", "csv", "a"], b"", 0, ""),
+        (["--csv", "a" * 5000], b"", 2, "the name is too long"),
         (["a", "."], b"", 2, "more than one RUN_DIR"),
         ([], b"fine\n\xff\xfe\n", 1, "line 2"),
         ([], b"", 0, ""),
@@ -256,6 +260,13 @@ def test_a_folder_is_needed(capsys: pytest.CaptureFixture) -> None:
         assert "RUN_DIR is missing" in capsys.readouterr().err
     assert predict.main(["nix", "hello"]) == 2
     assert "nix: no such folder" in capsys.readouterr().err
+    Path("loop").symlink_to("loop")
+    for path, reason in (("a" * 5000, "the name is too long"), ("loop", "lead in a circle")):
+        assert predict.main([path, "hello"]) == 2
+        err = capsys.readouterr().err
+        assert f"{path[:60]}" in err
+        assert reason in err
+        assert len(err) < 300
 
 
 def test_texts_are_streamed(saved: dict[str, bytes], tmp_path: Path) -> None:
