@@ -50,7 +50,13 @@ from output import report
 from ray_worker import Inbox, Outcome, VersionError, call_in_thread, compute_task
 from run_records import read_record, write_incomplete
 from runs import Keep, Run
-from sweep import describe_run, find_done, record_complete, require_same_data
+from sweep import (
+    describe_run,
+    find_done,
+    record_complete,
+    require_same_data,
+    require_same_weights,
+)
 from vocabulary import portable
 
 logger = logging.getLogger("experiments")
@@ -152,7 +158,8 @@ def run_ray_sweep(
     Raises:
         ClusterError: no Ray answers, no node can run what is left, or versions differ.
         DataError: the texts or the vocabulary cannot be had.
-        RecordError: a record cannot be written, or the folder holds runs on other data.
+        RecordError: a record cannot be written, or the folder holds runs on other data or
+            from other weights of the same name.
         Interrupted: the process was asked to stop; what is complete is recorded.
     """
     find_commit()  # before others change the files
@@ -163,6 +170,7 @@ def run_ray_sweep(
     config = runs[0].config  # texts, vocabulary and device are the same for all
     corpus = load_corpus(config)
     require_same_data(output_dir, corpus)
+    require_same_weights(output_dir, runs)
     encoding = portable(find_encoding(config))
     with connected(request.address) as patience:
         nodes = find_nodes()

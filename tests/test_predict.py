@@ -93,8 +93,10 @@ def test_base_weights_in_a_file(checkpoint: str, tmp_path: Path) -> None:
     spam = found.probability if found.label == "spam" else 1 - found.probability
     assert spam == pytest.approx(expected["probability"][0], abs=1e-6)
 
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(CheckpointError, match=rf"{original}.*not there. Name.*--weights PATH"):
         load_classifier(run, {})
+    with pytest.raises(ConfigError, match="no such file"):
+        load_classifier(run, {"weights": "nowhere"})
     tensors = load_file(moved)
     next(iter(tensors.values())).add_(1e-3)
     save_file(tensors, moved)
