@@ -100,9 +100,7 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
     try:
         content = parse_json(path.read_bytes())
         labels, config = _read_labels(content), _read_options(content)
-        base = content["base"]
-        if (base is None) != _is_whole(config):
-            raise ValueError(f"base {base!r} with {config.trainable_layers}")
+        base = _read_base(content, config)
         weights = given.get("weights") or (_locate_base(base, folder) if base else "random")
     except FileNotFoundError as error:
         raise CheckpointError(
@@ -132,12 +130,26 @@ def _is_whole(config: ExperimentConfig) -> bool:
     return config.trainable_layers == "all"
 
 
+def _read_base(content: dict[str, Any], config: ExperimentConfig) -> dict[str, Any] | None:
+    """What a model's weights rest on; none if it was trained whole.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not there, or says too little to be told from others.
+    """
+    base = content["base"]
+    if (base is None) != _is_whole(config):
+        raise ValueError(f"base {base!r} with {config.trainable_layers}")
+    if base is not None:
+        for key in ("seed", "torch") if base["weights"] == "random" else ("file_sha256",):
+            base[key]
+    return base
+
+
 def _locate_base(base: dict[str, Any], folder: Path) -> str:
     """What --weights is to be for the weights below a model: for a file, where it is now.
 
     Raises:
         CheckpointError: their file is not where it was.
-        KeyError, TypeError: it is not said.
     """
     weights = str(base["weights"])
     if weights in ("pretrained", "random"):
