@@ -8,11 +8,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from data_utils import Batch, find_weights
+from data_utils import Batch
 from experiment_config import ExperimentConfig
 from gpt_model import GPTModel, load_published_weights, pick
 from lora import LoRALinear, MergedLoRALinear, inject_lora
 from parallel import map_rows
+from weight_files import find_weights
 
 N_TRAINED_BLOCKS = {"last_layer": 0, "last_block": 1, "last_two_blocks": 2}
 LORA_LAYERS = {"lora": LoRALinear, "lora_alternative": MergedLoRALinear}

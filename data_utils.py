@@ -1,4 +1,4 @@
-"""What comes from outside: the messages, as batches of tokens, and the published weights.
+"""What comes from outside: the messages, as batches of tokens.
 
 Source of the messages: T. Almeida, J. Gómez Hidalgo, "SMS Spam Collection" v.1, UCI Machine
 Learning Repository, 2011, https://doi.org/10.24432/C5CC84 (CC BY 4.0).
@@ -25,7 +25,6 @@ from downloads import OFFLINE, describe_wrong, fetch_first, first_line, is_offli
 from errors import DataError, DownloadError
 from experiment_config import ExperimentConfig
 from files import write_atomically
-from model_sizes import PUBLISHED_WEIGHTS
 
 logger = logging.getLogger("experiments")
 
@@ -37,8 +36,6 @@ DATASET_NAME = "SMSSpamCollection"
 DATASET_BYTES = 477_907
 DATASET_SHA256 = "7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d"
 MAX_ZIP_BYTES = 2_000_000  # the published zip has about 0.2 MB
-
-WEIGHTS_NAME = "model.safetensors"
 
 SPLIT_SEED = 123  # the split's own: it never follows --seed
 LABELS = {"ham": 0, "spam": 1}
@@ -321,73 +318,3 @@ def make_loaders(datasets: Splits[Dataset], batch_size: int) -> Splits[DataLoade
 def _loader(dataset: Dataset, batch_size: int, **order: bool) -> DataLoader:
     # The dataset gives whole batches, so there is nothing left to collate.
     return DataLoader(dataset, batch_size, collate_fn=lambda batch: batch, **order)
-
-
-# ---------------------------------------------------------------- weights
-
-
-def find_weights(config: ExperimentConfig) -> Path:
-    """Return the safetensors file for ``--weights pretrained`` or ``--weights PATH``.
-
-    Published weights are taken from ``weights_dir/<name>/model.safetensors`` if they are
-    there, and otherwise downloaded: into that folder, or by default into the cache of
-    ``huggingface_hub``, which is read first and needs no network then.
-
-    Raises:
-        DataError: there is no such file, or it could not be downloaded.
-    """
-    if config.weights == "pretrained":
-        weights_dir = Path(config.weights_dir) if config.weights_dir else None
-        return _published_file(config.model_size, weights_dir, is_offline(config.offline))
-    path = Path(config.weights)
-    try:
-        if not path.is_dir():
-            return path
-        files = sorted(path.glob("*.safetensors"))
-    except OSError as error:
-        raise DataError(f"--weights {path} cannot be read: {error}") from error
-    if path / WEIGHTS_NAME in files:
-        return path / WEIGHTS_NAME
-    if len(files) != 1:
-        raise DataError(
-            f"--weights {path}: the folder holds no {WEIGHTS_NAME}, and {len(files)} other "
-            "safetensors files. Name one file."
-        )
-    return files[0]
-
-
-def _published_file(model_size: str, weights_dir: Path | None, offline: bool) -> Path:
-    repository, revision = PUBLISHED_WEIGHTS[model_size]
-    folder = weights_dir / repository.split("/")[1] if weights_dir else None
-    try:
-        if folder and (folder / WEIGHTS_NAME).exists():
-            return folder / WEIGHTS_NAME
-    except OSError as error:
-        raise DataError(f"--weights_dir {weights_dir} cannot be read: {error}") from error
-    import huggingface_hub  # takes a while, and only published weights need it
-
-    huggingface_hub.logging.set_verbosity_error()  # what matters of it is in the error below
-    logger.info("Getting %s of %s from the Hugging Face hub or its cache", WEIGHTS_NAME, repository)
-    try:
-        if offline:  # hf_hub_download reaches for the network even with local_files_only
-            found = huggingface_hub.try_to_load_from_cache(
-                repository, WEIGHTS_NAME, revision=revision
-            )
-            if not isinstance(found, str):
-                raise FileNotFoundError(OFFLINE)
-        else:
-            found = huggingface_hub.hf_hub_download(
-                repository, WEIGHTS_NAME, revision=revision, local_dir=folder
-            )
-        return Path(found)
-    except Exception as error:  # the hub's errors share no base class
-        place = folder or Path("WEIGHTS_DIR") / repository.split("/")[1]
-        flag = "" if folder else " and give --weights_dir WEIGHTS_DIR"
-        # What the hub misses in its cache, it looked for there because of another error.
-        reason = first_line(error.__cause__ or error)
-        raise DataError(
-            f"{WEIGHTS_NAME} of {repository}, revision {revision}, could not be had from the "
-            f"Hugging Face hub or its cache ({reason}).\n"
-            f"Without a network, put that file at {place / WEIGHTS_NAME}{flag}, or take "
-            "--weights random."
-        ) from error

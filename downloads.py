@@ -30,7 +30,8 @@ BACKOFF_SECONDS = 0.5  # before the second attempt, twice as long before each fu
 TIMEOUT_SECONDS = (10, 30)  # to connect, between two pieces of an answer
 DEADLINE_SECONDS = 300  # for all attempts at one address
 PIECE_BYTES = 4096
-OFFLINE = "this is offline, by --offline or by HF_HUB_OFFLINE"
+OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+OFFLINE = f"this is offline, by --offline, {' or '.join(OFFLINE_VARIABLES)}"
 PASSING_ERRORS = (
     requests.ConnectionError,
     requests.Timeout,
@@ -57,9 +58,10 @@ class _Body:
 
 
 def is_offline(asked: bool) -> bool:
-    """Whether the network must not be touched: by --offline, or by HF_HUB_OFFLINE."""
+    """Whether the network must not be touched: by --offline, or by the environment."""
     # The values are those that huggingface_hub takes for true.
-    return asked or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+    values = (os.environ.get(name, "").upper() for name in OFFLINE_VARIABLES)
+    return asked or any(value in ("1", "ON", "YES", "TRUE") for value in values)
 
 
 # ---------------------------------------------------------------- downloading

@@ -29,7 +29,6 @@ from data_utils import (
     DATASET_NAME,
     DATASET_SHA256,
     LABELS,
-    WEIGHTS_NAME,
     Corpus,
     EncodedTexts,
     Splits,
@@ -42,7 +41,7 @@ from data_utils import (
     write_csv_files,
 )
 from demo_data import byte_encoding, demo_messages
-from errors import ConfigError, describe_error
+from errors import ConfigError, DataError, describe_error
 from experiment_config import ExperimentConfig
 from experiment_rows import CIRCUMSTANCES
 from files import checksum_file
@@ -65,9 +64,10 @@ from output import report
 from own_data import load_own_corpus
 from parallel import first_on_node, from_first, is_first, largest, require_same, size
 from runs import Keep
-from saved_models import describe_base, save_classifier
+from saved_models import save_classifier
 from training import Accuracy, History, Predictions, classify_texts, train
 from vocabulary import gpt2_encoding
+from weight_files import WEIGHTS_NAME, describe_base
 
 logger = logging.getLogger("experiments")
 
@@ -90,6 +90,7 @@ class ExperimentResult:
     n_parameters: int  # trained or not
     peak_memory: int  # bytes
     machine: dict[str, Any]  # that computed it, as describe_machine has it
+    weights: dict[str, Any]  # that it started from, as describe_base has them
     kept: dict[str, str] = field(default_factory=dict)  # "model", "export": their SHA-256
     not_kept: dict[str, str] = field(default_factory=dict)  # the same: why they are not there
 
@@ -126,7 +127,8 @@ def run_experiment(
     reset_peak_memory(device)
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     texts = shared.texts(config)
-    model = shared.model(config).to(device)
+    model, base = shared.model(config)
+    model.to(device)
     parameters = list(model.parameters())
     require_same(lambda: {"data": describe_data(shared.corpus), "weights": fingerprint(model)})
     require_memory(texts, config)
@@ -135,7 +137,7 @@ def run_experiment(
     with Patience(agree=largest) as patience:
         checkpoints = Checkpoints(
             keep.folder and keep.folder / CHECKPOINT_NAME,
-            identity=lambda: _identity(shared.corpus, config),
+            identity=lambda: _identity(shared.corpus, config, base),
             every=keep.checkpoint_every,
             resume=keep.resume,
             features=feature_seconds,
@@ -149,7 +151,7 @@ def run_experiment(
         started = time.perf_counter()
         predictions = loaders.map(lambda loader: classify_texts(model, loader, config))
         seconds["evaluation"] = time.perf_counter() - started
-        kept, not_kept = from_first(_keep_model(model, texts, shared.corpus, config, keep))
+        kept, not_kept = from_first(_keep_model(model, base, texts, shared.corpus, config, keep))
     except BaseException:
         checkpoints.save()
         raise
@@ -170,6 +172,7 @@ def run_experiment(
         n_parameters=sum(p.numel() for p in parameters),
         peak_memory=peak_memory_bytes(device),
         machine=describe_machine(device),
+        weights=base,
         kept=kept,
         not_kept=not_kept,
     )
@@ -177,6 +180,7 @@ def run_experiment(
 
 def _keep_model(
     model: GPTModel,
+    base: dict[str, Any],
     texts: Splits[EncodedTexts],
     corpus: Corpus,
     config: ExperimentConfig,
@@ -189,7 +193,7 @@ def _keep_model(
     n_tokens = count_max_tokens(texts.train, config)
 
     def save(folder: Path) -> None:
-        save_classifier(folder, model, config, corpus, n_tokens)
+        save_classifier(folder, model, config, base, corpus, n_tokens)
 
     def export(folder: Path) -> None:
         export_hf(model, config, corpus.labels, n_tokens, folder, find_encoding(config))
@@ -230,7 +234,7 @@ def _flags(config: ExperimentConfig) -> dict[str, Any]:
     }
 
 
-def _identity(corpus: Corpus, config: ExperimentConfig) -> dict[str, Any]:
+def _identity(corpus: Corpus, config: ExperimentConfig, base: dict[str, Any]) -> dict[str, Any]:
     """What a checkpoint belongs to: equal for runs that would go the same way from it."""
     return {
         "options": {
@@ -239,7 +243,7 @@ def _identity(corpus: Corpus, config: ExperimentConfig) -> dict[str, Any]:
             if name == "seed" or name not in CIRCUMSTANCES
         },
         "data": describe_data(corpus),
-        "base": describe_base(config),
+        "base": base,
     }
 
 
@@ -324,23 +328,28 @@ class SharedWork:
             self._texts[key] = encode_splits(self.corpus.parts, encoding, config)
         return self._texts[key]
 
-    def model(self, config: ExperimentConfig) -> GPTModel:
-        """The model that trains, on the CPU; what does not train may be shared with others.
+    def model(self, config: ExperimentConfig) -> tuple[GPTModel, dict[str, Any]]:
+        """The model that trains, on the CPU, and what it starts from, as :func:`describe_base` has
+        it; what does not train may be shared with others.
 
         Raises:
-            DataError, CheckpointError: the weights cannot be had, or are damaged.
+            DataError, CheckpointError: the weights cannot be had, are damaged, or change meanwhile.
         """
-        n_classes = len(self.corpus.labels)
-        key = _weights_key(config)
-        others = [other for other in self._configs if _weights_key(other) == key]
+        base, n_classes = describe_base(config), len(self.corpus.labels)
+        key = (_weights_key(config), base)
+        others = [other for other in self._configs if _weights_key(other) == key[0]]
         if config.trainable_layers == "all" or len(others) < 2:
             # Nothing of it could be shared: a second copy would only take memory.
             self._weights = self._prefix = (None, None)
-            return build_classifier(config, n_classes=n_classes)
-        if self._weights[0] != key:
-            self._weights = self._prefix = (None, None)  # before the next ones are read
-            self._weights = (key, load_weights(config))
-        return build_classifier(config, self._weights[1], n_classes)
+            model = build_classifier(config, n_classes=n_classes)
+        else:
+            if self._weights[0] != key:
+                self._weights = self._prefix = (None, None)  # before the next ones are read
+                self._weights = (key, load_weights(config))
+            model = build_classifier(config, self._weights[1], n_classes)
+        if describe_base(config) != base:
+            raise DataError(f"--weights {config.weights} changed while it was read. Run it again.")
+        return model, base
 
     def inputs(self, model: GPTModel, config: ExperimentConfig) -> tuple[Splits[Dataset], float]:
         """What training and evaluation run on, and the seconds that its hidden states took.

@@ -97,7 +97,8 @@ class ExperimentConfig:
         None,
         GROUPS[0],
         "folder of published weights: DIR/gpt2/model.safetensors and so on are read from it, and "
-        "downloaded to it if they are not there; otherwise the Hugging Face cache is used",
+        "downloaded to it if neither it nor the Hugging Face cache holds them; without it, they "
+        "are downloaded to that cache",
         parse=str,
         metavar="DIR",
     )
@@ -278,7 +279,8 @@ class ExperimentConfig:
     offline: bool = option(
         False,
         GROUPS[4],
-        "touch no network: what is not there is an error; HF_HUB_OFFLINE=1 means the same",
+        "touch no network: what is not there is an error; HF_HUB_OFFLINE=1 and "
+        "TRANSFORMERS_OFFLINE=1 mean the same",
     )
 
     @property

@@ -173,6 +173,7 @@ TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 # Stored in some files, but no weights of their own: mask buffers, and the head, which in
 # GPT-2 is the token embedding once more.
 NOT_WEIGHTS = (".attn.bias", ".attn.masked_bias", "lm_head.weight")
+OTHER_FILE = "Get the file again, or name another one with --weights."
 
 
 def load_published_weights(config: GPTConfig, path: Path) -> GPTModel:
@@ -234,7 +235,7 @@ def _match_names(path: Path, targets: dict[str, tuple[str, ...]]) -> dict[str, s
         named = ", ".join((missing + unknown)[:3]) or "one tensor under two names"
         raise CheckpointError(
             f"{path} does not hold this GPT-2: missing tensors {len(missing)}, "
-            f"unknown ones {len(unknown)} ({named}). Does --model_size fit the file?"
+            f"unknown ones {len(unknown)} ({named}). {OTHER_FILE}"
         )
     return stored_names
 
@@ -246,14 +247,14 @@ def _copy_tensor(tensor: Tensor, parameters: list[nn.Parameter], name: str, path
     if tuple(tensor.shape) != shape:
         raise CheckpointError(
             f"{path}: {name} has shape {tuple(tensor.shape)}, this model needs {shape}. "
-            "Does --model_size fit the file?"
+            f"{OTHER_FILE}"
         )
     for parameter, part in zip(parameters, tensor.chunk(len(parameters)), strict=True):
         parameter.copy_(part)
         if not tensor.is_floating_point() or not torch.isfinite(parameter).all():
             raise CheckpointError(
                 f"{path}: {name} ({tensor.dtype}) holds values that are no finite floating-point "
-                "numbers. Get the file again, or name another one with --weights."
+                f"numbers. {OTHER_FILE}"
             )
 
 
@@ -264,6 +265,5 @@ def _open_checkpoint(path: Path) -> Iterator[safe_open]:
             yield checkpoint
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as safetensors ({error}). Get the file again, or name "
-            "another one with --weights."
+            f"{path} cannot be read as safetensors ({error}). {OTHER_FILE}"
         ) from error

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from config_rules import describe_path, find_export_problems
-from data_utils import PADDING_TOKEN, WEIGHTS_NAME
+from data_utils import PADDING_TOKEN
 from errors import ExportError
 from experiment_config import ExperimentConfig
 from files import ROOM, find_path_fault, parse_json
@@ -32,6 +32,7 @@ from gpt_model import BLOCK_MODULES, TRANSPOSED, GPTModel, published_names
 from hf_tokenizer import TOKENIZER_NAMES, write_tokenizer
 from lora import LoRALinear
 from model_sizes import PUBLISHED_WEIGHTS
+from weight_files import WEIGHTS_NAME
 
 ARCHITECTURE = "GPT2ForSequenceClassification"
 CONFIG_NAME = "config.json"
@@ -260,8 +261,7 @@ def _model_config(model: GPTModel, labels: Sequence[str]) -> dict[str, Any]:
 def _write_adapter(folder: Path, model: GPTModel, config: ExperimentConfig, shift: Tensor) -> None:
     """Write the LoRA layers of the blocks, and the classifier and the final norm as they became."""
     folder.mkdir()
-    pretrained = config.weights == "pretrained"
-    repository, revision = PUBLISHED_WEIGHTS[config.model_size] if pretrained else (None, None)
+    published = PUBLISHED_WEIGHTS[config.model_size] if config.weights == "pretrained" else None
     targets = {
         theirs: len(ours)
         for theirs, ours in BLOCK_MODULES.items()
@@ -272,8 +272,8 @@ def _write_adapter(folder: Path, model: GPTModel, config: ExperimentConfig, shif
     content = {
         "peft_type": "LORA",
         "task_type": "SEQ_CLS",
-        "base_model_name_or_path": repository,
-        "revision": revision,
+        "base_model_name_or_path": published and published.repository,
+        "revision": published and published.revision,
         "inference_mode": True,
         "r": rank,
         "lora_alpha": alpha,

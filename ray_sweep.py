@@ -55,6 +55,7 @@ from sweep import (
     find_done,
     record_complete,
     require_same_data,
+    require_same_weights,
 )
 from version import find_commit
 from vocabulary import portable
@@ -161,7 +162,8 @@ def run_ray_sweep(
     Raises:
         ClusterError: no Ray answers, no node can run what is left, or versions differ.
         DataError: the texts or the vocabulary cannot be had.
-        RecordError: a record cannot be written, or the folder holds runs on other data.
+        RecordError: a record cannot be written, or the folder holds runs on other data or
+            from other weights of the same name.
         Interrupted: the process was asked to stop; what is complete is recorded.
     """
     find_commit()  # before others change the files
@@ -172,6 +174,7 @@ def run_ray_sweep(
     config = runs[0].config  # texts, vocabulary and device are the same for all
     corpus = load_corpus(config)
     require_same_data(output_dir, corpus)
+    require_same_weights(output_dir, runs)
     encoding = portable(find_encoding(config))
     with connected(request.address) as patience:
         nodes = find_nodes()

@@ -22,6 +22,7 @@ from experiment import describe_data, load_corpus
 from experiment_rows import ROWS
 from files import write_atomically
 from metrics import tabulate_classes
+from record_weights import require_one_base
 from run_records import RESULT_NAME, Record, read_record, read_records
 from tables import (
     Configuration,
@@ -92,8 +93,10 @@ def write_report(output_dir: Path, data_dir: Path, offline: bool = False) -> str
             f"--output_dir {output_dir} holds no records of runs. Run something first, or name "
             "another folder."
         )
-    require_one_dataset([record for record in records if record.is_complete])
-    sections, others = group_records([record for record in records if record.is_complete])
+    complete = [record for record in records if record.is_complete]
+    require_one_dataset(complete)
+    require_one_base(complete)
+    sections, others = group_records(complete)
     corpus = _corpus_of(records, data_dir, offline)
     page = _Page()
     _introduce(page, records)

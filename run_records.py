@@ -31,6 +31,7 @@ from experiment_rows import find_row, format_command
 from files import parse_json, write_atomically
 from metrics import format_metrics, measure_classes
 from own_data import checksum_files
+from record_weights import is_outdated
 from runs import RESULT_NAME, Run, identify
 from training import Accuracy, History, Predictions
 from version import find_commit
@@ -87,6 +88,17 @@ class Record:
         return self.result.get("kept", {})
 
     @property
+    def made(self) -> float:
+        """When it was written, in seconds since 1970."""
+        return (self.folder / RESULT_NAME).stat().st_mtime
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """SHA-256 of the file of weights that it started from; none for random ones, and for
+        records of an early version."""
+        return self.result.get("weights", {}).get("file_sha256")
+
+    @property
     def lines(self) -> list[str]:
         """What the run printed."""
         history = History.from_json(self.result["history"])
@@ -121,6 +133,8 @@ def write_complete(
     content = {
         **_describe(run, "complete", result.machine),
         "data": data,
+        # On a cluster's nodes, another path may lead to it.
+        "weights": {**result.weights, "weights": run.config.weights},
         "parameters": {"trained": result.n_trained, "total": result.n_parameters},
         "seconds": result.seconds,
         "peak_memory_bytes": result.peak_memory,
@@ -237,10 +251,11 @@ def read_records(output_dir: Path) -> list[Record]:
 
 
 def find_complete(output_dir: Path, run: Run) -> Record | None:
-    """The record of a run that came to its end on these data; a damaged one is named, and none.
+    """The record of a run that came to its end on these data, from these weights; a damaged one
+    is named, and none.
 
     Raises:
-        DataError: the data cannot be read.
+        DataError: the data or the weights cannot be read.
     """
     folder = output_dir / run.name
     if not (folder / RESULT_NAME).exists():
@@ -254,6 +269,10 @@ def find_complete(output_dir: Path, run: Run) -> Record | None:
         return None
     if run.config.dataset and record.result["data"]["file_sha256"] != checksum_files(run.config):
         logger.warning("Not done: the texts have changed since %s was made", folder)
+        return None
+    if is_outdated(record):
+        weights = run.config.weights
+        logger.warning("Not done: --weights %s has changed since %s was made", weights, folder)
         return None
     return record
 
@@ -302,7 +321,7 @@ def _require_whole(record: Record) -> None:
     if result["status"] not in STATUSES:
         raise ValueError(f"status {result['status']!r}")
     replace(record.config, **(result["overrides"] or {}))
-    for key in ("data", "device", "versions"):
+    for key in ("data", "weights", "device", "versions"):
         dict(result.get(key) or {})
     str(result["command"])
     if not record.is_complete:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,15 @@ import torch
 
 from classifier import build_classifier
 from config_rules import find_problems
-from data_utils import WEIGHTS_NAME, Corpus, find_weights
-from errors import CheckpointError, ConfigError, DataError
+from data_utils import Corpus
+from errors import CheckpointError, ConfigError
 from experiment_config import OPTIONS, ExperimentConfig
-from files import checksum_file, parse_json, write_atomically
+from files import parse_json, write_atomically
 from gpt_model import GPTModel
 from machine import choose_device
-from model_sizes import PUBLISHED_WEIGHTS
 from runs import CONFIG_NAME
 from tensor_files import damaged, fill_trained, read_tensors, trained_tensors, write_tensors
+from weight_files import WEIGHTS_NAME, describe_base
 
 # What a classifier is; the other options say how it was trained.
 MODEL_OPTIONS = (
@@ -48,37 +49,26 @@ class SavedClassifier:
     max_tokens: int  # that texts are cut to, and, if they are padded, padded to
 
 
-def describe_base(config: ExperimentConfig) -> dict[str, Any]:
-    """Which weights training started from, so that the same can be told from others.
-
-    Raises:
-        DataError: the weights cannot be had.
-    """
-    if config.weights == "random":  # which PyTorch draws anew, if it is the same
-        version = torch.__version__.partition("+")[0]
-        return {"weights": "random", "seed": config.seed, "torch": version}
-    path = find_weights(config)
-    try:
-        checksum = checksum_file(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error}). Name it with --weights.") from error
-    base = {"weights": config.weights, "file_sha256": checksum}
-    if config.weights == "pretrained":
-        repository, revision = PUBLISHED_WEIGHTS[config.model_size]
-        base |= {"repository": repository, "revision": revision}
-    return base
-
-
 def save_classifier(
-    folder: Path, model: GPTModel, config: ExperimentConfig, corpus: Corpus, max_tokens: int
+    folder: Path,
+    model: GPTModel,
+    config: ExperimentConfig,
+    base: dict[str, Any],
+    corpus: Corpus,
+    max_tokens: int,
 ) -> None:
     """Write what was trained to ``folder``, and a ``config.json`` that says what it belongs to.
+
+    Args:
+        base: what training started from, as :func:`weight_files.describe_base` has it.
 
     Raises:
         CheckpointError: it cannot be written.
     """
-    # A model that is trained whole rests on no other weights.
-    base = None if config.trainable_layers == "all" else describe_base(config)
+    if _is_whole(config):
+        base = None
+    elif "file_sha256" in base and config.weights != "pretrained":
+        base = {**base, "path": str(Path(config.weights).absolute())}  # found from any folder
     content = {
         "options": {name: getattr(config, name) for name in MODEL_OPTIONS},
         "base": base,
@@ -109,12 +99,9 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
     path = folder / CONFIG_NAME
     try:
         content = parse_json(path.read_bytes())
-        labels, base = content["labels"], content["base"]
-        is_list = isinstance(labels, list) and all(isinstance(label, str) for label in labels)
-        if not is_list or len(labels) < 2:
-            raise ValueError(f"labels {labels!r}")
-        weights = str(base["weights"]) if base else "random"
-        config = _read_options(content)
+        labels, config = _read_labels(content), _read_options(content)
+        base = _read_base(content, config)
+        weights = given.get("weights") or (_locate_base(base, folder) if base else "random")
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path}: there is no such file. {folder} holds no saved model; train one with "
@@ -125,7 +112,7 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
     header, tensors = read_tensors(folder / WEIGHTS_NAME)
     if header.get("config_sha256") != _checksum(content):
         raise damaged(folder / WEIGHTS_NAME, f"it does not belong to {CONFIG_NAME}")
-    of_this_machine = {"weights": weights, "precision": content["options"]["precision"], **given}
+    of_this_machine = {"precision": content["options"]["precision"], **given, "weights": weights}
     config = replace(config, **of_this_machine)
     if problems := find_problems(config):
         raise ConfigError(problems)
@@ -136,6 +123,60 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     model = model.eval().to(choose_device(config.device))
     return SavedClassifier(model, config, tuple(labels), config.context_length)
+
+
+def _is_whole(config: ExperimentConfig) -> bool:
+    """Whether a model was trained whole, and so rests on no other weights."""
+    return config.trainable_layers == "all"
+
+
+def _read_base(content: dict[str, Any], config: ExperimentConfig) -> dict[str, Any] | None:
+    """What a model's weights rest on; none if it was trained whole.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not there, or says too little to be told from others.
+    """
+    base = content["base"]
+    if (base is None) != _is_whole(config):
+        raise ValueError(f"base {base!r} with {config.trainable_layers}")
+    if base is not None:
+        for key in ("seed", "torch") if base["weights"] == "random" else ("file_sha256",):
+            base[key]
+    return base
+
+
+def _locate_base(base: dict[str, Any], folder: Path) -> str:
+    """What --weights is to be for the weights below a model: for a file, where it is now.
+
+    Raises:
+        CheckpointError: their file is not where it was.
+    """
+    weights = str(base["weights"])
+    if weights in ("pretrained", "random"):
+        return weights
+    places = [str(base[key]) for key in ("path", "weights") if key in base]
+    for place in places:
+        if os.path.exists(place):
+            return place
+    raise CheckpointError(
+        f"{folder} was trained on the weights in {places[0]}, with SHA-256 {base['file_sha256']}, "
+        "and they are not there. Name that file with --weights PATH."
+    )
+
+
+def _read_labels(content: dict[str, Any]) -> list[str]:
+    """The names of the classes.
+
+    Raises:
+        KeyError, ValueError: they are not there, or are no names.
+    """
+    labels = content["labels"]
+    are_names = isinstance(labels, list) and all(
+        isinstance(label, str) and label.strip() for label in labels
+    )
+    if not are_names or len(labels) < 2 or len(set(labels)) < len(labels):
+        raise ValueError(f"labels {labels!r}")
+    return labels
 
 
 def _read_options(content: dict[str, Any]) -> ExperimentConfig:
@@ -149,6 +190,8 @@ def _read_options(content: dict[str, Any]) -> ExperimentConfig:
         kind = type(OPTIONS[name].default)
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise ValueError(f"{name} is {value!r}")
+    if type(content["max_tokens"]) is not int:
+        raise ValueError(f"max_tokens {content['max_tokens']!r}")
     options["precision"] = "fp32"
     config = ExperimentConfig(
         weights="random", batch_size=1, context_length=content["max_tokens"], **options

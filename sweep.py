@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from checkpoints import CHECKPOINT_NAME
-from data_utils import WEIGHTS_NAME, Corpus
+from data_utils import Corpus
 from errors import DataError, ExperimentError, RecordError, describe_error
 from experiment import ExperimentResult, SharedWork, describe_data, run_experiment, sharing_order
 from experiment_rows import find_row, format_command
@@ -17,9 +17,17 @@ from files import checksum_file
 from machine import choose_device, describe_machine
 from output import report
 from parallel import is_first
-from run_records import Record, find_complete, read_records, write_complete, write_incomplete
+from record_weights import is_outdated
+from run_records import (
+    Record,
+    find_complete,
+    read_records,
+    write_complete,
+    write_incomplete,
+)
 from runs import Keep, Run, identify
 from version import find_commit
+from weight_files import WEIGHTS_NAME
 
 logger = logging.getLogger("experiments")
 
@@ -133,8 +141,8 @@ def run_sweep(runs: Sequence[Run], output_dir: Path, keep: Keep | None = None) -
 
     Raises:
         DataError: the messages cannot be had.
-        RecordError: a record cannot be written, or the folder holds runs on other data, which
-            could not stand in one table with these.
+        RecordError: a record cannot be written, or the folder holds runs on other data or from
+            other weights of the same name, which could not stand in one table with these.
     """
     failed, shared = [], None
     keep = replace(keep or Keep(), resume=True)
@@ -147,6 +155,7 @@ def run_sweep(runs: Sequence[Run], output_dir: Path, keep: Keep | None = None) -
         if not shared:
             shared = SharedWork([run.config for run in runs])
             require_same_data(output_dir, shared.corpus)
+            require_same_weights(output_dir, runs)
         logger.info("%s", place)
         report(f"{describe_run(run)}:")
         try:
@@ -169,6 +178,25 @@ def require_same_data(output_dir: Path, corpus: Corpus) -> None:
                 f"{record.folder} was made on other data or another split "
                 f"({record.result['data']['name']}), and the two could not stand in one table. "
                 "Name another folder with --output_dir."
+            )
+
+
+def require_same_weights(output_dir: Path, runs: Sequence[Run]) -> None:
+    """Raise :class:`RecordError` if a folder holds other runs than these that started from what
+    their ``--weights PATH`` was before.
+
+    Raises:
+        DataError: that file cannot be read, or is no GPT-2.
+    """
+    names, ours = {run.config.weights for run in runs}, {identify(run.config) for run in runs}
+    for record in read_records(output_dir):
+        is_other = record.is_complete and identify(record.config) not in ours
+        if is_other and record.config.weights in names and is_outdated(record):
+            raise RecordError(
+                f"{record.folder} started from another file than --weights "
+                f"{record.config.weights} is now, and the two could not stand in one table. Ask "
+                "for that run as well, and it is run again; or give the new file a name of its "
+                "own; or name another folder with --output_dir."
             )
 
 

@@ -35,6 +35,7 @@ from experiment_rows import (
     format_command,
     format_flag,
 )
+from record_weights import require_one_base
 from run_records import Record
 from runs import identify
 
@@ -333,7 +334,8 @@ def compare_two(a: Record, b: Record) -> str:
     """The paired comparison of any two runs, in words.
 
     Raises:
-        RecordError: one of them failed, or they were made on different data.
+        RecordError: one of them failed, or they were made on different data or from different
+            weights that are called the same.
     """
     for record in (a, b):
         if not record.is_complete:
@@ -341,6 +343,7 @@ def compare_two(a: Record, b: Record) -> str:
                 f"the run {record.folder} is {record.result['status']}: {record.result['error']}"
             )
     require_one_dataset([a, b])
+    require_one_base([a, b])
     difference = compare(a.correct[None], b.correct[None])
     only_a, only_b = (
         int((x & ~y).sum()) for x, y in ((a.correct, b.correct), (b.correct, a.correct))

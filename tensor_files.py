@@ -1,8 +1,15 @@
-"""What trained of a model, in safetensors files that are never half-written."""
+"""What trained of a model, in safetensors files that are never half-written, nor read damaged.
+
+A file's metadata has a ``header`` of JSON, in it the ``version`` of this format, and a ``sha256``
+of the header and of all tensors.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +21,10 @@ from torch import Tensor
 from errors import CheckpointError
 from files import parse_json, replacing
 from gpt_model import GPTModel
+
+logger = logging.getLogger("experiments")
+
+VERSION = 2  # the first had neither a version nor a checksum
 
 
 def trained_tensors(model: GPTModel) -> dict[str, Tensor]:
@@ -34,8 +45,10 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-            save_file(contiguous, temporary, {"format": "pt", "header": json.dumps(header)})
+            on_cpu = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+            text = json.dumps({"version": VERSION, **header})
+            checksum = checksum_tensors(text, on_cpu)
+            save_file(on_cpu, temporary, {"format": "pt", "header": text, "sha256": checksum})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"{path} cannot be written ({error}). Make room, or choose another --output_dir."
@@ -46,14 +59,39 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The header and the tensors that :func:`write_tensors` wrote.
 
     Raises:
-        CheckpointError: the file cannot be read, or is damaged.
+        CheckpointError: the file cannot be read, is damaged, or is of a later version.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            header = parse_json((file.metadata() or {})["header"])
-            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = parse_json(metadata["header"])
+        version, checksum = header.pop("version", None), metadata.get("sha256")
+        if version is None and checksum is None:
+            logger.warning(
+                "%s was written by an earlier version, without a checksum: whether it is damaged "
+                "cannot be told.",
+                path,
+            )
+        elif checksum != checksum_tensors(metadata["header"], tensors):
+            raise ValueError("its checksum is not that of what it holds")
+        elif version != VERSION:
+            raise CheckpointError(
+                f"{path} has version {version} of its format, and this program reads {VERSION}. "
+                "Use the program that wrote it, or delete the file and run again."
+            )
+        return header, tensors
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise damaged(path, error) from error
+
+
+def checksum_tensors(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a header and of tensors on the CPU: names, dtypes, shapes and bytes, by name."""
+    checksum = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        checksum.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        checksum.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return checksum.hexdigest()
 
 
 def fill_trained(model: GPTModel, tensors: dict[str, Tensor], path: Path) -> None:

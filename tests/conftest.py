@@ -66,7 +66,8 @@ def fault_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
     for name, value in IMPATIENT.items():
         monkeypatch.setattr(downloads, name, value)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    for name in downloads.OFFLINE_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     server = FaultServer()
     yield server
     server.stop()

@@ -75,6 +75,7 @@ def make_result(
         n_parameters=3,
         peak_memory=4,
         machine=describe_machine(torch.device("cpu")),
+        weights={"weights": "pretrained", "file_sha256": "0" * 64},
     )
 
 

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import signal
 import threading
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers import config_from_flags
+from safetensors.torch import load_file, save_file
 
 import checkpoints
 import experiment
@@ -121,6 +123,26 @@ def test_a_checkpoint_of_another_run_is_refused(
         run_experiment(config, keep=keep)
 
 
+def test_a_checkpoint_from_other_base_weights_is_refused(checkpoint: str, tmp_path: Path) -> None:
+    """Also where what trains, and so the checkpoint, has the same shapes."""
+    path = tmp_path / "w.safetensors"
+    path.write_bytes((Path(checkpoint) / "model.safetensors").read_bytes())
+    config = config_from_flags(["--demo", "--max_steps", "2", "--weights", str(path)])
+    keep = Keep(tmp_path / "run", resume=True, checkpoint_every=1)
+    run_experiment(config, keep=keep)
+    header, _ = read_tensors(tmp_path / "run" / CHECKPOINT_NAME)
+    assert header["identity"]["base"] == {
+        "weights": str(path),
+        "file_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+    }
+    run_experiment(config, keep=keep)
+    tensors = load_file(path)
+    tensors["wpe.weight"][0, 0] += 1e-3
+    save_file(tensors, path)
+    with pytest.raises(CheckpointError, match="belongs to a run on other data, weights"):
+        run_experiment(config, keep=keep)
+
+
 DAMAGES = {
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-100]),
     "empty": lambda path: path.write_bytes(b""),
@@ -129,7 +151,15 @@ DAMAGES = {
     "tensor lost": lambda path: rewrite(path, drop="model.head.weight"),
     "moments lost": lambda path: rewrite(path, drop="generators.now"),
     "not finite": lambda path: rewrite(path, spoil="model.head.weight"),
+    "one bit": lambda path: flip(path, -1),
+    "one bit in the middle": lambda path: flip(path, -path.stat().st_size // 2),
 }
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
 
 
 def rewrite(path: Path, drop: str = "", spoil: str = "") -> None:

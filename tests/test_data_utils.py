@@ -13,7 +13,6 @@ from data_utils import (
     Splits,
     encode_splits,
     find_dataset,
-    find_weights,
     make_loaders,
     read_messages,
     split_messages,
@@ -150,49 +149,3 @@ def test_wrong_file_is_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"is not the SMS Spam Collection.*--data_dir"):
         find_dataset(tmp_path)
     assert (tmp_path / DATASET_NAME).read_bytes() == b"mine"
-
-
-# ---------------------------------------------------------------- weights
-
-
-def weights_config(**options: object) -> ExperimentConfig:
-    return ExperimentConfig(**{name: str(value) for name, value in options.items()})
-
-
-def test_weights_file_or_folder(tmp_path: Path) -> None:
-    other = tmp_path / "mine.safetensors"
-    assert find_weights(weights_config(weights=other)) == other
-    with pytest.raises(DataError, match="0 other safetensors files"):
-        find_weights(weights_config(weights=tmp_path))
-    other.touch()
-    assert find_weights(weights_config(weights=tmp_path)) == other
-    (tmp_path / "second.safetensors").touch()
-    with pytest.raises(DataError, match="2 other safetensors files"):
-        find_weights(weights_config(weights=tmp_path))
-    (tmp_path / "model.safetensors").touch()
-    assert find_weights(weights_config(weights=tmp_path)) == tmp_path / "model.safetensors"
-
-
-def test_weights_dir_is_read_before_the_hub(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import huggingface_hub
-
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    asked = []
-
-    def download(repository: str, name: str, **options: object) -> str:
-        asked.append((repository, name, options))
-        return "downloaded"
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    config = weights_config(model_size="gpt2-medium (355M)", weights_dir=tmp_path)
-    folder = tmp_path / "gpt2-medium"
-    assert find_weights(config) == Path("downloaded")
-    revision = "6dcaa7a952f72f9298047fd5137cd6e4f05f41da"
-    options = {"revision": revision, "local_dir": folder}
-    assert asked == [("openai-community/gpt2-medium", "model.safetensors", options)]
-    folder.mkdir()
-    (folder / "model.safetensors").touch()
-    assert find_weights(config) == folder / "model.safetensors"
-    assert len(asked) == 1

@@ -34,11 +34,12 @@ from fault_server import (
 import data_utils
 import downloads
 import vocabulary
-from data_utils import DATASET_NAME, find_dataset, find_weights
+from data_utils import DATASET_NAME, find_dataset
 from downloads import fetch, fetch_first, first_line, is_offline
 from errors import DataError, DownloadError
 from experiment_config import ExperimentConfig
 from vocabulary import gpt2_encoding
+from weight_files import find_weights
 
 BODY = bytes(range(256)) * 2
 CUT = send(BODY[:200], announced=len(BODY), ETag='"1"')
@@ -595,10 +596,17 @@ def test_hub_failure_says_what_to_do(
 # ---------------------------------------------------------------- offline
 
 
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
 @pytest.mark.parametrize("value", ["1", "true", "TRUE", "Yes", "on"])
-def test_the_environment_may_say_offline(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", value)
+def test_the_environment_may_say_offline(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    for variable in downloads.OFFLINE_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    assert not is_offline(False)
+    monkeypatch.setenv(name, value)
     assert is_offline(False)
+    assert name in downloads.OFFLINE
 
 
 @pytest.mark.parametrize("value", ["", "0", "false", "no", "off", "2"])
@@ -608,17 +616,19 @@ def test_the_environment_may_say_online(monkeypatch: pytest.MonkeyPatch, value: 
     assert is_offline(True)
 
 
-@pytest.mark.parametrize("by_flag", [True, False])
+@pytest.mark.parametrize("way", ["--offline", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
 def test_offline_nothing_is_asked_for(
     cache: dict[Path, bytes],
     serve_dataset: Serve,
     fault_server: FaultServer,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
-    by_flag: bool,
+    way: str,
 ) -> None:
     serve_dataset(send(GOOD_ZIP))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "" if by_flag else "1")
+    by_flag = way == "--offline"
+    if not by_flag:
+        monkeypatch.setenv(way, "1")
     path = tmp_path / "data" / DATASET_NAME
     with pytest.raises(DataError, match=rf"offline(?s:.*)at {path} .*/2"):
         find_dataset(path.parent, offline=by_flag)
@@ -629,7 +639,6 @@ def test_offline_nothing_is_asked_for(
     assert str(tmp_path / "gpt2" / "model.safetensors") in message
     assert fault_server.asked == []
     assert list(tmp_path.iterdir()) == [], "not even a folder is made"
-    assert find_weights(ExperimentConfig(weights=str(tmp_path / "mine"), offline=by_flag))
     path.parent.mkdir()
     path.write_bytes(CONTENT)
     assert find_dataset(path.parent, offline=by_flag) == path

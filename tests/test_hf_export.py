@@ -253,8 +253,10 @@ def test_adapter_names_its_base(tmp_path: Path, weights: str) -> None:
     model = trained_classifier(config)
     export_hf(model, replace(config, weights=weights), NAMES[:2], 32, tmp_path / "hf")
     adapter = peft.PeftConfig.from_pretrained(tmp_path / "hf" / "adapter")
-    published = PUBLISHED_WEIGHTS[SIZE] if weights == "pretrained" else (None, None)
-    assert (adapter.base_model_name_or_path, adapter.revision) == published
+    found = (adapter.base_model_name_or_path, adapter.revision)
+    published = PUBLISHED_WEIGHTS[SIZE]
+    named = (published.repository, published.revision)
+    assert found == (named if weights == "pretrained" else (None, None))
 
 
 # ---------------------------------------------------------------- what is refused

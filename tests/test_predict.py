@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import io
 import json
 import subprocess
@@ -94,13 +95,57 @@ def test_base_weights_in_a_file(checkpoint: str, tmp_path: Path) -> None:
     spam = found.probability if found.label == "spam" else 1 - found.probability
     assert spam == pytest.approx(expected["probability"][0], abs=1e-6)
 
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(CheckpointError, match=rf"{original}.*not there. Name.*--weights PATH"):
         load_classifier(run, {})
+    with pytest.raises(ConfigError, match="no such file"):
+        load_classifier(run, {"weights": "nowhere"})
     tensors = load_file(moved)
     next(iter(tensors.values())).add_(1e-3)
     save_file(tensors, moved)
     with pytest.raises(CheckpointError, match="other base weights"):
         load_classifier(run, {"weights": str(moved)})
+
+
+def test_relative_base_weights_are_found_from_any_folder(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    content = (Path(checkpoint) / "model.safetensors").read_bytes()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("w.safetensors").write_bytes(content)
+    run, _ = train(tmp_path / "runs", "--weights", "w.safetensors", "--max_steps", "1")
+    monkeypatch.chdir(tmp_path / "there")
+    Path("w.safetensors").write_bytes(b"another file of that name")
+    capsys.readouterr()
+    assert predict.main([str(run), "hello"]) == 0
+    found = capsys.readouterr().out
+
+    Path("w.safetensors").write_bytes(content)
+    (tmp_path / "here" / "w.safetensors").unlink()
+    assert predict.main([str(run), "hello"]) == 0, "the whole folder may have been moved"
+    assert capsys.readouterr().out == found
+    Path("w.safetensors").rename("v.safetensors")
+    assert predict.main([str(run), "hello"]) == 1
+    message = capsys.readouterr().err
+    assert str(tmp_path / "here" / "w.safetensors") in message
+    assert hashlib.sha256(content).hexdigest() in message
+    assert "--weights PATH" in message
+    assert predict.main([str(run), "hello", "--weights", "v.safetensors"]) == 0
+    assert capsys.readouterr().out == found
+
+
+def test_a_model_of_the_version_before_is_used(
+    saved: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """It has no checksum, which is said."""
+    for file, content in saved.items():
+        (tmp_path / file).write_bytes(content)
+    model = tmp_path / "model.safetensors"
+    header, tensors = read_tensors(model)
+    save_file(tensors, model, {"format": "pt", "header": json.dumps(header)})
+    assert predict.main([str(tmp_path), "hello"]) == 0
+    assert "without a checksum" in capsys.readouterr().err
 
 
 DAMAGES = {
@@ -112,6 +157,20 @@ DAMAGES = {
         lambda path: rewrite_config(path, base="weights"),
         lambda path: rewrite_config(path, labels="ab"),
         lambda path: rewrite_config(path, max_tokens="many"),
+        lambda path: rewrite_config(path, max_tokens="model_context_length"),
+        lambda path: rewrite_config(path, max_tokens=True),
+        lambda path: rewrite_config(path, max_tokens=90.0),
+        lambda path: rewrite_config(path, max_tokens=0),
+        lambda path: rewrite_config(path, max_tokens=1025),
+        lambda path: rewrite_config(path, base=None),
+        lambda path: rewrite_config(path, base={}),
+        lambda path: rewrite_config(path, base={"weights": "random"}),
+        lambda path: rewrite_config(path, base={"weights": "pretrained"}),
+        lambda path: rewrite_config(path, labels=["ham", "ham"]),
+        lambda path: rewrite_config(path, labels=["ham", ""]),
+        lambda path: rewrite_config(path, labels=["ham", "  "]),
+        lambda path: rewrite_config(path, labels=["ham", None]),
+        lambda path: rewrite_config(path, labels=["ham"]),
         lambda path: path.write_text(path.read_text().replace('"last_block"', "null")),
         lambda path: path.write_text(path.read_text().replace("false", "[1]", 1)),
         lambda path: path.write_text(path.read_text().replace('"ham"', "7")),
@@ -128,6 +187,8 @@ DAMAGES = {
         lambda path: rewrite(path, "head.bias", torch.ones(3)),
         lambda path: rewrite(path, "head.bias", torch.ones(2, dtype=torch.float64)),
         lambda path: rewrite(path, "head.bias", torch.tensor([0.0, torch.inf])),
+        lambda path: flip(path, -1),
+        lambda path: flip(path, -100_000),
     ],
 }
 
@@ -144,6 +205,13 @@ def rewrite(path: Path, name: str, tensor: torch.Tensor | None) -> None:
     header, tensors = read_tensors(path)
     tensors.pop(name, None)
     write_tensors(path, tensors if tensor is None else {**tensors, name: tensor}, header)
+
+
+def flip(path: Path, place: int) -> None:
+    """One bit, in the data of a tensor."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
 
 
 @pytest.fixture(scope="module")
