@@ -114,7 +114,7 @@ def test_relative_base_weights_are_found_from_any_folder(
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     Path("w.safetensors").write_bytes(content)
-    run, _ = train(tmp_path / "runs", "--weights", "w.safetensors", "--max_steps", "1")
+    run, _ = train(tmp_path / "runs", "--weights", "w.safetensors")
     monkeypatch.chdir(tmp_path / "there")
     Path("w.safetensors").write_bytes(b"another file of that name")
     capsys.readouterr()
