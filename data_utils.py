@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import re
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from errors import DataError, DownloadError
 from experiment_config import ExperimentConfig
 from files import write_atomically
 from model_sizes import PUBLISHED_WEIGHTS
+from output import printable
 
 logger = logging.getLogger("experiments")
 
@@ -44,6 +46,11 @@ SPLIT_SEED = 123  # the split's own: it never follows --seed
 LABELS = {"ham": 0, "spam": 1}
 PARTS = ("train", "validation", "test")
 PADDING_TOKEN = 50256  # <|endoftext|>
+
+# Of spaces in a row, the last goes with the word behind it. To find it, tiktoken goes back over all
+# of them, which ends in a panic if they are many. Cut before the last, a text has the same tokens.
+_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # its \s
+_LAST_SPACE = re.compile(f"(?<=[{_SPACE}])(?=[{_SPACE}][^{_SPACE}])")
 
 Part = TypeVar("Part")
 Other = TypeVar("Other")
@@ -298,12 +305,42 @@ def count_max_tokens(texts: EncodedTexts, config: ExperimentConfig) -> int:
     return length if isinstance(length, int) else config.gpt.context_length
 
 
-def encode_texts(texts: Sequence[str], encoding: tiktoken.Encoding) -> list[list[int]]:
+def encode_texts(
+    texts: Sequence[str], encoding: tiktoken.Encoding, first: int = 1
+) -> list[list[int]]:
     """Each text's token ids; of an empty text, of which nothing is left to read, one padding token.
 
     A text that spells out a special token is encoded as the text that it is.
+
+    Args:
+        first: the number of the first text, for messages.
+
+    Raises:
+        DataError: a text is not Unicode.
     """
-    return [encoding.encode_ordinary(text) or [PADDING_TOKEN] for text in texts]
+    tokens = []
+    for number, text in enumerate(texts, start=first):
+        require_unicode(text, f"Text {number}")
+        pieces = _LAST_SPACE.split(text)
+        ids = [token for piece in pieces for token in encoding.encode_ordinary(piece)]
+        tokens.append(ids or [PADDING_TOKEN])
+    return tokens
+
+
+def require_unicode(text: str, place: str) -> None:
+    """Raise :class:`DataError` if a text holds a lone surrogate, which tiktoken would replace.
+
+    Args:
+        place: where the text stands, for the message.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f'{place}, which begins with "{printable(text[:40])}", is not Unicode: it holds '
+            f"U+{ord(text[error.start]):04X} alone, which is half a character or a byte that is "
+            "not UTF-8. Give UTF-8, or leave it out."
+        ) from error
 
 
 def make_loaders(datasets: Splits[Dataset], batch_size: int) -> Splits[DataLoader]:

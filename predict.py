@@ -47,24 +47,27 @@ def predict(
     texts: Iterable[str],
     at_once: int = TEXTS_AT_ONCE,
 ) -> Iterator[Prediction]:
-    """Classify texts, in their order, holding ``at_once`` of them in memory."""
-    texts = iter(texts)
+    """Classify texts, in their order, holding ``at_once`` of them in memory.
+
+    Raises:
+        DataError: a text is not Unicode.
+    """
+    texts, first = iter(texts), 1
     while chunk := list(islice(texts, at_once)):
-        for text, row in zip(chunk, _probabilities(classifier, encoding, chunk), strict=True):
+        probabilities = _probabilities(classifier, encode_texts(chunk, encoding, first))
+        for text, row in zip(chunk, probabilities, strict=True):
             best = int(row.argmax())
             yield Prediction(text, classifier.labels[best], float(row[best]))
+        first += len(chunk)
 
 
 @torch.inference_mode()
-def _probabilities(
-    classifier: SavedClassifier, encoding: tiktoken.Encoding, texts: Sequence[str]
-) -> torch.Tensor:
-    """The probability of each class for each text: (N, C), float64."""
+def _probabilities(classifier: SavedClassifier, texts: Sequence[Sequence[int]]) -> torch.Tensor:
+    """The probability of each class for each text, given as token ids: (N, C), float64."""
     config, model = classifier.config, classifier.model
     numbers: dict[tuple[int, ...], int] = {}  # equal texts are classified once
     which = [
-        numbers.setdefault(tuple(tokens[: classifier.max_tokens]), len(numbers))
-        for tokens in encode_texts(texts, encoding)
+        numbers.setdefault(tuple(tokens[: classifier.max_tokens]), len(numbers)) for tokens in texts
     ]
     width = None if config.no_padding else classifier.max_tokens
     encoded = cut_texts(EncodedTexts(list(numbers), [0] * len(numbers), width), config)

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
+import tiktoken
 import torch
+from tiktoken_ext.openai_public import r50k_pat_str
 
 from additional_experiments import parse_command_line
-from data_utils import Splits
+from data_utils import PADDING_TOKEN, Splits
 from experiment import ExperimentResult
 from experiment_config import ExperimentConfig
 from machine import describe_machine
@@ -47,6 +49,16 @@ def read_until(process: subprocess.Popen, text: str, number: int = 1, limit: flo
     finally:
         timer.cancel()
     raise AssertionError(f"{text} was not printed:\n{process.stderr.read()}")
+
+
+def small_gpt2_encoding() -> tiktoken.Encoding:
+    """GPT-2's rules of where words end, bytes as tokens, and one of two bytes: " a" is 256."""
+    return tiktoken.Encoding(
+        "small",
+        pat_str=r50k_pat_str,
+        mergeable_ranks={**{bytes([value]): value for value in range(256)}, b" a": 256},
+        special_tokens={"<|endoftext|>": PADDING_TOKEN},
+    )
 
 
 def config_from_flags(flags: Sequence[str]) -> ExperimentConfig:

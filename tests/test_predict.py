@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from helpers import config_from_flags, environment_without_network
+from helpers import config_from_flags, environment_without_network, small_gpt2_encoding
 from safetensors.torch import load_file, save_file
 
 import predict
@@ -249,6 +249,25 @@ def test_bad_input(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
     assert predict.main([str(tmp_path), *arguments]) == status
     assert message in capsys.readouterr().err
+
+
+def test_unusual_texts(
+    saved: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """Spaces without end, which tiktoken runs out of stack on, and bytes that are not UTF-8."""
+    for file, content in saved.items():
+        (tmp_path / file).write_bytes(content)
+    monkeypatch.setattr(predict, "find_encoding", lambda _: small_gpt2_encoding())
+    (tmp_path / "a.csv").write_text(f"Text\nfine\n{' ' * 10**6}a\n")
+    assert predict.main([str(tmp_path), "--csv", str(tmp_path / "a.csv"), "--format", "csv"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert predict.main([str(tmp_path), "fine", "caf\udce9"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith('Error: Text 2, which begins with "caf')
+    assert "not UTF-8" in captured.err
 
 
 def test_a_folder_is_needed(capsys: pytest.CaptureFixture) -> None:
