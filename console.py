@@ -13,7 +13,7 @@ from typing import NoReturn
 from errors import ConfigError, ExperimentError
 from interruption import interruptible
 from parallel import explain, quiet_unless_first
-from sweep import describe_error, is_out_of_memory
+from sweep import LESS_MEMORY, describe_error, is_out_of_memory
 
 logger = logging.getLogger("experiments")
 
@@ -26,11 +26,14 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError([message])
 
 
-def run_for_people(action: Callable[[], int], way_on: str = "") -> int:
+def run_for_people(
+    action: Callable[[], int], way_on: str = "", less_memory: str = LESS_MEMORY
+) -> int:
     """Run what a script does, and explain on standard error what goes wrong.
 
     Args:
         way_on: how to go on after an interruption.
+        less_memory: what to do where memory is short.
 
     Returns:
         The exit status: what ``action`` returns, 2 for wrong usage, 1 for other faults, and 130 or
@@ -52,7 +55,7 @@ def run_for_people(action: Callable[[], int], way_on: str = "") -> int:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        explain(f"Error: {describe_error(error)}")
+        explain(f"Error: {describe_error(error, less_memory)}")
         return 1
     except OSError as error:
         # Whoever read the results may have gone, which he knows. A last flush would fail, too.

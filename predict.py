@@ -29,6 +29,10 @@ from saved_models import CONFIG_NAME, SavedClassifier, load_classifier
 TEXTS_AT_ONCE = 2048  # read, sorted by length, classified, and given back in their order
 FORMATS = ("text", "csv", "jsonl")
 OF_THIS_MACHINE = ("weights", "weights_dir", "device", "offline")  # options that a model may need
+LESS_MEMORY = (
+    "With --device cpu it takes none of a GPU's; otherwise a machine with more is needed, or a "
+    "smaller model."
+)
 SHOWN_CHARACTERS = 80  # of a text, in the format for people
 
 
@@ -54,7 +58,7 @@ def predict(
     """
     texts, first = iter(texts), 1
     while chunk := list(islice(texts, at_once)):
-        probabilities = _probabilities(classifier, encode_texts(chunk, encoding, first))
+        probabilities = _probabilities(classifier, encoding, chunk, first)
         for text, row in zip(chunk, probabilities, strict=True):
             best = int(row.argmax())
             yield Prediction(text, classifier.labels[best], float(row[best]))
@@ -62,12 +66,15 @@ def predict(
 
 
 @torch.inference_mode()
-def _probabilities(classifier: SavedClassifier, texts: Sequence[Sequence[int]]) -> torch.Tensor:
-    """The probability of each class for each text, given as token ids: (N, C), float64."""
+def _probabilities(
+    classifier: SavedClassifier, encoding: tiktoken.Encoding, texts: Sequence[str], first: int
+) -> torch.Tensor:
+    """The probability of each class for each text, numbered from ``first``: (N, C), float64."""
     config, model = classifier.config, classifier.model
     numbers: dict[tuple[int, ...], int] = {}  # equal texts are classified once
     which = [
-        numbers.setdefault(tuple(tokens[: classifier.max_tokens]), len(numbers)) for tokens in texts
+        numbers.setdefault(tuple(tokens[: classifier.max_tokens]), len(numbers))
+        for tokens in encode_texts(texts, encoding, first)
     ]
     width = None if config.no_padding else classifier.max_tokens
     encoded = cut_texts(EncodedTexts(list(numbers), [0] * len(numbers), width), config)
@@ -188,7 +195,9 @@ def perform(arguments: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script. Returns the exit status: 0, 2 for wrong usage, 1 for other faults."""
-    return run_for_people(lambda: perform(build_parser().parse_intermixed_args(argv)))
+    return run_for_people(
+        lambda: perform(build_parser().parse_intermixed_args(argv)), less_memory=LESS_MEMORY
+    )
 
 
 if __name__ == "__main__":

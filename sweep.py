@@ -28,6 +28,10 @@ from runs import Keep, Run, identify
 
 logger = logging.getLogger("experiments")
 
+LESS_MEMORY = (
+    "A smaller --batch_size, --context_length or --model_size needs less, and so does LoRA."
+)
+
 
 def run_and_record(
     run: Run, output_dir: Path, shared: SharedWork | None = None, keep: Keep | None = None
@@ -107,14 +111,15 @@ def _is_file(path: Path, sha256: str | None) -> bool:
         return False
 
 
-def describe_error(error: Exception) -> str:
-    """What went wrong, and the way out, for people."""
+def describe_error(error: Exception, less_memory: str = LESS_MEMORY) -> str:
+    """What went wrong, and the way out, for people.
+
+    Args:
+        less_memory: the way out where memory is short.
+    """
     reason = (str(error) or type(error).__name__).splitlines()[0]
     if is_out_of_memory(error):
-        return (
-            f"out of memory: {reason}. A smaller --batch_size, --context_length or --model_size "
-            "needs less, and so does LoRA."
-        )
+        return f"out of memory: {reason}. {less_memory}"
     return str(error) if isinstance(error, ExperimentError) else f"{type(error).__name__}: {reason}"
 
 

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -268,6 +269,27 @@ def test_unusual_texts(
     captured = capsys.readouterr()
     assert captured.err.startswith('Error: Text 2, which begins with "caf')
     assert "not UTF-8" in captured.err
+
+
+def test_too_little_memory_names_flags_that_there_are(
+    saved: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    for file, content in saved.items():
+        (tmp_path / file).write_bytes(content)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("predict._probabilities", fail)
+    assert predict.main([str(tmp_path), "hello"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("Error: out of memory: [enforce fail")
+    flags = set(re.findall(r"--\w+", message))
+    assert flags
+    assert flags <= set(re.findall(r"--\w+", predict.build_parser().format_help()))
 
 
 def test_a_folder_is_needed(capsys: pytest.CaptureFixture) -> None:
