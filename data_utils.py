@@ -71,7 +71,8 @@ class Splits(Generic[Part]):
 
 @dataclass(frozen=True)
 class Corpus:
-    """Labelled texts in three parts: ``Label`` (the number of the class) and ``Text``."""
+    """Labelled texts in three parts: ``Label`` (the number of the class), ``Text``, and ``Line``
+    (where it begins in the file it comes from, counted from 1)."""
 
     parts: Splits[pd.DataFrame]
     labels: tuple[str, ...]  # name of each class, by number
@@ -147,14 +148,17 @@ def _read_member(zipped: bytes) -> bytes:
 
 
 def read_messages(path: Path) -> pd.DataFrame:
-    """Read the verified file: columns ``Label`` ("ham" or "spam") and ``Text``.
+    """Read the verified file: columns ``Label`` ("ham" or "spam"), ``Text`` and ``Line``.
 
     With pandas' default quoting an unbalanced quote merges three ham messages into one, so
     that 5,574 lines give 5,572 rows. The published split was made that way, so it stays.
     """
-    return pd.read_csv(
+    messages = pd.read_csv(
         path, sep="\t", header=None, names=["Label", "Text"], dtype=str, na_filter=False
     )
+    # The merged messages are the only ones that hold line breaks.
+    lines = messages["Text"].str.count("\n") + 1
+    return messages.assign(Line=lines.cumsum() - lines + 1)
 
 
 def split_messages(messages: pd.DataFrame) -> Splits[pd.DataFrame]:
@@ -180,7 +184,7 @@ def write_csv_files(splits: Splits[pd.DataFrame], data_dir: Path) -> None:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         for name, messages in vars(splits).items():
-            content = messages.to_csv(index=False, lineterminator="\n")
+            content = messages[["Label", "Text"]].to_csv(index=False, lineterminator="\n")
             write_atomically(data_dir / f"{name}.csv", content.encode())
     except OSError as error:
         logger.warning("The split was not written to %s as CSV files: %s", data_dir, error)

@@ -84,6 +84,7 @@ class ExperimentResult:
     history: History
     accuracy: Splits[Accuracy]
     test: Predictions
+    test_lines: list[int]  # of the source file, where each test text begins
     labels: tuple[str, ...]  # names of the classes, by number
     seconds: dict[str, float]
     n_trained: int  # parameters
@@ -159,6 +160,7 @@ def run_experiment(
         history=history,
         accuracy=accuracy,
         test=predictions.test,
+        test_lines=shared.corpus.parts.test["Line"].tolist(),
         labels=shared.corpus.labels,
         seconds=seconds,
         n_trained=sum(p.numel() for p in parameters if p.requires_grad),

@@ -25,6 +25,7 @@ from output import report
 from parallel import is_first
 from run_records import Record, find_complete, read_records, write_complete, write_incomplete
 from runs import Keep, Run, identify
+from split_files import write_split
 
 logger = logging.getLogger("experiments")
 
@@ -64,14 +65,17 @@ def run_and_record(
 
 
 def record_complete(output_dir: Path, run: Run, result: ExperimentResult, corpus: Corpus) -> Path:
-    """Write the record of a run that came to its end, and let go of what it was to go on from.
+    """Write the record of a run that came to its end, with the split it was made on, and let go of
+    what it was to go on from.
 
     Returns its folder.
 
     Raises:
         RecordError: it cannot be written.
     """
-    folder = write_complete(output_dir, run, result, describe_data(corpus))
+    data = describe_data(corpus)
+    folder = write_complete(output_dir, run, result, data)
+    write_split(output_dir, corpus, run.config, data["split_sha256"])
     (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
     return folder
 

@@ -81,6 +81,7 @@ def make_result(
         history=history,
         accuracy=Splits(Accuracy(*train), Accuracy(*validation), test.accuracy),
         test=test,
+        test_lines=list(range(1, len(labels) + 1)),
         labels=("ham", "spam"),
         seconds={"features": 60.0, "training": 30.0, "evaluation": 1.0},
         n_trained=2,

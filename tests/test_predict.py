@@ -31,8 +31,8 @@ DEMO = ["--demo", "--max_steps", "30", "--eval_freq", "100"]
 def train(folder: Path, *flags: str) -> tuple[Path, pd.DataFrame]:
     """The folder of a run that kept its model, and its predictions."""
     assert main([*DEMO, *flags, "--save_model", "--output_dir", str(folder)]) == 0
-    (run,) = folder.glob("*/")
-    return run, pd.read_csv(run / "predictions.csv")
+    (predictions,) = folder.glob("*/predictions.csv")
+    return predictions.parent, pd.read_csv(predictions)
 
 
 @pytest.mark.parametrize(
