@@ -241,11 +241,17 @@ class EncodedTexts(Dataset):
         labels: each text's class.
         width: what texts are padded to on the right, at least the longest; ``None`` leaves
             each as it is.
+        n_cut: how many of them were longer.
     """
 
     def __init__(
-        self, tokens: Sequence[Sequence[int]], labels: Sequence[int], width: int | None
+        self,
+        tokens: Sequence[Sequence[int]],
+        labels: Sequence[int],
+        width: int | None,
+        n_cut: int = 0,
     ) -> None:
+        self.n_cut = n_cut
         self.lengths = torch.tensor([len(ids) for ids in tokens])
         self.widths = self.lengths if width is None else torch.full_like(self.lengths, width)
         self.n_inputs = self.widths  # how many positions of each text go into a batch
@@ -294,9 +300,10 @@ def encode_splits(
         limit = min(limit, max(map(len, tokens.train)))
 
     def dataset(part: str) -> EncodedTexts:
-        truncated = [ids[:limit] for ids in getattr(tokens, part)]
-        labels = getattr(splits, part)["Label"]
-        return EncodedTexts(truncated, labels, width=None if config.no_padding else limit)
+        whole, labels = getattr(tokens, part), getattr(splits, part)["Label"]
+        truncated = [ids[:limit] for ids in whole]
+        n_cut = sum(len(ids) > limit for ids in whole)
+        return EncodedTexts(truncated, labels, None if config.no_padding else limit, n_cut)
 
     return Splits(*PARTS).map(dataset)
 

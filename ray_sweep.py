@@ -39,6 +39,7 @@ from cluster import (
     find_demand,
     make_tasks,
 )
+from data_summary import describe_corpus
 from data_utils import Corpus
 from errors import ClusterError, RecordError
 from experiment import SharedWork, find_encoding, load_corpus
@@ -163,6 +164,7 @@ def run_ray_sweep(
     config = runs[0].config  # texts, vocabulary and device are the same for all
     corpus = load_corpus(config)
     require_same_data(output_dir, corpus)
+    logger.info(describe_corpus(corpus, is_own=bool(config.dataset)))
     encoding = portable(find_encoding(config))
     with connected(request.address) as patience:
         nodes = find_nodes()
