@@ -9,7 +9,7 @@ import pandas as pd
 
 from data_utils import Corpus, EncodedTexts, Splits
 from output import printable
-from text_tables import shorten
+from terminal_columns import shorten
 from training import Accuracy
 
 LABEL_COLUMNS = 30  # of a label on the terminal

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from output import printable
-from text_tables import TERMINAL_COLUMNS, align, display_width, shorten
+from terminal_columns import TERMINAL_COLUMNS, align, display_width, shorten
 from training import Predictions
 
 MAX_SHOWN = 12  # classes that are all shown on a terminal

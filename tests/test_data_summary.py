@@ -7,7 +7,7 @@ from additional_experiments import main
 from data_summary import format_summary, summarise
 from data_utils import Splits, read_messages, split_messages
 from demo_data import byte_encoding
-from text_tables import TERMINAL_COLUMNS, display_width
+from terminal_columns import TERMINAL_COLUMNS, display_width
 
 OWN = ["--weights", "random", "--model_size", "gpt2-tiny (3M)", "--max_steps", "1"]
 

@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import f1_score
 
 from metrics import format_metrics, measure_classes
-from text_tables import TERMINAL_COLUMNS, align, display_width, shorten
+from terminal_columns import TERMINAL_COLUMNS, align, display_width, shorten
 from training import Predictions
 
 
