@@ -16,7 +16,7 @@ import predict
 import saved_models
 from additional_experiments import main
 from demo_data import byte_encoding
-from errors import CheckpointError, ConfigError
+from errors import CheckpointError, ConfigError, DataError
 from experiment import load_corpus, run_experiment
 from predict import Prediction, format_prediction
 from runs import Keep
@@ -269,6 +269,9 @@ def test_unusual_texts(
     captured = capsys.readouterr()
     assert captured.err.startswith('Error: Text 2, which begins with "caf')
     assert "not UTF-8" in captured.err
+    texts = ["a", "b", "c", "d", "caf\udce9"]
+    with pytest.raises(DataError, match="Text 5,"):
+        list(predict.predict(load_classifier(tmp_path, {}), byte_encoding(), texts, 2))
 
 
 def test_too_little_memory_names_flags_that_there_are(
