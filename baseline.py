@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import unicodedata
 
 import numpy as np
 import pandas as pd
@@ -25,9 +25,24 @@ def classify_by_characters(messages: Splits[pd.DataFrame]) -> Splits[np.ndarray]
 
 def find_copies(messages: Splits[pd.DataFrame]) -> dict[str, np.ndarray]:
     """Whether each test message stands in the training part: word for word, and when only
-    lowercased letters are compared."""
-    views = {"verbatim": lambda text: text, "letters": lambda t: re.sub("[^a-z]", "", t.lower())}
+    letters are compared."""
+    views = {"verbatim": lambda text: text, "letters": keep_letters}
     return {
         name: messages.test["Text"].map(view).isin(set(messages.train["Text"].map(view))).to_numpy()
         for name, view in views.items()
     }
+
+
+def keep_letters(text: str) -> str:
+    """The letters of a text, of any script, in one form of lower case and with the marks that
+    belong to them; a text without letters as it is, for it has nothing else to be known by."""
+    # Folding case may undo the normal form.
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    letters, is_letter = [], False
+    for character in folded:
+        # A mark behind a letter is part of it, such as the vowel signs of Devanagari.
+        is_mark = unicodedata.category(character).startswith("M")
+        is_letter = character.isalpha() or (is_letter and is_mark)
+        if is_letter:
+            letters.append(character)
+    return "".join(letters) or text

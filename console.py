@@ -13,7 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from errors import ConfigError, ExperimentError, describe_error, is_out_of_memory, shorten
+from errors import (
+    LESS_MEMORY,
+    ConfigError,
+    ExperimentError,
+    describe_error,
+    is_out_of_memory,
+    shorten,
+)
 from interruption import interruptible
 from processes import is_launched, quiet_unless_first
 
@@ -61,11 +68,14 @@ class Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def run_for_people(action: Callable[[], int], way_on: str = "") -> int:
+def run_for_people(
+    action: Callable[[], int], way_on: str = "", less_memory: str = LESS_MEMORY
+) -> int:
     """Run what a script does, and explain on standard error what goes wrong.
 
     Args:
         way_on: how to go on after an interruption.
+        less_memory: what to do where memory is short.
 
     Returns:
         The exit status: what ``action`` returns, 2 for wrong usage, 1 for other faults, and 130 or
@@ -90,7 +100,7 @@ def run_for_people(action: Callable[[], int], way_on: str = "") -> int:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        _explain(f"Error: {describe_error(error)}")
+        _explain(f"Error: {describe_error(error, less_memory)}")
         return 1
     except OSError as error:
         # Whoever read the results may have gone, which he knows. A last flush would fail, too.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import re
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from downloads import OFFLINE, describe_wrong, fetch_first, first_line, is_offli
 from errors import DataError, DownloadError
 from experiment_config import ExperimentConfig
 from files import write_atomically
+from output import printable
 
 logger = logging.getLogger("experiments")
 
@@ -41,6 +43,11 @@ SPLIT_SEED = 123  # the split's own: it never follows --seed
 LABELS = {"ham": 0, "spam": 1}
 PARTS = ("train", "validation", "test")
 PADDING_TOKEN = 50256  # <|endoftext|>
+
+# Of spaces in a row, the last goes with the word behind it. To find it, tiktoken goes back over all
+# of them, which ends in a panic if they are many. Cut before the last, a text has the same tokens.
+_SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"  # its \s
+_LAST_SPACE = re.compile(f"(?<=[{_SPACE}])(?=[{_SPACE}][^{_SPACE}])")
 
 Part = TypeVar("Part")
 Other = TypeVar("Other")
@@ -61,7 +68,8 @@ class Splits(Generic[Part]):
 
 @dataclass(frozen=True)
 class Corpus:
-    """Labelled texts in three parts: ``Label`` (the number of the class) and ``Text``."""
+    """Labelled texts in three parts: ``Label`` (the number of the class), ``Text``, and ``Line``
+    (where it begins in the file it comes from, counted from 1)."""
 
     parts: Splits[pd.DataFrame]
     labels: tuple[str, ...]  # name of each class, by number
@@ -137,14 +145,17 @@ def _read_member(zipped: bytes) -> bytes:
 
 
 def read_messages(path: Path) -> pd.DataFrame:
-    """Read the verified file: columns ``Label`` ("ham" or "spam") and ``Text``.
+    """Read the verified file: columns ``Label`` ("ham" or "spam"), ``Text`` and ``Line``.
 
     With pandas' default quoting an unbalanced quote merges three ham messages into one, so
     that 5,574 lines give 5,572 rows. The published split was made that way, so it stays.
     """
-    return pd.read_csv(
+    messages = pd.read_csv(
         path, sep="\t", header=None, names=["Label", "Text"], dtype=str, na_filter=False
     )
+    # The merged messages are the only ones that hold line breaks.
+    lines = messages["Text"].str.count("\n") + 1
+    return messages.assign(Line=lines.cumsum() - lines + 1)
 
 
 def split_messages(messages: pd.DataFrame) -> Splits[pd.DataFrame]:
@@ -170,7 +181,7 @@ def write_csv_files(splits: Splits[pd.DataFrame], data_dir: Path) -> None:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         for name, messages in vars(splits).items():
-            content = messages.to_csv(index=False, lineterminator="\n")
+            content = messages[["Label", "Text"]].to_csv(index=False, lineterminator="\n")
             write_atomically(data_dir / f"{name}.csv", content.encode())
     except OSError as error:
         logger.warning("The split was not written to %s as CSV files: %s", data_dir, error)
@@ -227,11 +238,17 @@ class EncodedTexts(Dataset):
         labels: each text's class.
         width: what texts are padded to on the right, at least the longest; ``None`` leaves
             each as it is.
+        n_cut: how many of them were longer.
     """
 
     def __init__(
-        self, tokens: Sequence[Sequence[int]], labels: Sequence[int], width: int | None
+        self,
+        tokens: Sequence[Sequence[int]],
+        labels: Sequence[int],
+        width: int | None,
+        n_cut: int = 0,
     ) -> None:
+        self.n_cut = n_cut
         self.lengths = torch.tensor([len(ids) for ids in tokens])
         self.widths = self.lengths if width is None else torch.full_like(self.lengths, width)
         self.n_inputs = self.widths  # how many positions of each text go into a batch
@@ -280,9 +297,10 @@ def encode_splits(
         limit = min(limit, max(map(len, tokens.train)))
 
     def dataset(part: str) -> EncodedTexts:
-        truncated = [ids[:limit] for ids in getattr(tokens, part)]
-        labels = getattr(splits, part)["Label"]
-        return EncodedTexts(truncated, labels, width=None if config.no_padding else limit)
+        whole, labels = getattr(tokens, part), getattr(splits, part)["Label"]
+        truncated = [ids[:limit] for ids in whole]
+        n_cut = sum(len(ids) > limit for ids in whole)
+        return EncodedTexts(truncated, labels, None if config.no_padding else limit, n_cut)
 
     return Splits(*PARTS).map(dataset)
 
@@ -295,12 +313,42 @@ def count_max_tokens(texts: EncodedTexts, config: ExperimentConfig) -> int:
     return length if isinstance(length, int) else config.gpt.context_length
 
 
-def encode_texts(texts: Sequence[str], encoding: tiktoken.Encoding) -> list[list[int]]:
+def encode_texts(
+    texts: Sequence[str], encoding: tiktoken.Encoding, first: int = 1
+) -> list[list[int]]:
     """Each text's token ids; of an empty text, of which nothing is left to read, one padding token.
 
     A text that spells out a special token is encoded as the text that it is.
+
+    Args:
+        first: the number of the first text, for messages.
+
+    Raises:
+        DataError: a text is not Unicode.
     """
-    return [encoding.encode_ordinary(text) or [PADDING_TOKEN] for text in texts]
+    tokens = []
+    for number, text in enumerate(texts, start=first):
+        require_unicode(text, f"Text {number}")
+        pieces = _LAST_SPACE.split(text)
+        ids = [token for piece in pieces for token in encoding.encode_ordinary(piece)]
+        tokens.append(ids or [PADDING_TOKEN])
+    return tokens
+
+
+def require_unicode(text: str, place: str) -> None:
+    """Raise :class:`DataError` if a text holds a lone surrogate, which tiktoken would replace.
+
+    Args:
+        place: where the text stands, for the message.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f'{place}, which begins with "{printable(text[:40])}", is not Unicode: it holds '
+            f"U+{ord(text[error.start]):04X} alone, which is half a character or a byte that is "
+            "not UTF-8. Give UTF-8, or leave it out."
+        ) from error
 
 
 def make_loaders(datasets: Splits[Dataset], batch_size: int) -> Splits[DataLoader]:

@@ -73,11 +73,13 @@ SMALL_PRINT = ("T&Cs apply", "16+ only", "150p/msg", "Opt out: STOP", "Std rates
 
 
 def demo_messages() -> pd.DataFrame:
-    """Messages of both kinds, all different: columns ``Label`` ("ham" or "spam"), ``Text``."""
+    """Messages of both kinds, all different: columns ``Label`` ("ham" or "spam"), ``Text``, and
+    ``Line``, which counts them."""
     draw = random.Random(SEED)
     ham = _generate(draw, HAM, N_HAM)
     spam = _generate(draw, SPAM, N_SPAM)
-    return pd.DataFrame({"Label": ["ham"] * N_HAM + ["spam"] * N_SPAM, "Text": ham + spam})
+    labels = ["ham"] * N_HAM + ["spam"] * N_SPAM
+    return pd.DataFrame({"Label": labels, "Text": ham + spam, "Line": range(1, len(labels) + 1)})
 
 
 def _generate(draw: random.Random, templates: Sequence[str], n_messages: int) -> list[str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 SHOWN_CHARACTERS = 200  # of a value, in a message
+LESS_MEMORY = (
+    "A smaller --batch_size, --context_length or --model_size needs less, and so does LoRA."
+)
 
 
 class ExperimentError(RuntimeError):
@@ -53,14 +56,15 @@ class RecordError(ExperimentError):
     """A record cannot be read or written, or is damaged."""
 
 
-def describe_error(error: Exception) -> str:
-    """What went wrong, and the way out, for people."""
+def describe_error(error: Exception, less_memory: str = LESS_MEMORY) -> str:
+    """What went wrong, and the way out, for people.
+
+    Args:
+        less_memory: the way out where memory is short.
+    """
     reason = (str(error) or type(error).__name__).splitlines()[0]
     if is_out_of_memory(error):
-        return (
-            f"out of memory: {reason}. A smaller --batch_size, --context_length or --model_size "
-            "needs less, and so does LoRA."
-        )
+        return f"out of memory: {reason}. {less_memory}"
     return str(error) if isinstance(error, ExperimentError) else f"{type(error).__name__}: {reason}"
 
 

@@ -25,6 +25,7 @@ from classifier import (
     takes_fast_path,
 )
 from config_rules import find_machine_problems, find_problems
+from data_summary import describe_corpus, format_cut
 from data_utils import (
     DATASET_NAME,
     DATASET_SHA256,
@@ -84,6 +85,7 @@ class ExperimentResult:
     history: History
     accuracy: Splits[Accuracy]
     test: Predictions
+    test_lines: list[int]  # of the source file, where each test text begins
     labels: tuple[str, ...]  # names of the classes, by number
     seconds: dict[str, float]
     n_trained: int  # parameters
@@ -166,6 +168,7 @@ def run_experiment(
         history=history,
         accuracy=accuracy,
         test=predictions.test,
+        test_lines=shared.corpus.parts.test["Line"].tolist(),
         labels=shared.corpus.labels,
         seconds=seconds,
         n_trained=sum(p.numel() for p in parameters if p.requires_grad),
@@ -310,7 +313,10 @@ class SharedWork:
         self._configs = configs
         with first_on_node():
             self.corpus = corpus or load_corpus(configs[0])
+        if not corpus:  # who has loaded it has described it
+            logger.info(describe_corpus(self.corpus, is_own=bool(configs[0].dataset)))
         self._encoding = encoding
+        self._described: set[str] = set()  # how texts were cut
         self._texts: dict[Any, Splits[EncodedTexts]] = {}
         self._weights: tuple[Any, GPTModel | None] = (None, None)
         self._prefix: tuple[Any, FrozenPrefix | None] = (None, None)
@@ -326,7 +332,16 @@ class SharedWork:
             with first_on_node():
                 encoding = self._encoding or find_encoding(config)
             self._texts[key] = encode_splits(self.corpus.parts, encoding, config)
+            if config.dataset:
+                self._describe_cut(self._texts[key], config)
         return self._texts[key]
+
+    def _describe_cut(self, texts: Splits[EncodedTexts], config: ExperimentConfig) -> None:
+        """Say how many texts are cut, unless that was said of another experiment."""
+        line = format_cut(texts, count_max_tokens(texts.train, config))
+        if line not in self._described:
+            self._described.add(line)
+            logger.info(line)
 
     def model(self, config: ExperimentConfig) -> tuple[GPTModel, dict[str, Any]]:
         """The model that trains, on the CPU, and what it starts from, as :func:`describe_base` has

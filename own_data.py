@@ -6,6 +6,7 @@ import csv
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -30,9 +31,8 @@ def load_own_corpus(config: ExperimentConfig) -> Corpus:
     """
     paths = _paths(config)
     columns = (config.label_column, config.text_column)
-    tables = [
-        pd.DataFrame(read_columns(path, columns), columns=["Label", "Text"]) for path in paths
-    ]
+    names = ["Line", "Label", "Text"]
+    tables = [pd.DataFrame(read_rows(path, columns), columns=names) for path in paths]
     least = MIN_TEXTS_OF_A_CLASS if len(tables) == 1 else 1
     labels = _class_names(tables[0], paths[0], least)
     for table, path in zip(tables, paths, strict=True):
@@ -40,8 +40,6 @@ def load_own_corpus(config: ExperimentConfig) -> Corpus:
     if config.balance:
         tables[0] = _undersample(tables[0])
     parts = Splits(*tables) if len(tables) == 3 else _split(tables[0], config)
-    sizes = " / ".join(f"{len(part):,}" for part in vars(parts).values())
-    logger.info("%s: %s texts of %d classes", paths[0], sizes, len(labels))
     return Corpus(
         parts=parts,
         labels=labels,
@@ -68,7 +66,14 @@ def _paths(config: ExperimentConfig) -> list[Path]:
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> Iterator[list[str]]:
-    """The fields of some columns, row by row: of a CSV file, or of a TSV file.
+    """The fields of some columns, as :func:`read_rows` has them, without the lines."""
+    for _, *fields in read_rows(path, columns):
+        yield fields
+
+
+def read_rows(path: Path, columns: Sequence[str]) -> Iterator[list[Any]]:
+    """The rows of a CSV or TSV file: the line that each begins in, from 1, and the fields of some
+    columns.
 
     Args:
         path: a UTF-8 file. Names that end with .csv or .tsv say what it is; of others, a tab in
@@ -89,22 +94,23 @@ def read_columns(path: Path, columns: Sequence[str]) -> Iterator[list[str]]:
             first = next((row for row in reader if row), None)
             if first is None:
                 raise DataError(f"{path} is empty.")
-            # A blank line is no row, unless a row is one text, which may be empty.
-            rows = (row or [""] for row in reader if row or len(first) == 1)
             has_header = not all(name.isdecimal() for name in columns)
             line = reader.line_num
             at = _find_columns(first, columns, has_header, path)
             if not has_header:
-                yield [first[i] for i in at]
-            for row in rows:
-                line = reader.line_num
+                yield [line, *(first[i] for i in at)]
+            for row in reader:
+                begin, line = line + 1, reader.line_num
+                if not row and len(first) > 1:  # where a row is one text, it may be empty
+                    continue
+                row = row or [""]
                 if len(row) != len(first):
                     raise DataError(
                         f"{path}, line {line}: {len(row)} fields, where the first line has "
                         f"{len(first)}. A text that holds a {'tab' if is_tab else 'comma'} or a "
                         'line break needs quotes around it: "...".'
                     )
-                yield [row[i] for i in at]
+                yield [begin, *(row[i] for i in at)]
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path} is not UTF-8: after line {line}, {error.reason}, byte "

@@ -30,6 +30,10 @@ if TYPE_CHECKING:  # imported where texts are classified: --help and mistakes ne
 TEXTS_AT_ONCE = 2048  # read, sorted by length, classified, and given back in their order
 FORMATS = ("text", "csv", "jsonl")
 OF_THIS_MACHINE = ("weights", "weights_dir", "device", "offline")  # options that a model may need
+LESS_MEMORY = (
+    "With --device cpu it takes none of a GPU's; otherwise a machine with more is needed, or a "
+    "smaller model."
+)
 SHOWN_CHARACTERS = 80  # of a text, in the format for people
 
 
@@ -48,18 +52,24 @@ def predict(
     texts: Iterable[str],
     at_once: int = TEXTS_AT_ONCE,
 ) -> Iterator[Prediction]:
-    """Classify texts, in their order, holding ``at_once`` of them in memory."""
-    texts = iter(texts)
+    """Classify texts, in their order, holding ``at_once`` of them in memory.
+
+    Raises:
+        DataError: a text is not Unicode.
+    """
+    texts, first = iter(texts), 1
     while chunk := list(islice(texts, at_once)):
-        for text, row in zip(chunk, _probabilities(classifier, encoding, chunk), strict=True):
+        probabilities = _probabilities(classifier, encoding, chunk, first)
+        for text, row in zip(chunk, probabilities, strict=True):
             best = int(row.argmax())
             yield Prediction(text, classifier.labels[best], float(row[best]))
+        first += len(chunk)
 
 
 def _probabilities(
-    classifier: SavedClassifier, encoding: tiktoken.Encoding, texts: Sequence[str]
+    classifier: SavedClassifier, encoding: tiktoken.Encoding, texts: Sequence[str], first: int
 ) -> torch.Tensor:
-    """The probability of each class for each text: (N, C), float64."""
+    """The probability of each class for each text, numbered from ``first``: (N, C), float64."""
     import torch
 
     from classifier import classify
@@ -70,7 +80,7 @@ def _probabilities(
     numbers: dict[tuple[int, ...], int] = {}  # equal texts are classified once
     which = [
         numbers.setdefault(tuple(tokens[: classifier.max_tokens]), len(numbers))
-        for tokens in encode_texts(texts, encoding)
+        for tokens in encode_texts(texts, encoding, first)
     ]
     width = None if config.no_padding else classifier.max_tokens
     encoded = cut_texts(EncodedTexts(list(numbers), [0] * len(numbers), width), config)
@@ -228,7 +238,7 @@ def perform(argv: Sequence[str] | None) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script. Returns the exit status: 0, 2 for wrong usage, 1 for other faults."""
     with ending_at_once():  # from the first moment on
-        return run_for_people(lambda: perform(argv))
+        return run_for_people(lambda: perform(argv), less_memory=LESS_MEMORY)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from cluster import (
     make_tasks,
 )
 from cluster_request import LOCAL, ClusterRequest
+from data_summary import describe_corpus
 from data_utils import Corpus
 from errors import ClusterError, RecordError
 from experiment import SharedWork, find_encoding, load_corpus
@@ -175,6 +176,7 @@ def run_ray_sweep(
     corpus = load_corpus(config)
     require_same_data(output_dir, corpus)
     require_same_weights(output_dir, runs)
+    logger.info(describe_corpus(corpus, is_own=bool(config.dataset)))
     encoding = portable(find_encoding(config))
     with connected(request.address) as patience:
         nodes = find_nodes()

@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -50,7 +50,8 @@ class Record:
 
     ``predictions`` has a line for each test message, with the columns ``index``, ``label``,
     ``probability`` (of spam, or of the second of two classes; with more classes, of the predicted
-    one) and ``prediction``; it is none for a failed run.
+    one), ``prediction`` and ``row`` (the line of its file, which earlier records lack); it is none
+    for a failed run.
     """
 
     folder: Path
@@ -129,7 +130,7 @@ def write_complete(
     Raises:
         RecordError: it cannot be written.
     """
-    predictions = _predictions_csv(result.test)
+    predictions = _predictions_csv(result.test, result.test_lines)
     content = {
         **_describe(run, "complete", result.machine),
         "data": data,
@@ -198,7 +199,7 @@ def _describe(run: Run, status: str, machine: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _predictions_csv(test: Predictions) -> bytes:
+def _predictions_csv(test: Predictions, lines: Sequence[int]) -> bytes:
     probabilities = torch.softmax(test.logits.double(), dim=-1)  # (N, C)
     is_binary = probabilities.shape[1] == 2
     table = pd.DataFrame(
@@ -207,6 +208,7 @@ def _predictions_csv(test: Predictions) -> bytes:
             "label": test.labels.numpy(),
             "probability": probabilities[:, 1] if is_binary else probabilities.amax(dim=1),
             "prediction": test.classes.numpy(),
+            "row": lines,
         }
     )
     return table.to_csv(index=False, float_format="%.9g", lineterminator="\n").encode()

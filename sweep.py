@@ -26,6 +26,7 @@ from run_records import (
     write_incomplete,
 )
 from runs import Keep, Run, identify
+from split_files import write_split
 from version import find_commit
 from weight_files import WEIGHTS_NAME
 
@@ -66,15 +67,17 @@ def run_and_record(
 
 
 def record_complete(output_dir: Path, run: Run, result: ExperimentResult, corpus: Corpus) -> Path:
-    """Write the record of a run that came to its end, and let go of what it was to go on from,
-    unless its model is still to be kept.
+    """Write the record of a run that came to its end, with the split it was made on, and let go of
+    what it was to go on from, unless its model is still to be kept.
 
     Returns its folder.
 
     Raises:
         RecordError: it cannot be written.
     """
-    folder = write_complete(output_dir, run, result, describe_data(corpus))
+    data = describe_data(corpus)
+    folder = write_complete(output_dir, run, result, data)
+    write_split(output_dir, corpus, run.config, data["split_sha256"])
     if not result.not_kept:
         (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
     return folder

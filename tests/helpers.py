@@ -8,10 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
+import tiktoken
 import torch
+from tiktoken_ext.openai_public import r50k_pat_str
 
 from command_line import parse_command_line
-from data_utils import Splits
+from data_utils import PADDING_TOKEN, Splits
 from experiment import ExperimentResult
 from experiment_config import ExperimentConfig
 from machine import describe_machine
@@ -49,6 +51,16 @@ def read_until(process: subprocess.Popen, text: str, number: int = 1, limit: flo
     raise AssertionError(f"{text} was not printed:\n{process.stderr.read()}")
 
 
+def small_gpt2_encoding() -> tiktoken.Encoding:
+    """GPT-2's rules of where words end, bytes as tokens, and one of two bytes: " a" is 256."""
+    return tiktoken.Encoding(
+        "small",
+        pat_str=r50k_pat_str,
+        mergeable_ranks={**{bytes([value]): value for value in range(256)}, b" a": 256},
+        special_tokens={"<|endoftext|>": PADDING_TOKEN},
+    )
+
+
 def config_from_flags(flags: Sequence[str]) -> ExperimentConfig:
     """The one experiment that a command line asks for."""
     (run,) = parse_command_line(flags).runs
@@ -69,6 +81,7 @@ def make_result(
         history=history,
         accuracy=Splits(Accuracy(*train), Accuracy(*validation), test.accuracy),
         test=test,
+        test_lines=list(range(1, len(labels) + 1)),
         labels=("ham", "spam"),
         seconds={"features": 60.0, "training": 30.0, "evaluation": 1.0},
         n_trained=2,

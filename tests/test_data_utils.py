@@ -1,10 +1,13 @@
 import hashlib
+import re
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import small_gpt2_encoding
 
 from data_utils import (
     DATASET_NAME,
@@ -12,6 +15,7 @@ from data_utils import (
     EncodedTexts,
     Splits,
     encode_splits,
+    encode_texts,
     find_dataset,
     make_loaders,
     read_messages,
@@ -121,6 +125,35 @@ def test_no_text_exceeds_the_model() -> None:
         config = ExperimentConfig(**options, batch_size=1)
         encoded = encode_splits(splits, byte_encoding(), config)
         assert encoded.train[0].inputs.shape == (1, 1024)
+
+
+def test_spaces_without_end_are_encoded() -> None:
+    """tiktoken panics on such a text: it runs out of stack."""
+    encoding = small_gpt2_encoding()
+    assert encode_texts([" " * 10**6 + "a"], encoding) == [[ord(" ")] * (10**6 - 1) + [256]]
+    for space in "\n\x85\u3000":
+        (tokens,) = encode_texts([f"b{space * 10**6}a"], encoding)
+        assert bytes(tokens) == f"b{space * 10**6}a".encode()
+
+
+def test_spaces_leave_tokens_as_they_are() -> None:
+    """All texts of up to six of these, of which only some count as spaces for tiktoken."""
+    encoding = small_gpt2_encoding()
+    for length in range(1, 7):
+        texts = ["".join(text) for text in product(" \n\x1f\u3000a!", repeat=length)]
+        assert encode_texts(texts, encoding) == list(map(encoding.encode_ordinary, texts))
+
+
+def test_long_texts_take_no_time() -> None:
+    """Tokens of two million letters: a second, where the square of their number would be days."""
+    (tokens,) = encode_texts(["x" * 2_000_000], small_gpt2_encoding())
+    assert tokens == [ord("x")] * 2_000_000
+
+
+@pytest.mark.parametrize(("text", "found"), [("a\ud83d", "U+D83D"), ("caf\udce9 au", "U+DCE9")])
+def test_half_characters_are_refused(text: str, found: str) -> None:
+    with pytest.raises(DataError, match=rf'Text 8, which begins with ".*{re.escape(found)}'):
+        encode_texts(["fine 🙂", text], byte_encoding(), first=7)
 
 
 def test_demo_encoding_is_bytes() -> None:

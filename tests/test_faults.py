@@ -165,7 +165,7 @@ def test_a_read_only_folder(place: str, tmp_path: Path) -> None:
     folder.mkdir()
     if place == "run":
         assert finish(start(folder, *RUN))[0] == 0
-        (locked,) = folder.glob("*/")
+        (locked,) = (path for path in folder.iterdir() if path.is_dir())
     if place == "data_dir":
         locked = tmp_path / "data"
         locked.mkdir()

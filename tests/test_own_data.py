@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers import config_from_flags
+from helpers import config_from_flags, small_gpt2_encoding
 
 import own_data
 from additional_experiments import main
@@ -256,6 +256,16 @@ def test_a_changed_file_is_not_done(tmp_path: Path, capsys: pytest.CaptureFixtur
     err = capsys.readouterr().err
     assert "have changed since" in err
     assert "complete already" not in err
+
+
+def test_spaces_without_end_are_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiment.gpt2_encoding", lambda *_: small_gpt2_encoding())
+    path = write_topics(tmp_path / "a.csv")
+    with open(path, "a") as file:
+        file.writelines(f"9,{' ' * 10**6}{i},sport\n" for i in range(2))
+    assert main(["--dataset", str(path), *OWN, "--output_dir", str(tmp_path / "runs")]) == 0
+    (record,) = read_records(tmp_path / "runs")
+    assert record.is_complete
 
 
 def test_faults_of_own_data_have_no_traceback(

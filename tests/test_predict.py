@@ -2,6 +2,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from helpers import config_from_flags, environment_without_network
+from helpers import config_from_flags, environment_without_network, small_gpt2_encoding
 from safetensors.torch import load_file, save_file
 
+import experiment
 import predict
 import saved_models
 from additional_experiments import main
 from demo_data import byte_encoding
-from errors import CheckpointError, ConfigError
+from errors import CheckpointError, ConfigError, DataError
 from experiment import load_corpus, run_experiment
 from predict import Prediction, format_prediction
 from runs import Keep
@@ -32,8 +34,8 @@ ONE_STEP = ["--demo", "--max_steps", "1"]
 def train(folder: Path, *flags: str) -> tuple[Path, pd.DataFrame]:
     """The folder of a run that kept its model, and its predictions."""
     assert main([*DEMO, *flags, "--save_model", "--output_dir", str(folder)]) == 0
-    (run,) = folder.glob("*/")
-    return run, pd.read_csv(run / "predictions.csv")
+    (predictions,) = folder.glob("*/predictions.csv")
+    return predictions.parent, pd.read_csv(predictions)
 
 
 @pytest.mark.parametrize(
@@ -320,6 +322,49 @@ def test_bad_input(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
     assert predict.main([str(tmp_path), *arguments]) == status
     assert message in capsys.readouterr().err
+
+
+def test_unusual_texts(
+    saved: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    """Spaces without end, which tiktoken runs out of stack on, and bytes that are not UTF-8."""
+    for file, content in saved.items():
+        (tmp_path / file).write_bytes(content)
+    monkeypatch.setattr(experiment, "find_encoding", lambda _: small_gpt2_encoding())
+    (tmp_path / "a.csv").write_text(f"Text\nfine\n{' ' * 10**6}a\n")
+    assert predict.main([str(tmp_path), "--csv", str(tmp_path / "a.csv"), "--format", "csv"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert predict.main([str(tmp_path), "fine", "caf\udce9"]) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith('Error: Text 2, which begins with "caf')
+    assert "not UTF-8" in captured.err
+    texts = ["a", "b", "c", "d", "caf\udce9"]
+    with pytest.raises(DataError, match="Text 5,"):
+        list(predict.predict(load_classifier(tmp_path, {}), byte_encoding(), texts, 2))
+
+
+def test_too_little_memory_names_flags_that_there_are(
+    saved: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    for file, content in saved.items():
+        (tmp_path / file).write_bytes(content)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("predict._probabilities", fail)
+    assert predict.main([str(tmp_path), "hello"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("Error: out of memory: [enforce fail")
+    flags = set(re.findall(r"--\w+", message))
+    assert flags
+    assert flags <= set(re.findall(r"--\w+", predict.build_parser().format_help()))
 
 
 def test_a_folder_is_needed(capsys: pytest.CaptureFixture) -> None:

@@ -11,7 +11,7 @@ from helpers import make_result
 
 import experiment
 from additional_experiments import main
-from baseline import classify_by_characters, find_copies
+from baseline import classify_by_characters, find_copies, keep_letters
 from comparisons import mcnemar
 from data_utils import Splits, read_messages, split_messages
 from demo_data import demo_messages
@@ -318,11 +318,35 @@ def test_copies_are_found() -> None:
     assert copies["letters"].tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize(
+    ("text", "same", "other"),
+    [
+        ("Привет, Мир!", "ПРИВЕТ мир", "Привет, Дом!"),
+        ("你好, 世界", "「你好」世界。", "你好, 世間"),
+        ("مرحبا بالعالم", "مرحبا، بالعالم!", "وداعا بالعالم"),
+        ("Straße 5", "STRASSE", "Strase 5"),
+        ("cafe\u0301", "CAF\u00c9!", "cafe"),
+        ("ﬁne", "FINE", "ine"),
+        ("की", "की!", "का"),  # told apart by a vowel sign, which is no letter by itself
+        ("love \u2764\ufe0f", "love", "loved"),  # the mark belongs to no letter
+        ("12:30", "12:30", "12:31"),
+        ("👍", "👍", "👎"),
+        ("", "", " "),
+    ],
+)
+def test_letters_of_every_script_are_compared(text: str, same: str, other: str) -> None:
+    assert keep_letters(text) == keep_letters(same)
+    assert keep_letters(text) != keep_letters(other)
+
+
+def test_copies_of_real_messages(real_data_dir: Path) -> None:
+    copies = find_copies(split_messages(read_messages(real_data_dir / "SMSSpamCollection")))
+    assert (copies["verbatim"].sum(), copies["letters"].sum()) == (36, 54)
+
+
 @pytest.mark.slow
 def test_the_real_messages(real_data_dir: Path) -> None:
     messages = split_messages(read_messages(real_data_dir / "SMSSpamCollection"))
-    copies = find_copies(messages)
-    assert (copies["verbatim"].sum(), copies["letters"].sum()) == (36, 54)
     right = classify_by_characters(messages)
     assert abs(int(right.test.sum()) - 293) <= 1, "97.67 %, as measured elsewhere"
 

@@ -35,12 +35,14 @@ def test_demo(tmp_path: Path) -> None:
     assert lines[0].startswith("Ep 1 (Step 000000): Train loss ")
     test_accuracy = re.fullmatch(r"Test accuracy: (\d+\.\d\d)%", lines[-1])
     assert float(test_accuracy[1]) > 90, "training finds more than two words would tell"
-    notice, times, record = finished.stderr.splitlines()
+    notice, sizes, times, record = finished.stderr.splitlines()
     assert notice == "Demo: the messages are synthetic, so the figures mean nothing."
+    assert sizes == "demo: 420 training, 60 validation and 120 test texts of 2 classes"
     assert times.startswith("Seconds: features ")
     folder = tmp_path / record.removeprefix("Record: ")
     written = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
-    expected = [folder / "predictions.csv", folder / "result.json"]
+    (split,) = folder.parent.glob("split-*.csv")
+    expected = [folder / "predictions.csv", folder / "result.json", split]
     assert written == [path.relative_to(tmp_path) for path in expected], "and nothing else"
     accuracy = json.loads((folder / "result.json").read_text())["accuracy"]["test"]
     assert f"{100 * accuracy['correct'] / accuracy['total']:.2f}" == test_accuracy[1]
@@ -147,7 +149,7 @@ def test_a_plan_and_a_comparison(capsys: pytest.CaptureFixture, empty_folder: Pa
         assert main(["--rows", row, "--demo", "--max_steps", "2"]) == 0
     assert main([*flags, "--dry_run"]) == 0
     assert "2 runs, 2 of them done" in capsys.readouterr().out
-    a, b = sorted(path.name for path in (empty_folder / "runs" / "demo").iterdir())
+    a, b = sorted(path.parent.name for path in empty_folder.glob("runs/demo/*/result.json"))
     assert main(["--compare", a, b, "--output_dir", "runs/demo"]) == 0
     assert "exact McNemar p " in capsys.readouterr().out
 

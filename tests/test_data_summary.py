@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from additional_experiments import main
+from data_summary import format_summary, summarise
+from data_utils import Splits, read_messages, split_messages
+from demo_data import byte_encoding
+from terminal_columns import TERMINAL_COLUMNS, display_width
+
+OWN = ["--weights", "random", "--model_size", "gpt2-tiny (3M)", "--max_steps", "1"]
+
+
+def part(*texts: tuple[int, str]) -> pd.DataFrame:
+    return pd.DataFrame(texts, columns=["Label", "Text"])
+
+
+PARTS = Splits(
+    part((0, "a"), (0, "b"), (0, "c"), (1, "c"), (1, "d"), (2, "e")),
+    part((1, "f"), (2, "d")),
+    part((1, "a"), (1, "g"), (1, "h"), (0, "b"), (1, "h")),
+)
+
+
+def test_what_is_worth_knowing() -> None:
+    """c has two labels within a part, d and a across parts; b and h are only there twice."""
+    summary = summarise(PARTS, ["x", "y", "z", "none"])
+    assert summary.n_texts == Splits(6, 2, 5)
+    assert summary.counts == {"x": 4, "y": 7, "z": 2, "none": 0}
+    assert summary.majority == "x", "of the training part, though y has more texts"
+    assert (summary.majority_accuracy.correct, summary.majority_accuracy.total) == (1, 5)
+    assert summary.n_copies == 2
+    assert (summary.n_ambiguous, summary.n_with_ambiguous) == (3, 6)
+    assert format_summary(summary, "my.csv") == [
+        "my.csv: 6 training, 2 validation and 5 test texts of 4 classes",
+        'Largest class: "y", 7 texts; smallest: "none", 0',
+        'Always naming "x" is right for 20.00% of the test texts',
+        "Test texts that also stand in the training part: 2",
+        "Different texts under more than one label: 3 (6 texts in all)",
+    ]
+
+
+def test_labels_of_any_length_are_shown() -> None:
+    summary = summarise(PARTS, ["x" * 5000, "語" * 80, "z\x1b[31m"])
+    for line in format_summary(summary, "my.csv"):
+        assert display_width(line) <= TERMINAL_COLUMNS
+        assert line.isprintable()
+
+
+def test_the_real_messages(real_data_dir: Path) -> None:
+    parts = split_messages(read_messages(real_data_dir / "SMSSpamCollection"))
+    summary = summarise(parts, ("ham", "spam"))
+    assert summary.n_texts == Splits(1045, 149, 300)
+    assert summary.counts == {"ham": 747, "spam": 747}
+    assert summary.n_copies == 36, "as the README says"
+    assert summary.n_ambiguous == 0
+
+
+def test_a_sweep_says_once_what_it_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """Row 13 has another context than rows 1 and 2; a number of bytes is a number of tokens."""
+    monkeypatch.setattr("experiment.gpt2_encoding", lambda *_: byte_encoding())
+    lengths = {"train": [20] * 9 + [40], "val": [41, 1, 40], "test": [2000, 41, 30, 30]}
+    paths = {}
+    for name, sizes in lengths.items():
+        texts = [f"{i:<{n}}" for i, n in enumerate(sizes)]
+        labels = ["ab"[i % 2] for i in range(len(texts))]
+        paths[name] = tmp_path / f"{name}.csv"
+        pd.DataFrame({"Text": texts, "Label": labels}).to_csv(paths[name], index=False)
+    flags = ["--dataset", str(paths["train"]), "--val_dataset", str(paths["val"])]
+    flags += ["--test_dataset", str(paths["test"]), *OWN, "--output_dir", str(tmp_path / "runs")]
+    assert main([*flags, "--rows", "1,2,13", "--batch_size", "5"]) == 0
+    printed, said = capsys.readouterr()
+    about_texts = (line for line in said.splitlines() if " text" in line)
+    assert [line for line in about_texts if not line.startswith("Run ")] == [
+        "train.csv: 10 training, 3 validation and 4 test texts of 2 classes",
+        'Largest class: "a", 9 texts; smallest: "b", 8',
+        'Always naming "a" is right for 50.00% of the test texts',
+        "Test texts that also stand in the training part: 0",
+        "Different texts under more than one label: 0 (0 texts in all)",
+        "Cut to 40 tokens: 0 training, 1 validation and 2 test texts",
+        "Cut to 1,024 tokens: 0 training, 0 validation and 1 test texts",
+    ]
+    assert "Largest class" not in printed
