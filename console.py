@@ -26,7 +26,6 @@ from processes import is_launched, quiet_unless_first
 
 logger = logging.getLogger("experiments")
 
-
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 REQUIREMENTS = Path(__file__).resolve().with_name("requirements.txt")
 
