@@ -11,18 +11,9 @@ from typing import Any
 
 import torch
 
+from dataset_rules import find_dataset_problems
 from experiment_config import CONTEXT_LENGTHS, OPTIONS, ExperimentConfig, describe_number
 from model_sizes import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig
-
-DATASET_FLAGS = {
-    "text_column",
-    "label_column",
-    "val_fraction",
-    "test_fraction",
-    "val_dataset",
-    "test_dataset",
-    "balance",
-}  # of use only with --dataset
 
 
 def find_problems(config: ExperimentConfig, given: Mapping[str, Any] | None = None) -> list[str]:
@@ -50,7 +41,7 @@ def find_option_problems(
         problems.extend(_check_value(config_field, getattr(config, name)))
     problems.extend(_check_combinations(config, given))
     problems.extend(_check_weights(config))
-    problems.extend(_check_dataset(config, given))
+    problems.extend(find_dataset_problems(config, given))
     return problems
 
 
@@ -92,7 +83,7 @@ def _check_value(config_field: Field, value: Any) -> Iterator[str]:
         )
     elif value == "":
         yield f'{flag} "": empty; give a value, or leave {flag} out'
-    elif rules["choices"] and value not in rules["choices"]:
+    elif rules["choices"] and value not in (*rules["choices"], config_field.default):
         nearest = difflib.get_close_matches(str(value), rules["choices"], n=1, cutoff=0.4)
         hint = f'did you mean "{nearest[0]}"? ' if nearest else ""
         choices = ", ".join(f'"{choice}"' for choice in rules["choices"])
@@ -155,52 +146,6 @@ def _check_weights_file(config: ExperimentConfig) -> Iterator[str]:
             f'--weights "{config.weights}": no such file or folder; give pretrained, random, or '
             "the path of a safetensors file"
         )
-
-
-def _check_dataset(config: ExperimentConfig, given: Mapping[str, Any]) -> Iterator[str]:
-    if config.dataset is None:
-        for name in sorted(DATASET_FLAGS & set(given)):
-            yield (
-                f"{_format(name, given[name])}: it is about texts of your own; add --dataset FILE, "
-                "or leave it out"
-            )
-        return
-    if config.demo:
-        yield f"--dataset {config.dataset} with --demo: both say which texts; leave one out"
-    for name in ("dataset", "val_dataset", "test_dataset"):
-        path = getattr(config, name)
-        if path and not (_exists(path) and Path(path).is_file()):
-            yield f'--{name} "{path}": no such file'
-    if config.text_column == config.label_column:
-        yield (
-            f'--text_column "{config.text_column}" is also the --label_column: name the two columns'
-        )
-    elif config.text_column.isdecimal() != config.label_column.isdecimal():
-        yield (
-            f'--text_column "{config.text_column}" with --label_column "{config.label_column}": '
-            "give two names, or, for a file without a line of names, two numbers"
-        )
-    if (config.val_dataset is None) != (config.test_dataset is None):
-        yield "--val_dataset and --test_dataset: give both, or none of them"
-    elif config.val_dataset:
-        for name in sorted({"val_fraction", "test_fraction"} & set(given)):
-            yield (
-                f"{_format(name, given[name])} with --val_dataset and --test_dataset: nothing is "
-                "left to split; leave it out"
-            )
-    elif (
-        max(config.val_fraction, config.test_fraction)
-        < 1
-        <= (config.val_fraction + config.test_fraction)
-    ):
-        yield (
-            f"--val_fraction {config.val_fraction:g} with --test_fraction "
-            f"{config.test_fraction:g}: nothing is left for training; choose smaller ones"
-        )
-
-
-def _format(name: str, value: Any) -> str:
-    return f"--{name}" if value is True else f"--{name} {value}"
 
 
 def _exists(path: str) -> bool:

@@ -62,7 +62,7 @@ from memory_needs import MemoryNeed, count_positions, estimate_memory
 from metrics import format_metrics, measure_classes
 from model_sizes import MODEL_SIZES
 from output import report
-from own_data import load_own_corpus
+from own_data import load_own_corpus, require_ignored_class
 from parallel import first_on_node, is_first, require_same, size
 from runs import Keep
 from saved_models import describe_base, save_classifier
@@ -120,6 +120,8 @@ def run_experiment(
     device = choose_device(config.device)
     require_same(lambda: {**describe_program(), **_flags(config), "device": device.type})
     shared = shared or SharedWork([config])
+    if config.dataset:
+        require_ignored_class(config, shared.corpus.labels)
     reset_peak_memory(device)
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     texts = shared.texts(config)

@@ -7,6 +7,7 @@ import glob
 import hashlib
 import json
 import os
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -46,6 +47,25 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+SPECIAL = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a pipe (FIFO)",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+    stat.S_ISSOCK: "a socket",
+}
+
+
+def describe_special(path: Path) -> str | None:
+    """What a path is that is no file; none for a file. It is not opened, so nothing waits.
+
+    Raises:
+        OSError: it is not there, or cannot be reached.
+    """
+    mode = path.stat().st_mode
+    return next((name for is_kind, name in SPECIAL.items() if is_kind(mode)), None)
 
 
 def checksum_file(path: Path) -> str:

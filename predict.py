@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import tiktoken
@@ -18,17 +18,22 @@ from tqdm import tqdm
 from classifier import classify
 from console import Parser, run_for_people
 from data_utils import EncodedTexts, encode_texts
+from dataset_rules import find_encoding_problems
 from errors import ConfigError, DataError
 from experiment import find_encoding
-from experiment_config import DEVICES
+from experiment_config import DEVICES, OPTIONS, show_default
 from frozen_features import batch_by_length, cut_texts
 from output import printable, report
-from own_data import read_columns
+from own_tables import names_evident
 from saved_models import CONFIG_NAME, SavedClassifier, load_classifier
+from separated_values import Row, TextFormat, are_positions, merged
+from text_files import read_rows
 
 TEXTS_AT_ONCE = 2048  # read, sorted by length, classified, and given back in their order
 FORMATS = ("text", "csv", "jsonl")
 OF_THIS_MACHINE = ("weights", "weights_dir", "device", "offline")  # options that a model may need
+FORMAT_OPTIONS = tuple(vars(TextFormat()))  # of the file of texts; the experiments' have them, too
+FIRST_ROWS = 100  # that are compared with the first, to find names among texts
 SHOWN_CHARACTERS = 80  # of a text, in the format for people
 
 
@@ -91,6 +96,49 @@ def read_lines() -> Iterator[str]:
             raise DataError(f"Standard input, line {number}: {error}. Give UTF-8.") from error
 
 
+def read_texts(path: Path, column: str, form: TextFormat) -> Iterator[str]:
+    """The texts of a column of a file.
+
+    Raises:
+        DataError: it cannot be read, quotes may have merged rows, or its first text is a name.
+    """
+    rows = read_rows(path, [column], form)
+    if form.header == "auto" and not form.has_names([column]):
+        first_rows = list(islice(rows, FIRST_ROWS))
+        if name := _find_name(first_rows):
+            raise names_evident(path, first_rows[0].line, name)
+        rows = chain(first_rows, rows)
+    for row in rows:
+        if row.apart:
+            raise merged(row.line, path)
+        yield row.fields[0]
+
+
+def _find_name(rows: Sequence[Row]) -> str | None:
+    """The cell of a first row that is evidently the name of its column; none if no cell is.
+
+    A text may well be like no other. But what stands above numbers only, or above values that
+    repeat, such as labels, and is not one of them, is a name, and so is the usual one of texts.
+    """
+    first, *others = rows or [Row(1, [""])]
+    if first.fields[0].strip().lower() == "text" and others:
+        return first.fields[0]
+    for cell, *below in zip(first.cells, *(row.cells for row in others), strict=True):
+        are_numbers = len(below) > 2 and all(map(_is_number, below)) and not _is_number(cell)
+        repeat = len(below) > 3 and 2 * len(set(below)) <= len(below) and cell not in below
+        if are_numbers or repeat:
+            return cell
+    return None
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
 def format_prediction(number: int, prediction: Prediction, form: str, width: int = 0) -> str:
     """A line of output. For people nothing acts: no text or label moves the cursor.
 
@@ -120,13 +168,28 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="the run's folder")
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="what to classify")
-    parser.add_argument("--csv", metavar="FILE", help="CSV or TSV file of texts")
+    parser.add_argument(
+        "--csv",
+        metavar="FILE",
+        help="file of texts: CSV, TSV, JSON lines or Parquet, or one of them as .gz",
+    )
     parser.add_argument(
         "--column",
         metavar="NAME",
         default="Text",
-        help="name of its column of texts, or, in a file without names, its number (default: Text)",
+        help="name of its column of texts; or its number, from 1, which means that the first line "
+        "has no names, unless --header yes is given (default: Text)",
     )
+    for name in FORMAT_OPTIONS:
+        rules = OPTIONS[name].metadata
+        parser.add_argument(
+            f"--{name}",
+            type=rules["parse"],
+            choices=rules["choices"] or None,
+            metavar=rules["metavar"],
+            default=OPTIONS[name].default,
+            help=f"{rules['help']} (default: {show_default(OPTIONS[name])})",
+        )
     parser.add_argument(
         "--format",
         choices=FORMATS,
@@ -160,6 +223,15 @@ def perform(arguments: argparse.Namespace) -> int:
         problems.append(f"{folder}: no such folder; give the folder of a run with --save_model")
     if arguments.csv is not None and arguments.texts:
         problems.append("TEXT with --csv: give one of them")
+    form = TextFormat(**{name: getattr(arguments, name) for name in FORMAT_OPTIONS})
+    if arguments.csv is None and form != TextFormat():
+        problems.append("--header, --delimiter, --encoding and --quoting are about --csv FILE")
+    if form.header == "no" and not are_positions([arguments.column]):
+        problems.append(
+            f"--header no with --column {arguments.column}: a file without names has numbers for "
+            "its columns; give one of them"
+        )
+    problems += find_encoding_problems(form.encoding)
     if any(text and os.path.isfile(os.path.join(text, CONFIG_NAME)) for text in arguments.texts):
         problems.append("more than one RUN_DIR: give the folder of one run")
     if problems:
@@ -168,8 +240,7 @@ def perform(arguments: argparse.Namespace) -> int:
     classifier = load_classifier(folder, {k: value for k, value in given.items() if value})
     is_typed = not arguments.texts and arguments.csv is None and sys.stdin.isatty()
     if arguments.csv is not None:
-        columns = read_columns(Path(arguments.csv), [arguments.column])
-        texts: Iterable[str] = (text for (text,) in columns)
+        texts: Iterable[str] = read_texts(Path(arguments.csv), arguments.column, form)
     else:
         texts = arguments.texts or read_lines()
     if arguments.format == "csv":

@@ -12,8 +12,9 @@ from additional_experiments import main
 from data_utils import Corpus
 from errors import DataError
 from experiment_config import ExperimentConfig
-from own_data import load_own_corpus, read_columns
+from own_data import load_own_corpus
 from run_records import read_records
+from text_files import read_rows
 
 TOPICS = {"sport": 40, "money": 30, "weather": 20}
 
@@ -80,7 +81,7 @@ def test_three_files(tmp_path: Path) -> None:
 
 def rows_of(content: bytes, name: str = "a.csv", columns: tuple[str, ...] = ("Label", "Text")):
     Path(name).write_bytes(content)
-    return list(read_columns(Path(name), columns))
+    return [row.fields for row in read_rows(Path(name), columns)]
 
 
 @pytest.mark.parametrize(
