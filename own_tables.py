@@ -58,7 +58,7 @@ def read_table(path: Path, config: ExperimentConfig) -> Table:
 def _require_single_rows(rows: Sequence[Row], labels: set[str], path: Path) -> None:
     """Raise :class:`DataError` if each line of a text could be a row with a label that there is."""
     for row in rows:
-        if row.apart and labels.issuperset(label.strip() for label, _ in row.apart):
+        if row.apart and labels.issuperset(label.strip('" ') for label, _ in row.apart):
             raise merged(row.line, path)
 
 

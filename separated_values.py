@@ -106,9 +106,9 @@ def separate(
     except csv.Error as error:
         reason = "a quote is opened and never closed" if "end of data" in str(error) else error
         raise DataError(
-            f"{path}, line {record[0][0]}: {reason}. A field that begins with a quote must end with one, "
-            "and quotes inside of it are doubled. If quotes are ordinary characters in this file, "
-            "add --quoting none."
+            f"{path}, line {record[0][0]}: {reason}. A field that begins with a quote must end "
+            "with one, and quotes inside of it are doubled. If quotes are ordinary characters in "
+            "this file, add --quoting none."
         ) from error
     if not width:
         raise DataError(f"{path} is empty.")
