@@ -49,13 +49,18 @@ def require_text(head: bytes, encoding: str, path: Path) -> None:
     for signature, found in SIGNATURES.items():
         if re.match(signature, head, re.DOTALL | re.IGNORECASE):
             raise DataError(f"{path} is {found}. What is read is {READ}.")
-    fitting = _find_utf16(head)
+    fitting = _find_wide(head)
     if fitting and encoding == "utf-8":
-        raise DataError(f"{path} is not UTF-8, but seems to be UTF-16: add --encoding {fitting}.")
+        raise DataError(
+            f"{path} is not UTF-8, but seems to be {fitting.upper()}: add --encoding {fitting}."
+        )
 
 
-def _find_utf16(head: bytes) -> str | None:
-    """Which UTF-16 some bytes seem to be: they have a mark, or every other one is a zero."""
+def _find_wide(head: bytes) -> str | None:
+    """Which encoding of two or four bytes some bytes seem to be in: they begin with its mark, or
+    every other one is a zero."""
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     first, second = head[::2].count(0), head[1::2].count(0)
@@ -100,12 +105,14 @@ def _explain(line: str, bad: str, encoding: str, is_ascii: bool) -> str:
         return "a NUL byte, which no text file holds. Save it as CSV with the encoding UTF-8."
     reason = f"not {encoding.upper()}: byte 0x{ord(bad) - 0xDC00:02x}. "
     if encoding == "utf-8" and is_ascii and _is_windows(line):
-        return reason + "It seems to be of Windows: add --encoding cp1252, or save it as UTF-8."
+        return reason + "If it was saved by Windows, add --encoding cp1252; or save it as UTF-8."
     return reason + "Save the file as UTF-8, or name its encoding with --encoding."
 
 
 def _is_windows(line: str) -> bool:
-    """Whether a line that is not UTF-8 is one in the encoding of Windows, and nowhere UTF-8."""
+    """Whether a line that is not UTF-8 may be Western Windows': mostly ASCII, and nowhere UTF-8."""
+    if 3 * len(BAD.findall(line)) > len(line):
+        return False
     try:
         BAD.sub("", line).encode("ascii")
         line.encode("utf-8", "surrogateescape").decode("cp1252")

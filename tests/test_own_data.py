@@ -484,6 +484,16 @@ def test_faults_of_own_data_have_no_traceback(
     assert "nothing to tell apart" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("bytes_for_tokens")
+def test_ignore_index_on_own_data(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = write_topics(tmp_path / "a.csv")
+    flags = ["--dataset", str(path), *OWN, "--output_dir", str(tmp_path / "runs"), "--ignore_index"]
+    assert main([*flags, "2"]) == 0
+    assert 'leaves out the class "weather"' in capsys.readouterr().err
+    assert main([*flags, "3"]) == 2
+    assert '--ignore_index 3: there is no such class; 0 is "money"' in capsys.readouterr().err
+
+
 def test_checksum_of_a_file_that_has_gone(tmp_path: Path) -> None:
     config = replace(config_from_flags([]), dataset=str(tmp_path / "gone.csv"))
     with pytest.raises(DataError, match=r"gone\.csv cannot be read"):

@@ -180,6 +180,10 @@ def test_bytes_that_are_no_utf8_are_named_with_their_line() -> None:
     with pytest.raises(DataError, match=r"line 1235: not UTF-8: byte 0xe9.*--encoding cp1252"):
         rows_of(windows)
     assert fields_of(windows, encoding="cp1252")[1233] == ["ham", "café"]
+    for text in ("всё", "日本語日本語"):  # what is hardly ASCII is of no Western language
+        with pytest.raises(DataError, match="line 2: not UTF-8") as error:
+            rows_of(f"Label,Text\na,{text}\n".encode("cp1251" if "в" in text else "shift_jis"))
+        assert "cp1252" not in str(error.value)
     # Where the file is UTF-8 elsewhere, another encoding would spoil that.
     lines[100] = "ham,é\r\n"
     damaged = "".join(lines).encode().replace("café".encode(), b"caf\xc3")
@@ -190,8 +194,8 @@ def test_bytes_that_are_no_utf8_are_named_with_their_line() -> None:
 
 def test_utf16_is_recognised() -> None:
     text = "Label,Text\nham,hello\n" * 20
-    for encoding, found in (("utf-16", "utf-16"), ("utf-16-le", "utf-16-le")):
-        with pytest.raises(DataError, match=f"seems to be UTF-16: add --encoding {found}"):
+    for encoding, found in (("utf-16", "utf-16"), ("utf-16-le", "utf-16-le"), ("utf-32", "utf-32")):
+        with pytest.raises(DataError, match=f"seems to be {found.upper()}: add --encoding {found}"):
             rows_of(text.encode(encoding))
     with pytest.raises(DataError, match="is not UTF-16"):
         rows_of(b"Label,Text\nham,a\n", encoding="utf-16")
