@@ -31,7 +31,7 @@ SIGNATURES = {
     rb"\s*\[\s*\{": "a JSON array; save it with one object a line (jq -c '.[]')",
     rb"\s*\{\s*[\r\n]": "JSON on several lines; save it with one object a line (jq -c .)",
 }
-BAD = re.compile("[\0\udc00-\udcff]")  # NUL, or a byte that is no text
+BAD = re.compile("[\0\ud800-\udfff]")  # NUL, or a byte that is no text
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:
@@ -102,8 +102,8 @@ def _explain(line: str, bad: str, encoding: str, is_ascii: bool) -> str:
         is_ascii: the lines before it are ASCII, but for what an earlier program could not read.
     """
     if bad == "\0":
-        return "a NUL byte, which no text file holds. Save it as CSV with the encoding UTF-8."
-    reason = f"not {encoding.upper()}: byte 0x{ord(bad) - 0xDC00:02x}. "
+        return f"a NUL byte, which no text holds. What is read is {READ}."
+    reason = f"not {encoding.upper()}: byte 0x{ord(bad) & 0xFF:02x}. "
     if encoding == "utf-8" and is_ascii and _is_windows(line):
         return reason + "If it was saved by Windows, add --encoding cp1252; or save it as UTF-8."
     return reason + "Save the file as UTF-8, or name its encoding with --encoding."

@@ -38,7 +38,7 @@ def load_own_corpus(config: ExperimentConfig) -> Corpus:
         DataError: a file cannot be read, lacks a column, labels or texts, or has too little of a
             class.
     """
-    paths = _paths(config)
+    paths = source_files(config)
     tables = [read_table(path, config) for path in paths.values()]
     require_no_names(tables, config)
     tables = [drop_incomplete(table, config) for table in tables]
@@ -66,7 +66,7 @@ def checksum_files(config: ExperimentConfig) -> str:
         DataError: a file cannot be read.
     """
     try:
-        return "+".join(map(checksum_file, _paths(config).values()))
+        return "+".join(map(checksum_file, source_files(config).values()))
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
 
@@ -89,8 +89,8 @@ def require_ignored_class(config: ExperimentConfig, labels: Sequence[str]) -> No
         raise ConfigError([f"--ignore_index {number}: there is no such class; {names}"])
 
 
-def _paths(config: ExperimentConfig) -> dict[str, Path]:
-    """The files by the part that they are, or that is left of them."""
+def source_files(config: ExperimentConfig) -> dict[str, Path]:
+    """The files by the part that they are; what has none is taken from that of ``train``."""
     paths = (config.dataset, config.val_dataset, config.test_dataset)
     return {part: Path(path) for part, path in zip(PARTS, paths, strict=True) if path}
 

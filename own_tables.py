@@ -140,7 +140,7 @@ def drop_rare_classes(tables: Sequence[Table], least: int) -> list[Table]:
 
 def sort_labels(labels: Sequence[str]) -> tuple[str, ...]:
     """The labels in the order of their classes: whole numbers as numbers, others by name."""
-    if all(re.fullmatch(r"[+-]?[0-9]+", label) for label in labels):
+    if all(re.fullmatch(r"[+-]?[0-9]+(\.0*)?", label) for label in labels):
         return tuple(sorted(labels, key=lambda label: (Decimal(label), label)))
     return tuple(sorted(labels))
 

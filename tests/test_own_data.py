@@ -200,6 +200,7 @@ def test_whole_numbers_are_sorted_as_numbers(tmp_path: Path) -> None:
         [str(i) for i in range(12)],
         ["-10", "-2", "0", "+3", "20", long],
         ["1", "01", "2", "10"],
+        ["0.0", "1.0", "2.0", "10.0"],  # as pandas writes them beside missing ones
     ):
         expected = ["01", "1", "2", "10"] if "01" in labels else labels
         rows = [(label, f"text {label[:20]}") for label in sorted(labels)] * 3
