@@ -80,7 +80,7 @@ def separate(
     record: list[tuple[int, str]] = []  # the lines of the row that is being read
     lines = _recorded(itertools.chain(sample, lines), record)
     reader = csv.reader(lines, delimiter=delimiter, **options)
-    names_follow, at, width = form.has_names(columns), [], 0
+    names_follow, names, at, width = form.has_names(columns), [], [], 0
     try:
         for cells in reader:
             line = record[0][0]
@@ -94,7 +94,14 @@ def separate(
                     f"A text that holds a {describe_delimiter(delimiter)} or a line break needs "
                     'quotes around it: "...".'
                 )
-            if cells and not names_follow:
+            if names_follow:
+                names = cells
+            elif cells and width > 1 and cells == names:
+                raise DataError(
+                    f"{path}, line {line}: this is the line of names again, as where files were "
+                    "joined. Take it out."
+                )
+            elif cells:
                 apart: list[list[str]] = []
                 if form.quoting == "auto" and _may_be_merged(cells, delimiter):
                     if delimiter in IN_NO_TEXT:

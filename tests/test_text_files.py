@@ -110,6 +110,12 @@ def test_positions_on_a_file_with_names() -> None:
         rows_of(b"Label,Label,Text\nham,ham,a\n")
 
 
+def test_names_that_come_again() -> None:
+    with pytest.raises(DataError, match="line 4: this is the line of names again"):
+        rows_of(b"Label,Text\nham,a\n\nLabel,Text\nham,b\n")
+    assert fields_of(b"Text\na\nText\n", "a.csv", ["Text"]) == [["a"], ["Text"]]
+
+
 def test_lines_are_those_of_the_file() -> None:
     content = b'Label,Text\nham,a\n\nham,"b\nb"\nham,c\n'
     assert [row.line for row in rows_of(content)] == [2, 4, 6]
