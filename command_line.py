@@ -16,7 +16,6 @@ from typing import Any
 from cluster_request import LOCAL, ClusterRequest, parse_cluster
 from config_rules import (
     check_value,
-    describe_path,
     find_export_problems,
     find_joined,
     find_option_problems,
@@ -34,7 +33,7 @@ from experiment_rows import (
     list_rows,
     parse_rows,
 )
-from files import ROOM, find_path_fault
+from files import ROOM, describe_path, find_path_fault
 from flags import ACTIONS, build_parser, name_unknown
 from processes import is_launched
 from runs import EPOCH, RESULT_NAME, Keep, Run

@@ -9,20 +9,12 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
+from dataset_rules import find_dataset_problems, format_given
 from errors import shorten
 from experiment_config import CONTEXT_LENGTHS, OPTIONS, ExperimentConfig, describe_number
-from files import ROOM, find_path_fault
+from files import ROOM, describe_path, find_path_fault
 from model_sizes import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig
 
-DATASET_FLAGS = {
-    "text_column",
-    "label_column",
-    "val_fraction",
-    "test_fraction",
-    "val_dataset",
-    "test_dataset",
-    "balance",
-}  # of use only with --dataset
 # What people call choices that have another name here.
 MEANT = {"gpu": "cuda", "float32": "fp32", "bfloat16": "bf16"}
 
@@ -52,7 +44,7 @@ def find_option_problems(
         problems.extend(check_value(config_field, getattr(config, name)))
     problems.extend(_check_combinations(config, given))
     problems.extend(_check_weights(config))
-    problems.extend(_check_dataset(config, given))
+    problems.extend(find_dataset_problems(config, given))
     return problems
 
 
@@ -104,7 +96,7 @@ def check_value(config_field: Field, value: Any, flag: str | None = None) -> Ite
         )
     elif value == "":
         yield f'{flag} "": empty; give a value, or leave {flag} out'
-    elif rules["choices"] and value not in rules["choices"]:
+    elif rules["choices"] and value not in (*rules["choices"], config_field.default):
         meant = MEANT.get(str(value).casefold())
         nearest = [meant] if meant in rules["choices"] else []
         nearest += difflib.get_close_matches(str(value), rules["choices"], n=1, cutoff=0.4)
@@ -143,7 +135,7 @@ def _check_combinations(config: ExperimentConfig, given: Mapping[str, Any]) -> I
     if not config.uses_lora:
         for name in sorted({"lora_rank", "lora_alpha"} & set(given)):
             yield (
-                f"{_format(name, given[name])} with --trainable_layers "
+                f"{format_given(name, given[name])} with --trainable_layers "
                 f"{shorten(config.trainable_layers)}: no LoRA layer would use it; add "
                 f"--trainable_layers lora, or leave --{name} out"
             )
@@ -180,59 +172,6 @@ def _check_folders(config: ExperimentConfig) -> Iterator[str]:
         folder = getattr(config, name)
         if folder and (fault := find_path_fault(folder, ROOM)):
             yield describe_path(name, folder, fault)
-
-
-def describe_path(name: str, path: str | Path, fault: str) -> str:
-    """The problem that is a path which no file can have."""
-    return f'--{name} "{shorten(path, 60)}": {fault}'
-
-
-def _check_dataset(config: ExperimentConfig, given: Mapping[str, Any]) -> Iterator[str]:
-    if config.dataset is None:
-        for name in sorted(DATASET_FLAGS & set(given)):
-            yield (
-                f"{_format(name, given[name])}: it is about texts of your own; add --dataset FILE, "
-                "or leave it out"
-            )
-        return
-    if config.demo:
-        yield f"--dataset {config.dataset} with --demo: both say which texts; leave one out"
-    for name in ("dataset", "val_dataset", "test_dataset"):
-        path = getattr(config, name)
-        if path and (fault := find_path_fault(path)):
-            yield describe_path(name, path, fault)
-        elif path and not Path(path).is_file():
-            yield f'--{name} "{path}": no such file'
-    if config.text_column == config.label_column:
-        yield (
-            f'--text_column "{config.text_column}" is also the --label_column: name the two columns'
-        )
-    elif config.text_column.isdecimal() != config.label_column.isdecimal():
-        yield (
-            f'--text_column "{config.text_column}" with --label_column "{config.label_column}": '
-            "give two names, or, for a file without a line of names, two numbers"
-        )
-    if (config.val_dataset is None) != (config.test_dataset is None):
-        yield "--val_dataset and --test_dataset: give both, or none of them"
-    elif config.val_dataset:
-        for name in sorted({"val_fraction", "test_fraction"} & set(given)):
-            yield (
-                f"{_format(name, given[name])} with --val_dataset and --test_dataset: nothing is "
-                "left to split; leave it out"
-            )
-    elif (
-        max(config.val_fraction, config.test_fraction)
-        < 1
-        <= (config.val_fraction + config.test_fraction)
-    ):
-        yield (
-            f"--val_fraction {config.val_fraction:g} with --test_fraction "
-            f"{config.test_fraction:g}: nothing is left for training; choose smaller ones"
-        )
-
-
-def _format(name: str, value: Any) -> str:
-    return f"--{name}" if value is True else f"--{name} {shorten(value)}"
 
 
 def _check_device(config: ExperimentConfig) -> Iterator[str]:

@@ -62,7 +62,7 @@ from memory_needs import MemoryNeed, count_positions, estimate_memory
 from metrics import format_metrics, measure_classes
 from model_sizes import MODEL_SIZES
 from output import report
-from own_data import load_own_corpus
+from own_data import load_own_corpus, require_ignored_class
 from parallel import first_on_node, from_first, is_first, largest, require_same, size
 from runs import Keep
 from saved_models import save_classifier
@@ -126,6 +126,8 @@ def run_experiment(
     shared = shared or SharedWork([config])
     if keep.export_dir:
         require_few_classes(len(shared.corpus.labels), config)
+    if config.dataset:
+        require_ignored_class(config, shared.corpus.labels)
     reset_peak_memory(device)
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     texts = shared.texts(config)

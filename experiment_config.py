@@ -23,6 +23,9 @@ TOKEN_POSITIONS = ("first", "last", "flexible")
 CONTEXT_LENGTHS = ("longest_training_example", "model_context_length")
 PRECISIONS = ("fp32", "tf32", "bf16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
+QUOTINGS = ("auto", "csv", "none")
+HEADERS = ("auto", "yes", "no")
 GROUPS = ("model", "what trains, and what is read", "data", "training", "run")
 
 
@@ -37,6 +40,12 @@ def model_size(text: str) -> str:
         if text.casefold() in re.fullmatch(r"(gpt2-(\w+)) \((\w+)\)", name.casefold()).groups():
             return name
     return text
+
+
+def delimiter(text: str) -> str:
+    """The name of a delimiter that is given by its name or as it is; else the text."""
+    names = {character: name for name, character in DELIMITERS.items()}
+    return {**names, r"\t": "tab"}.get(text, text)
 
 
 def option(
@@ -153,18 +162,59 @@ class ExperimentConfig:
     dataset: str | None = option(
         None,
         GROUPS[2],
-        "CSV or TSV file of your own texts and their classes, two or more, instead",
+        "file of your own texts and their classes, two or more, instead: CSV, TSV, JSON lines or "
+        "Parquet, or one of them as .gz",
         parse=str,
         metavar="FILE",
     )
     text_column: str = option(
         "Text",
         GROUPS[2],
-        "name of the column of texts in --dataset, or, in a file without names, its number",
+        "name of the column of texts in --dataset; or its number, from 1, which means that the "
+        "first line has no names, unless --header yes is given",
         metavar="NAME",
     )
     label_column: str = option(
         "Label", GROUPS[2], "name of the label column, or its number", metavar="NAME"
+    )
+    header: str = option(
+        "auto",
+        GROUPS[2],
+        "whether the first line has the names of columns: auto (yes if the columns are given by "
+        "name), yes, or no (also where it looks like names)",
+        choices=HEADERS,
+    )
+    delimiter: str | None = option(
+        None,
+        GROUPS[2],
+        "what separates columns: comma, semicolon, tab or pipe; none is found from the first "
+        "lines, or from an Excel line such as sep=;",
+        parse=delimiter,
+        choices=DELIMITERS,
+    )
+    encoding: str = option(
+        "utf-8", GROUPS[2], "of the characters, such as cp1252, latin-1 or utf-16", metavar="NAME"
+    )
+    quoting: str = option(
+        "auto",
+        GROUPS[2],
+        "auto: quotes as in CSV, but a text of several lines is refused if it holds tabs or pipes "
+        "that are delimiters, or if each of its lines could be a row; csv: such texts are read; "
+        "none: quotes are ordinary characters",
+        choices=QUOTINGS,
+    )
+    drop_incomplete: bool = option(
+        False,
+        GROUPS[2],
+        "leave out rows that lack a label or a text (empty, spaces, NA, NaN, null, ...)",
+    )
+    min_texts_per_class: int | None = option(
+        None,
+        GROUPS[2],
+        "leave out classes that have fewer texts than this in --dataset",
+        parse=int,
+        minimum=1,
+        metavar="N",
     )
     val_fraction: float = option(
         0.1,
@@ -187,17 +237,22 @@ class ExperimentConfig:
     val_dataset: str | None = option(
         None,
         GROUPS[2],
-        "file for validation; with --test_dataset, all of --dataset is for training",
+        "file for validation, which is then not taken from --dataset",
         parse=str,
         metavar="FILE",
     )
     test_dataset: str | None = option(
-        None, GROUPS[2], "file for the test", parse=str, metavar="FILE"
+        None,
+        GROUPS[2],
+        "file for the test, which is then not taken from --dataset",
+        parse=str,
+        metavar="FILE",
     )
     balance: bool = option(
         False,
         GROUPS[2],
-        "take as many texts of each class of --dataset as of its rarest, by chance",
+        "train on as many texts of each class of --dataset as of its rarest, by chance; "
+        "validation and test stay as they are",
     )
     demo: bool = option(
         False,

@@ -8,12 +8,15 @@ import glob
 import hashlib
 import json
 import os
+import stat
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from errors import shorten
 
 LEFT_OVER_SECONDS = 86_400  # no file takes that long to be written
 ROOM = os.path.join("x" * 120, "x" * 80)  # below a folder that is written to, no path is longer
@@ -38,6 +41,11 @@ def find_path_fault(path: str | Path, below: str = "") -> str | None:
     except ValueError:
         return "it holds a null byte, which no path can"
     return None
+
+
+def describe_path(name: str, path: str | Path, fault: str) -> str:
+    """The problem that the path of a flag is one which no file can have."""
+    return f'--{name} "{shorten(path, 60)}": {fault}'
 
 
 @contextmanager
@@ -69,6 +77,25 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+SPECIAL = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a pipe (FIFO)",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+    stat.S_ISSOCK: "a socket",
+}
+
+
+def describe_special(path: Path) -> str | None:
+    """What a path is that is no file; none for a file. It is not opened, so nothing waits.
+
+    Raises:
+        OSError: it is not there, or cannot be reached.
+    """
+    mode = path.stat().st_mode
+    return next((name for is_kind, name in SPECIAL.items() if is_kind(mode)), None)
 
 
 def checksum_file(path: Path) -> str:

@@ -23,11 +23,11 @@ import tiktoken
 import torch
 from torch import Tensor, nn
 
-from config_rules import describe_path, find_export_problems
+from config_rules import find_export_problems
 from data_utils import PADDING_TOKEN
 from errors import ExportError
 from experiment_config import ExperimentConfig
-from files import ROOM, find_path_fault, parse_json
+from files import ROOM, describe_path, find_path_fault, parse_json
 from gpt_model import BLOCK_MODULES, TRANSPOSED, GPTModel, published_names
 from hf_tokenizer import TOKENIZER_NAMES, write_tokenizer
 from lora import LoRALinear

@@ -12,14 +12,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from config_rules import check_value, describe_path
+from config_rules import check_value
 from console import Once, Parser, run_for_people
+from dataset_rules import find_encoding_problems
 from errors import ConfigError, DataError, shorten
-from experiment_config import DEVICES, OPTIONS
-from files import find_path_fault
+from experiment_config import DEVICES, OPTIONS, show_default
+from files import describe_path, find_path_fault
 from interruption import ending_at_once
 from output import printable, report
 from runs import CONFIG_NAME
+from separated_values import TextFormat, are_positions
 
 if TYPE_CHECKING:  # imported where texts are classified: --help and mistakes need no PyTorch
     import tiktoken
@@ -34,6 +36,7 @@ LESS_MEMORY = (
     "With --device cpu it takes none of a GPU's; otherwise a machine with more is needed, or a "
     "smaller model."
 )
+FORMAT_OPTIONS = tuple(vars(TextFormat()))  # of the file of texts; the experiments' have them, too
 SHOWN_CHARACTERS = 80  # of a text, in the format for people
 
 
@@ -136,14 +139,31 @@ def build_parser() -> Parser:
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="the run's folder")
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="what to classify")
-    parser.add_argument("--csv", action=Once, metavar="FILE", help="CSV or TSV file of texts")
+    parser.add_argument(
+        "--csv",
+        action=Once,
+        metavar="FILE",
+        help="file of texts: CSV, TSV, JSON lines or Parquet, or one of them as .gz",
+    )
     parser.add_argument(
         "--column",
         action=Once,
         metavar="NAME",
         default="Text",
-        help="name of its column of texts, or, in a file without names, its number (default: Text)",
+        help="name of its column of texts; or its number, from 1, which means that the first line "
+        "has no names, unless --header yes is given (default: Text)",
     )
+    for name in FORMAT_OPTIONS:
+        rules = OPTIONS[name].metadata
+        parser.add_argument(
+            f"--{name}",
+            action=Once,
+            type=rules["parse"],
+            choices=rules["choices"] or None,
+            metavar=rules["metavar"],
+            default=OPTIONS[name].default,
+            help=f"{rules['help']} (default: {show_default(OPTIONS[name])})",
+        )
     parser.add_argument(
         "--format",
         action=Once,
@@ -189,6 +209,15 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
         problems.append(f"{folder}: no such folder; give the folder of a run with --save_model")
     if arguments.csv is not None and arguments.texts:
         problems.append("TEXT with --csv: give one of them")
+    form = find_format(arguments)
+    if arguments.csv is None and form != TextFormat():
+        problems.append("--header, --delimiter, --encoding and --quoting are about --csv FILE")
+    if form.header == "no" and not are_positions([arguments.column]):
+        problems.append(
+            f"--header no with --column {arguments.column}: a file without names has numbers for "
+            "its columns; give one of them"
+        )
+    problems += find_encoding_problems(form.encoding)
     if any(text and os.path.isfile(os.path.join(text, CONFIG_NAME)) for text in arguments.texts):
         problems.append("more than one RUN_DIR: give the folder of one run")
     if arguments.csv and (fault := find_path_fault(arguments.csv)):
@@ -196,6 +225,11 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     if problems:
         raise ConfigError(problems)
     return arguments
+
+
+def find_format(arguments: argparse.Namespace) -> TextFormat:
+    """How the file of texts is to be read."""
+    return TextFormat(**{name: getattr(arguments, name) for name in FORMAT_OPTIONS})
 
 
 def perform(argv: Sequence[str] | None) -> int:
@@ -211,8 +245,8 @@ def perform(argv: Sequence[str] | None) -> int:
         from tqdm import tqdm
 
         from experiment import find_encoding
-        from own_data import read_columns
         from saved_models import load_classifier
+        from texts_to_classify import read_texts
 
     given = {name: getattr(arguments, name) for name in OF_THIS_MACHINE}
     classifier = load_classifier(
@@ -220,8 +254,9 @@ def perform(argv: Sequence[str] | None) -> int:
     )
     is_typed = not arguments.texts and arguments.csv is None and sys.stdin.isatty()
     if arguments.csv is not None:
-        columns = read_columns(Path(arguments.csv), [arguments.column])
-        texts: Iterable[str] = (text for (text,) in columns)
+        texts: Iterable[str] = read_texts(
+            Path(arguments.csv), arguments.column, find_format(arguments)
+        )
     else:
         texts = arguments.texts or read_lines()
     if arguments.format == "csv":

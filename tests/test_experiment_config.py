@@ -1,3 +1,4 @@
+import os
 import re
 from dataclasses import FrozenInstanceError
 from pathlib import Path
@@ -11,7 +12,7 @@ from command_line import parse_command_line
 from config_rules import find_problems
 from errors import ConfigError
 from experiment_config import GROUPS, OPTIONS, ExperimentConfig
-from experiment_rows import ROWS, parse_rows
+from experiment_rows import ROWS, format_command, parse_rows
 
 
 def problems_of(command: list[str]) -> list[str]:
@@ -56,6 +57,12 @@ def test_defaults_are_the_protocols() -> None:
         "dataset": None,
         "text_column": "Text",
         "label_column": "Label",
+        "header": "auto",
+        "delimiter": None,
+        "encoding": "utf-8",
+        "quoting": "auto",
+        "drop_incomplete": False,
+        "min_texts_per_class": None,
         "val_fraction": 0.1,
         "test_fraction": 0.2,
         "val_dataset": None,
@@ -82,6 +89,12 @@ def test_every_flag_is_read(tmp_path: Path) -> None:
         "dataset": str(tmp_path / "a.csv"),
         "text_column": "what",
         "label_column": "which",
+        "header": "yes",
+        "delimiter": "semicolon",
+        "encoding": "cp1252",
+        "quoting": "none",
+        "drop_incomplete": True,
+        "min_texts_per_class": 4,
         "val_fraction": 0.25,
         "test_fraction": 0.5,
         "balance": True,
@@ -124,7 +137,22 @@ BAD = [
     ("--dataset tests", ['--dataset "tests": no such file']),
     ("--dataset a.csv --label_column Text", ['--text_column "Text" is also']),
     ("--dataset a.csv --label_column 1", ['--label_column "1": give two names']),
-    ("--dataset a.csv --val_dataset a.csv", ["give both"]),
+    ("--quoting none", ["--quoting none: it is", "add --dataset"]),
+    ("--drop_incomplete", ["--drop_incomplete: it is", "add --dataset"]),
+    ("--dataset a.csv --min_texts_per_class 0", ["--min_texts_per_class 0", "at least 1"]),
+    ("--dataset a.csv --delimiter :", ['--delimiter ":"', '"comma", "semicolon", "tab", "pipe"']),
+    ("--dataset a.csv --encoding klingon", ["--encoding klingon: no such encoding", "cp1252"]),
+    ("--dataset a.csv --encoding hex", ["--encoding hex: no such encoding"]),
+    ("--dataset a.csv --quoting all", ['--quoting "all"', '"auto", "csv", "none"']),
+    ("--dataset a.csv --header no", ["--header no with --text_column", "1, 2"]),
+    ("--dataset fifo", ['--dataset "fifo": no such file; it is a pipe']),
+    ("--dataset a.csv --test_dataset fifo", ['--test_dataset "fifo"', "it is a pipe"]),
+    ("--dataset /dev/zero", ["it is a device. Give a file"]),
+    ("--dataset loop", ['--dataset "loop": no such file', "symbolic links"]),
+    (
+        "--dataset a.csv --test_dataset a.csv --test_fraction 0.3",
+        ["--test_fraction 0.3 with --test_dataset", "leave it out"],
+    ),
     ("--dataset a.csv --val_fraction 0.5 --test_fraction 0.5", ["nothing is left"]),
     ("--dataset a.csv --val_fraction 1", ["--val_fraction 1.0", "below 1"]),
     (
@@ -211,6 +239,8 @@ BAD = [
 @pytest.mark.parametrize(("command", "parts"), BAD, ids=[command[:60] for command, _ in BAD])
 def test_bad_input_is_named_with_a_way_out(command: str, parts: list[str]) -> None:
     Path("a.csv").touch()
+    Path("loop").symlink_to("loop")
+    os.mkfifo("fifo")
     problems = problems_of(command.split())
     assert len(problems) == 1
     for part in parts:
@@ -334,6 +364,24 @@ def test_no_export_among_the_records(export_dir: str, words: str) -> None:
     assert problem.startswith(f"--export_hf {export_dir}")
     assert words in problem
     assert parse_command_line(["--rows", "16", "--export_hf", "elsewhere/model"]).keep.export_dir
+
+
+def test_delimiters_by_name_or_as_they_are() -> None:
+    Path("a.csv").touch()
+    for texts, name in (((",", "comma"), "comma"), (("\t", "\\t", "tab"), "tab"), (("|",), "pipe")):
+        for text in texts:
+            config = config_from_flags(["--dataset", "a.csv", "--delimiter", text])
+            assert config.delimiter == name
+    assert "--delimiter pipe" in format_command(config), "as a shell takes it"
+
+
+def test_one_file_is_split_into_what_no_other_is() -> None:
+    Path("a.csv").touch()
+    for name, other in (("val_dataset", "test_fraction"), ("test_dataset", "val_fraction")):
+        config = config_from_flags(
+            ["--dataset", "a.csv", f"--{name}", "a.csv", f"--{other}", "0.9"]
+        )
+        assert getattr(config, other) == 0.9
 
 
 def test_tiny_has_no_published_weights() -> None:

@@ -243,8 +243,8 @@ GOOD_TABLES = {
     "a byte-order mark": b"\xef\xbb\xbfLabel,Text\n" + b"a,b\nc,d\n" * 30,
     "CRLF": b"Label,Text\r\n" + b"a,b\r\nc,d\r\n" * 30,
     "formulas": b"Label,Text\n=1+1,\"=cmd|'/C calc'!A0\"\n@a,-1\n" * 1 + b"=1+1,b\n@a,c\n" * 30,
-    "empty texts": b"Label,Text\n" + b"a,\nc,d\n" * 30,
-    "special tokens": b"Label,Text\n" + b"a,<|endoftext|>\nc,NA\n" * 30,
+    "empty texts": b"Label,Text\n" + b"a,\na,b\nc,d\n" * 30,
+    "special tokens": b"Label,Text\n" + b"a,<|endoftext|>\nc,NA\nc,d\n" * 30,
     "any characters": "Label,Text\n🙂,\u202e\u0000é\uffff\n".replace("\0", "").encode()
     + "🙂,ß\nc,d\n".encode() * 30,
 }
@@ -268,6 +268,7 @@ def test_damaged_tables(fault: str, tmp_path: Path) -> None:
 def test_unusual_tables(kind: str, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(GOOD_TABLES[kind])
     flags = ["--dataset", str(tmp_path / "a.csv"), *OWN, "--context_length", "50", "--save_model"]
+    flags += ["--drop_incomplete"]
     status, out, err = finish(start(tmp_path / "runs", *flags))
     assert status == 0, err
     assert "Test balanced accuracy" in out

@@ -1,20 +1,26 @@
+import csv
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from helpers import config_from_flags, small_gpt2_encoding
 
 import own_data
+import own_tables
 from additional_experiments import main
 from data_utils import Corpus
-from errors import DataError
+from errors import ConfigError, DataError
 from experiment_config import ExperimentConfig
-from own_data import load_own_corpus, read_columns
+from own_data import load_own_corpus
 from run_records import read_records
+from text_files import read_rows
 
+TESTED = ["money news, number 20", "weather news, number 0", "sport news, number 29"]
 TOPICS = {"sport": 40, "money": 30, "weather": 20}
 
 
@@ -53,11 +59,41 @@ def test_split_is_stratified_seeded_and_loses_nothing(tmp_path: Path) -> None:
     assert len(load(path, val_fraction=0.2, test_fraction=0.5).parts.test) == 45
 
 
-def test_balance_undersamples(tmp_path: Path) -> None:
-    corpus = load(write_topics(tmp_path / "a.csv"), balance=True)
-    every = pd.concat(vars(corpus.parts).values())
-    assert counts(every) == {0: 20, 1: 20, 2: 20}
-    assert every["Text"].is_unique
+def test_the_split_is_this_one(tmp_path: Path) -> None:
+    """The seed of the split and its order, worked out anew: records of years rest on it."""
+    path = write_topics(tmp_path / "a.csv")
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    shuffled = [rows[i] for i in np.random.RandomState(123).permutation(len(rows))]
+    expected: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
+    seen: Counter[str] = Counter()
+    for row in shuffled:
+        n = TOPICS[row["Label"]]
+        place = seen[row["Label"]]
+        part = "test" if place < n / 5 else "validation" if place < n / 5 + n / 10 else "train"
+        expected[part].append(row["Text"])
+        seen[row["Label"]] += 1
+    parts = vars(load(path).parts)
+    assert {name: part["Text"].tolist() for name, part in parts.items()} == expected
+    assert expected["test"][:3] == TESTED
+    lines = path.read_text().splitlines()
+    for part in parts.values():
+        for row in part.itertuples():
+            assert f",{row.Text}," in lines[row.Line - 1].replace('"', "")
+
+
+def test_balance_undersamples_training_only(tmp_path: Path) -> None:
+    path = write_topics(tmp_path / "a.csv")
+    plain, balanced = load(path).parts, load(path, balance=True).parts
+    assert counts(balanced.train) == {0: 14, 1: 14, 2: 14}
+    assert set(balanced.train["Text"]) < set(plain.train["Text"])
+    assert balanced.train["Text"].is_unique
+    assert balanced.validation.equals(plain.validation)
+    assert balanced.test.equals(plain.test)
+    test = write_topics(tmp_path / "b.csv", {"sport": 7, "money": 2})
+    two = load(path, balance=True, test_dataset=str(test)).parts
+    assert counts(two.train) == {0: 18, 1: 18, 2: 18}
+    assert counts(two.validation) == {0: 3, 1: 4, 2: 2}
+    assert counts(two.test) == {1: 7, 0: 2}
 
 
 def test_three_files(tmp_path: Path) -> None:
@@ -78,9 +114,191 @@ def test_three_files(tmp_path: Path) -> None:
         load(Path(train), val_dataset=validation, test_dataset=test)
 
 
+def test_two_files_are_enough(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_topics(tmp_path / "a.csv", {"sport": 20, "money": 2})
+    other = write_topics(tmp_path / "b.csv", {"money": 30})
+    corpus = load(path, test_dataset=str(other), val_fraction=0.25)
+    assert [len(part) for part in vars(corpus.parts).values()] == [16, 6, 30]
+    assert counts(corpus.parts.validation) == {1: 5, 0: 1}, "and one of the class of two"
+    taken = [*corpus.parts.train["Text"], *corpus.parts.validation["Text"]]
+    assert sorted(taken) == sorted(pd.read_csv(path)["Text"])
+    files = [hashlib.sha256(file.read_bytes()).hexdigest() for file in (path, other)]
+    assert corpus.file_sha256 == "+".join(files)
+    corpus = load(path, val_dataset=str(other), test_fraction=0.5)
+    assert [len(part) for part in vars(corpus.parts).values()] == [11, 30, 11]
+    assert corpus.parts.validation["Line"].tolist() == list(range(2, 32))
+    with pytest.raises(DataError, match=r"with --val_fraction 0\.9 nothing.*\(2 texts\)"):
+        load(path, test_dataset=str(other), val_fraction=0.9)
+
+
+def test_the_same_rows_in_two_parts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_topics(tmp_path / "a.csv", {"sport": 20, "money": 9})
+    load(path, test_dataset=str(path))
+    assert "29 of the 29 rows of" in caplog.text
+    assert "hold the same" in caplog.text
+    caplog.clear()
+    other = write_topics(tmp_path / "b.csv", {"sport": 3, "money": 1, "x": 0})
+    with open(other, "a") as file:
+        file.write("9,new,money\n")
+    load(path, val_dataset=str(other), test_dataset=str(path))
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    numbers = ["4 of the 5", "29 of the 29", "4 of the 29"]
+    assert [text.split(" rows of ")[0] for text in warnings] == numbers
+
+
+# ---------------------------------------------------------------- nothing is guessed
+
+
+def write(path: Path, rows: Sequence[tuple[str, str]], names: bool = True) -> Path:
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows([("Label", "Text")] * names + list(rows))
+    return path
+
+
+FINE = [("ham", "see you"), ("spam", "win")] * 5
+
+
+@pytest.mark.parametrize("value", ["", " \t ", "NA", " null "])
+def test_missing_labels_and_texts(
+    value: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    rows = [*FINE, (value, "a"), ("ham", value), ("ham", "b"), (value, value)]
+    path = write(tmp_path / "a.csv", rows)
+    with pytest.raises(
+        DataError, match="of 14 rows, 2 lack a label and 2 a text, first in line 12, 13, 15"
+    ):
+        load(path)
+    corpus = load(path, drop_incomplete=True)
+    assert corpus.labels == ("ham", "spam")
+    assert sum(len(part) for part in vars(corpus.parts).values()) == 11
+    assert "3 of 14 rows are left out" in caplog.text
+
+
+def test_what_pandas_takes_for_missing_is_missing(tmp_path: Path) -> None:
+    values = [*own_tables.MISSING, "na", "none", "0", "-", "nil"]
+    (tmp_path / "a").write_text("x,y\n" + "".join(f'"{value}",1\n' for value in values))
+    missing = pd.read_csv(tmp_path / "a")["x"].isna()
+    assert set(pd.Series(values)[missing]) == own_tables.MISSING
+
+
+def test_labels_lose_their_spaces_and_alike_ones_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [(" ham", "a"), ("ham\u00a0", "b"), ("ham", "c"), ("very bad", "d"), ("VeryBad", "e")]
+    corpus = load(write(tmp_path / "a.csv", rows * 3))
+    assert corpus.labels == ("VeryBad", "ham", "very bad")
+    assert '"very bad" and "VeryBad" differ only in case or spaces' in caplog.text
+    caplog.clear()
+    load(write(tmp_path / "a.csv", FINE))
+    assert "differ" not in caplog.text
+
+
+def test_whole_numbers_are_sorted_as_numbers(tmp_path: Path) -> None:
+    long = "1" + "0" * 5000
+    for labels in (
+        [str(i) for i in range(12)],
+        ["-10", "-2", "0", "+3", "20", long],
+        ["1", "01", "2", "10"],
+        ["0.0", "1.0", "2.0", "10.0"],  # as pandas writes them beside missing ones
+    ):
+        expected = ["01", "1", "2", "10"] if "01" in labels else labels
+        rows = [(label, f"text {label[:20]}") for label in sorted(labels)] * 3
+        corpus = load(write(tmp_path / "a.csv", rows))
+        assert list(corpus.labels) == expected
+        for part in vars(corpus.parts).values():
+            for row in part.itertuples():
+                assert row.Text == f"text {expected[row.Label][:20]}"
+    names = ["1", "10", "2", "a"]
+    assert load(write(tmp_path / "a.csv", [(n, "x") for n in names] * 3)).labels == tuple(names)
+
+
+def test_ignore_index_names_its_class(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    labels = ("0", "2", "10")
+    own_data.require_ignored_class(ExperimentConfig(), labels)
+    assert caplog.text == ""
+    own_data.require_ignored_class(ExperimentConfig(ignore_index=2), labels)
+    assert 'leaves out the class "10"' in caplog.text
+    own_data.require_ignored_class(ExperimentConfig(ignore_index=50256), labels)
+    assert "nothing is left out" in caplog.text, "as row 18 has it"
+    for number in (3, 10, -1):
+        with pytest.raises(ConfigError, match=f'--ignore_index {number}: .*2 is "10"'):
+            own_data.require_ignored_class(ExperimentConfig(ignore_index=number), labels)
+
+
+BY_POSITION = {"label_column": "1", "text_column": "2"}
+
+
+def test_a_line_of_names_that_is_read_as_a_text(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", FINE)
+    parts = [str(write(tmp_path / name, FINE[:4])) for name in ("b.csv", "c.csv")]
+    files = dict(zip(("val_dataset", "test_dataset"), parts, strict=True))
+    for more in ({}, files, {"test_dataset": parts[0]}):
+        with pytest.raises(
+            DataError, match=r'line 1: "Label" seems to be the name of a column.*--header yes'
+        ):
+            load(path, **BY_POSITION, **more)
+        corpus = load(path, **BY_POSITION, **more, header="yes")
+        assert corpus.labels == ("ham", "spam")
+    corpus = load(path, **BY_POSITION, **files, header="no")
+    assert corpus.labels == ("Label", "ham", "spam")
+    nameless = write(tmp_path / "d.csv", FINE, names=False)
+    with pytest.raises(DataError, match=r'b\.csv, line 1: "Label" seems'):
+        load(nameless, **BY_POSITION, **files)
+    # A name that is a label, too: then all files begin with it.
+    for file in (path, *map(Path, parts)):
+        file.write_text(file.read_text().replace("Label", "ham"))
+    with pytest.raises(DataError, match='line 1: "ham" seems to be'):
+        load(path, **BY_POSITION, **files)
+    assert load(path, **BY_POSITION, **files, header="no").labels == ("ham", "spam")
+
+
+def test_files_without_names(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", [("rare", "x"), *FINE], names=False)
+    with pytest.raises(DataError, match='"rare" seems to be the name'):
+        load(path, **BY_POSITION, min_texts_per_class=3)
+    corpus = load(path, **BY_POSITION, min_texts_per_class=3, header="no")
+    assert corpus.labels == ("ham", "spam")
+    path = write(tmp_path / "b.csv", FINE, names=False)
+    assert sum(len(p) for p in vars(load(path, **BY_POSITION).parts).values()) == 10
+    same = load(path, **BY_POSITION, test_dataset=str(path))
+    assert len(same.parts.test) == 10, "one file twice begins the same without names"
+
+
+def test_rare_classes_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_topics(tmp_path / "a.csv", {"a": 9, "b": 2, "c": 8, "d": 1})
+    with pytest.raises(
+        DataError, match=r"2 of 4 classes have fewer than 3.*--min_texts_per_class 3"
+    ):
+        load(path)
+    caplog.set_level("INFO")
+    assert load(path, min_texts_per_class=3).labels == ("a", "c")
+    assert (
+        '2 classes with fewer than 3 texts are left out, and their 3 texts: "b", "d"' in caplog.text
+    )
+    test = write_topics(tmp_path / "b.csv", {"a": 3, "b": 5})
+    assert counts(load(path, min_texts_per_class=3, test_dataset=str(test)).parts.test) == {0: 3}
+    with pytest.raises(DataError, match="1 of 4 classes have fewer than 2: too few for 2 parts"):
+        load(path, test_dataset=str(test))
+
+
+def test_rows_that_a_quote_merged(tmp_path: Path) -> None:
+    stray = 'ham,"Never again\nspam,lovely food\n\nham,the so called chef"\n'
+    whole = 'ham,"Dear Sir\nspam food, I say"\n'
+    path = tmp_path / "a.csv"
+    path.write_text("Label,Text\n" + "ham,a\nspam,b\n" * 5 + whole + stray)
+    with pytest.raises(DataError, match=r"a\.csv, line 14: a quote opens there"):
+        load(path)
+    corpus = load(path, quoting="csv")
+    assert sum(len(part) for part in vars(corpus.parts).values()) == 12
+    path.write_text("Label,Text\n" + "ham,a\nspam,b\n" * 5 + whole)
+    assert "Dear Sir\nspam food, I say" in set(pd.concat(vars(load(path).parts).values())["Text"])
+
+
 def rows_of(content: bytes, name: str = "a.csv", columns: tuple[str, ...] = ("Label", "Text")):
     Path(name).write_bytes(content)
-    return list(read_columns(Path(name), columns))
+    return [row.fields for row in read_rows(Path(name), columns)]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +346,7 @@ FAULTS = {
     "utf-16": ("Label,Text\nham,a\n".encode("utf-16"), "not UTF-8"),
     "NUL": (b"Label,Text\nham,a\0b\n", "NUL"),
     "open quote": (b'Label,Text\nham,"a\nham,b\n', "opened and never closed"),
-    "text behind a quote": (b'Label,Text\nham,"a"b\n', "after line 1"),
+    "text behind a quote": (b'Label,Text\nham,a\nham,"a"b\n', "line 3: .*--quoting none"),
 }
 
 
@@ -275,6 +493,16 @@ def test_faults_of_own_data_have_no_traceback(
     path.write_text("Label,Text\nham,hello\n")
     assert main(["--dataset", str(path), *OWN]) == 1
     assert "nothing to tell apart" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("bytes_for_tokens")
+def test_ignore_index_on_own_data(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = write_topics(tmp_path / "a.csv")
+    flags = ["--dataset", str(path), *OWN, "--output_dir", str(tmp_path / "runs"), "--ignore_index"]
+    assert main([*flags, "2"]) == 0
+    assert 'leaves out the class "weather"' in capsys.readouterr().err
+    assert main([*flags, "3"]) == 2
+    assert '--ignore_index 3: there is no such class; 0 is "money"' in capsys.readouterr().err
 
 
 def test_checksum_of_a_file_that_has_gone(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 import csv
+import gzip
 import hashlib
 import io
 import json
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +25,7 @@ from experiment import load_corpus, run_experiment
 from predict import Prediction, format_prediction
 from runs import Keep
 from saved_models import load_classifier
+from separated_values import TextFormat
 from tensor_files import read_tensors, write_tensors
 
 pytestmark = pytest.mark.usefixtures("few_demo_messages")
@@ -272,11 +275,10 @@ def test_three_ways_in_three_ways_out(
         csv.writer(file).writerows([["n", "said"], *enumerate(texts)])
     for flags in (
         ["--csv", str(table), "--column", "said"],
-        ["--csv", str(table), "--column", "2"],
+        ["--csv", str(table), "--column", "2", "--header", "yes"],
     ):
         assert predict.main([str(tmp_path), *flags, "--format", "csv"]) == 0
         rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
-        rows = rows[-len(texts) :]  # by number, the line of names is a text
         for row, line in zip(rows, lines, strict=True):
             assert row["label"] == line["label"]
             assert float(row["probability"]) == pytest.approx(line["probability"], abs=1e-6)
@@ -295,6 +297,11 @@ def test_three_ways_in_three_ways_out(
         (["--csv", "x.csv", "a"], b"", 2, "give one of them"),
         (["--csv", "x.csv"], b"", 1, "x.csv cannot be read"),
         (["--csv", ""], b"", 1, "cannot be read"),
+        (["--csv", "/dev/zero"], b"", 1, "cannot be read: it is a device"),
+        (["--csv", "x", "--encoding", "x"], b"", 2, "--encoding x: no such encoding"),
+        (["--csv", "x", "--delimiter", "x"], b"", 2, "invalid choice"),
+        (["--csv", "x", "--header", "no"], b"", 2, "--header no with --column Text"),
+        (["a", "--quoting", "none"], b"", 2, "are about --csv FILE"),
         (["--weights", "nix", "a"], b"", 2, "no such file"),
         (["--device", "cuda", "a"], b"", 2, "no such device"),
         (["--device", "gpu", "a"], b"", 2, 'mean "cuda"'),
@@ -365,6 +372,60 @@ def test_too_little_memory_names_flags_that_there_are(
     flags = set(re.findall(r"--\w+", message))
     assert flags
     assert flags <= set(re.findall(r"--\w+", predict.build_parser().format_help()))
+
+
+def texts_of(content: bytes, column: str = "1", **form: str) -> list[str]:
+    Path("a.txt").write_bytes(content)
+    return list(predict.read_texts(Path("a.txt"), column, TextFormat(**form)))
+
+
+def test_files_are_read_as_for_training() -> None:
+    content = 'Text;n\n"é";1\n;2\n'.encode("cp1252")
+    assert texts_of(content, "Text", encoding="cp1252") == ["é", ""]
+    assert texts_of(b'a "b\t1\n"c\t2\n', quoting="none", delimiter="tab") == ['a "b', '"c']
+    assert texts_of(gzip.compress(b'{"Text": "a"}\n'), "Text") == ["a"]
+    merged = b'Text,n\n"Never again,1\nlovely,2\nthe chef",3\n'
+    with pytest.raises(DataError, match="line 2: a quote opens there"):
+        texts_of(merged, "Text")
+    assert texts_of(merged, "Text", quoting="csv") == ["Never again,1\nlovely,2\nthe chef"]
+
+
+@pytest.mark.parametrize(
+    ("content", "column", "name"),
+    [
+        (b"id,said\n1,a\n2,b\n3,c\n", "2", "id"),
+        (b"said,kind\na,ham\nb,spam\nc,ham\nd,spam\n", "1", "kind"),
+        (b"Text\na\n", "1", "Text"),
+    ],
+)
+def test_a_line_of_names_is_no_text(content: bytes, column: str, name: str) -> None:
+    with pytest.raises(DataError, match=f'line 1: "{name}" seems to be the name of a column'):
+        texts_of(content, column)
+    texts = texts_of(content, column, header="yes")
+    assert texts[0] == "a"
+    assert len(texts_of(content, column, header="no")) == len(texts) + 1
+
+
+def test_first_texts_that_are_no_names() -> None:
+    for content in (
+        b"a,1\nb,2\nc,3\nd,4\n",
+        b"a,ham\nb,spam\nc,ham\nd,ham\ne,spam\n",
+        b"see you\nok\nok\nwell\n",
+        b"a\n",
+        b"Text\n",
+    ):
+        assert len(texts_of(content)) == content.count(b"\n")
+
+
+def test_files_are_streamed(tmp_path: Path) -> None:
+    with open(tmp_path / "a.csv", "w") as file:
+        file.write("Text,n\n" + "hello,1\n" * 200_000)
+    tracemalloc.start()
+    texts = predict.read_texts(tmp_path / "a.csv", "Text", TextFormat())
+    assert sum(text == "hello" for text in texts) == 200_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 def test_a_folder_is_needed(capsys: pytest.CaptureFixture) -> None:
