@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from delimiters import describe_delimiter, find_delimiter
 from errors import DataError
@@ -62,24 +62,10 @@ def separate(
         DataError: the delimiter cannot be told, a column is missing, or a row is damaged.
     """
     csv.field_size_limit(2**31 - 1)  # a long text is no damage; more does not fit everywhere
-    first = next(lines)
-    delimiter = DELIMITERS.get(form.delimiter or "")
-    if said := re.fullmatch(r'"?sep=([^\r\n])"?\s*', first[1], re.IGNORECASE):
-        delimiter = delimiter or said[1]  # Excel's own line, which is none of the table
-    else:
-        lines = itertools.chain([first], lines)
-    sample = list(itertools.islice(lines, SAMPLE_LINES))
     options = {"quoting": QUOTINGS[form.quoting], "strict": True}
-    delimiter = delimiter or find_delimiter(
-        [line for _, line in sample],
-        len(sample) == SAMPLE_LINES,
-        lambda row: all(_find(row, name, are_positions(columns)) for name in columns),
-        path,
-        **options,
-    )
+    delimiter, lines = _take_delimiter(lines, columns, form, path, options)
     record: list[tuple[int, str]] = []  # the lines of the row that is being read
-    lines = _recorded(itertools.chain(sample, lines), record)
-    reader = csv.reader(lines, delimiter=delimiter, **options)
+    reader = csv.reader(_recorded(lines, record), delimiter=delimiter, **options)
     names_follow, names, at, width = form.has_names(columns), [], [], 0
     try:
         for cells in reader:
@@ -119,6 +105,29 @@ def separate(
         ) from error
     if not width:
         raise DataError(f"{path} is empty.")
+
+
+def _take_delimiter(
+    lines: Iterator[tuple[int, str]],
+    columns: Sequence[str],
+    form: TextFormat,
+    path: Path,
+    options: dict[str, Any],
+) -> tuple[str, Iterator[tuple[int, str]]]:
+    """What separates the fields of some lines, and the lines, without Excel's that says so."""
+    first = next(lines)
+    delimiter = DELIMITERS.get(form.delimiter or "")
+    if said := re.fullmatch(r'"?sep=([^\r\n])"?\s*', first[1], re.IGNORECASE):
+        return delimiter or said[1], lines
+    sample = [first, *itertools.islice(lines, SAMPLE_LINES - 1)]
+    delimiter = delimiter or find_delimiter(
+        [line for _, line in sample],
+        len(sample) == SAMPLE_LINES,
+        lambda row: all(_find(row, name, are_positions(columns)) for name in columns),
+        path,
+        **options,
+    )
+    return delimiter, itertools.chain(sample, lines)
 
 
 def merged(line: int, path: Path) -> DataError:

@@ -260,6 +260,10 @@ def test_files_without_names(tmp_path: Path) -> None:
         load(path, **BY_POSITION, min_texts_per_class=3)
     corpus = load(path, **BY_POSITION, min_texts_per_class=3, header="no")
     assert corpus.labels == ("ham", "spam")
+    few = [write(tmp_path / f"{i}.csv", [("a", "x"), ("b", "y")], names=False) for i in "12"]
+    few[1].write_text("b,z\n")
+    parts = dict.fromkeys(("val_dataset", "test_dataset"), str(few[1]))
+    assert load(few[0], **BY_POSITION, **parts).labels == ("a", "b"), "as every label is single"
     path = write(tmp_path / "b.csv", FINE, names=False)
     assert sum(len(p) for p in vars(load(path, **BY_POSITION).parts).values()) == 10
     same = load(path, **BY_POSITION, test_dataset=str(path))
@@ -292,6 +296,9 @@ def test_rows_that_a_quote_merged(tmp_path: Path) -> None:
         load(path)
     corpus = load(path, quoting="csv")
     assert sum(len(part) for part in vars(corpus.parts).values()) == 12
+    path.write_text("Text,Label\n" + "a,ham\nb,spam\n" * 5 + 'a,"ham\nb,spam\nc,ham"\n')
+    with pytest.raises(DataError, match=r"line 12: a quote opens there"):
+        load(path)
     path.write_text("Label,Text\n" + "ham,a\nspam,b\n" * 5 + whole)
     assert "Dear Sir\nspam food, I say" in set(pd.concat(vars(load(path).parts).values())["Text"])
 
