@@ -148,7 +148,7 @@ BAD = [
     ("--dataset fifo", ['--dataset "fifo": no such file; it is a pipe']),
     ("--dataset a.csv --test_dataset fifo", ['--test_dataset "fifo"', "it is a pipe"]),
     ("--dataset /dev/zero", ["it is a device. Give a file"]),
-    ("--dataset loop", ['--dataset "loop": no such file', "symbolic links"]),
+    ("--dataset loop", ['--dataset "loop": its symbolic links']),
     (
         "--dataset a.csv --test_dataset a.csv --test_fraction 0.3",
         ["--test_fraction 0.3 with --test_dataset", "leave it out"],

@@ -27,6 +27,7 @@ from runs import Keep
 from saved_models import load_classifier
 from separated_values import TextFormat
 from tensor_files import read_tensors, write_tensors
+from texts_to_classify import read_texts
 
 pytestmark = pytest.mark.usefixtures("few_demo_messages")
 
@@ -376,7 +377,7 @@ def test_too_little_memory_names_flags_that_there_are(
 
 def texts_of(content: bytes, column: str = "1", **form: str) -> list[str]:
     Path("a.txt").write_bytes(content)
-    return list(predict.read_texts(Path("a.txt"), column, TextFormat(**form)))
+    return list(read_texts(Path("a.txt"), column, TextFormat(**form)))
 
 
 def test_files_are_read_as_for_training() -> None:
@@ -421,7 +422,7 @@ def test_files_are_streamed(tmp_path: Path) -> None:
     with open(tmp_path / "a.csv", "w") as file:
         file.write("Text,n\n" + "hello,1\n" * 200_000)
     tracemalloc.start()
-    texts = predict.read_texts(tmp_path / "a.csv", "Text", TextFormat())
+    texts = read_texts(tmp_path / "a.csv", "Text", TextFormat())
     assert sum(text == "hello" for text in texts) == 200_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
