@@ -60,16 +60,19 @@ def make_result(
     classes: Sequence[int],
     train: tuple[int, int] = (1000, 1040),
     validation: tuple[int, int] = (140, 149),
+    labels_of_classes: tuple[str, ...] = ("ham", "spam"),
 ) -> ExperimentResult:
     """The result of a run with these labels and predictions on the test messages."""
     logits = torch.tensor([[0.25, -0.5] if c == 0 else [-1.0, 0.5] for c in classes])
+    if len(labels_of_classes) > 2:
+        logits = torch.nn.functional.one_hot(torch.tensor(classes), len(labels_of_classes)).float()
     test = Predictions(logits, torch.tensor(labels))
     history = History([LossRecord(1, 0, 0.7, 0.8), LossRecord(1, 50, 0.3, 0.5)])
     return ExperimentResult(
         history=history,
         accuracy=Splits(Accuracy(*train), Accuracy(*validation), test.accuracy),
         test=test,
-        labels=("ham", "spam"),
+        labels=labels_of_classes,
         seconds={"features": 60.0, "training": 30.0, "evaluation": 1.0},
         n_trained=2,
         n_parameters=3,

@@ -24,7 +24,7 @@ from run_records import read_records, write_complete, write_incomplete
 from runs import Run
 from tables import find_differences, group_records, judge, tabulate
 
-DATA = {"name": "demo", "split_sha256": "0"}
+DATA = {"name": "demo", "split_sha256": "0" * 64}
 N_TEST = 300
 rng = np.random.default_rng(2)
 
@@ -272,7 +272,7 @@ def test_other_data_or_another_split_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     write_runs(tmp_path, 1, [285])
-    write_runs(tmp_path, 2, [285], data={**DATA, "split_sha256": "1"})
+    write_runs(tmp_path, 2, [285], data={**DATA, "split_sha256": "1" * 64})
     assert main(["--report", "--output_dir", str(tmp_path)]) == 1
     assert "different data or another split" in capsys.readouterr().err
     a, b = (record.folder.name for record in read_records(tmp_path))

@@ -27,7 +27,7 @@ from run_records import (
 )
 from runs import Run, identify
 
-DATA = {"name": "test", "split_sha256": "0"}
+DATA = {"name": "test", "split_sha256": "0" * 64}
 RUN = Run(ExperimentConfig(seed=7, data_dir="somewhere"), overrides={})
 
 
