@@ -89,7 +89,7 @@ class Section:
         """What its rows have in common."""
         if not self.overrides:
             return "The rows"
-        return f"Variants: the rows with `{_flags_text(self.overrides)}`"
+        return f"Variants: the rows with {_flags_text(self.overrides)}"
 
 
 def _flags_text(flags: dict[str, Any]) -> str:
@@ -149,7 +149,7 @@ def tabulate(section: Section, baseline: Splits[np.ndarray] | None = None) -> pd
     """The table of a section: a line for each row, texts as they are printed."""
     lines = []
     for number, row in ROWS.items():
-        line = {"row": str(number), "flags": f"`{_flags_text(row.flags)}`"}
+        line = {"row": str(number), "flags": _flags_text(row.flags)}
         configuration = section.configurations.get(number)
         if configuration:
             line |= figures(configuration)
@@ -201,11 +201,6 @@ def _published(row: Row, configuration: Configuration | None) -> dict[str, str]:
         "published min": f"{row.minutes:.2f}",
         "verdict": judge(row, configuration),
     }
-
-
-def to_markdown(table: pd.DataFrame) -> str:
-    """A table of texts, as they are."""
-    return table.to_markdown(index=False, disable_numparse=True)
 
 
 def judge(row: Row, configuration: Configuration | None) -> str:
