@@ -25,6 +25,7 @@ from experiment_rows import CIRCUMSTANCES, LORA_FLAGS, ROWS, find_row, format_co
 from output import printable
 
 STATUSES = ("complete", "failed", "interrupted")
+COLUMNS = {"index": int, "label": int, "probability": float, "prediction": int}  # of predictions
 N_NAMED = 3  # problems of one record
 # For each value and the place where it stands, the problems that it has.
 Check = Callable[[Any, str], Iterator[str]]
@@ -266,6 +267,8 @@ def _contradictions_of_figures(
 def check_predictions(predictions: pd.DataFrame, result: Mapping[str, Any]) -> None:
     """Raise ``ValueError`` unless the table of predictions is what a record's figures were counted
     from. Columns that are not named here are let through."""
+    if missing := COLUMNS.keys() - predictions.columns:
+        raise ValueError(f"the predictions lack {', '.join(sorted(missing))}")
     classes = result.get("test", {}).get("classes", range(2))
     labels, predicted = predictions["label"].to_numpy(), predictions["prediction"].to_numpy()
     both, total = np.stack([labels, predicted]), result["accuracy"]["test"]["total"]

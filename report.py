@@ -16,7 +16,7 @@ from pages import PICTURES_NAME, Block, Picture, render_html, render_markdown
 from report_page import OTHERS_TITLE, Findings, compose, tabulate_others
 from run_records import RESULT_NAME, Record, read_record, read_records
 from tables import compare_two, group_records, require_one_dataset, tabulate
-from text_tables import align
+from text_tables import align, fill
 
 logger = logging.getLogger("experiments")
 
@@ -106,7 +106,7 @@ def _shorten(findings: Findings) -> list[str]:
     if findings.others:
         short.append((OTHERS_TITLE, tabulate_others(findings.others), "command"))
     return [
-        f"{title}\n{align(table[[n for n in SHORT_COLUMNS if n in table] + [wrapped]], wrapped)}"
+        f"{fill(title)}\n{align(table.filter([*SHORT_COLUMNS, wrapped]), wrapped)}"
         for title, table, wrapped in short
     ]
 

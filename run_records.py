@@ -33,7 +33,7 @@ from files import parse_json, write_atomically
 from machine import find_commit
 from metrics import format_metrics, measure_classes
 from own_data import checksum_files
-from record_schema import check_predictions, check_result
+from record_schema import COLUMNS, check_predictions, check_result
 from runs import Run, identify
 from training import Accuracy, History, Predictions
 
@@ -42,7 +42,6 @@ logger = logging.getLogger("experiments")
 RESULT_NAME = "result.json"
 PREDICTIONS_NAME = "predictions.csv"
 NEXT_PREDICTIONS_NAME = "predictions.csv.next"  # for a moment
-COLUMNS = {"index": int, "label": int, "probability": float, "prediction": int}
 MAX_RESULT_BYTES = 2**28
 MAX_LINE_BYTES = 1_000  # of the predictions
 
