@@ -113,7 +113,7 @@ def _environment(escape: Any) -> Environment:
 
 def _visible(value: Any) -> str:
     """A value on one line, with signs for what would not be seen."""
-    return printable(re.sub(r"[^\S\x1c-\x1f]+", " ", str(value)))
+    return printable(re.sub(r"[\n\r\t]+", " ", str(value)))
 
 
 def escape_markdown(text: str) -> str:

@@ -336,6 +336,7 @@ def compare_two(a: Record, b: Record) -> str:
                 f"the run {record.folder} is {record.result['status']}: {record.result['error']}"
             )
     require_one_dataset([a, b])
+    require_same_texts(a, b)
     difference = compare(a.correct[None], b.correct[None])
     only_a, only_b = (
         int((x & ~y).sum()) for x, y in ((a.correct, b.correct), (b.correct, a.correct))
@@ -368,3 +369,12 @@ def require_one_dataset(records: Sequence[Record]) -> None:
                 f"({first.result['data']['name']} and {record.result['data']['name']}), so they do "
                 "not belong in one table. Keep them in different folders with --output_dir."
             )
+
+
+def require_same_texts(a: Record, b: Record) -> None:
+    """Raise ``RecordError`` unless two records on the same data have the same test texts."""
+    if a.predictions["label"].tolist() != b.predictions["label"].tolist():
+        raise RecordError(
+            f"{a.folder} and {b.folder} name the same data and have predictions for other test "
+            "texts, so one of the two is damaged. Run both again."
+        )

@@ -7,7 +7,7 @@ import textwrap
 import pandas as pd
 
 MAX_WIDTH = 100
-LEAST_WIDTH = 24  # of the column that is wrapped
+LEAST_WIDTH = 21  # of the column that is wrapped: the longest names of flags
 
 
 def fill(text: str) -> str:

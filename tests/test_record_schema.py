@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from helpers import make_result
 
 import sweep
@@ -19,6 +20,7 @@ from additional_experiments import main
 from errors import RecordError
 from experiment import describe_data, load_corpus
 from experiment_rows import ROWS, configure
+from machine import describe_machine
 from record_schema import check_result
 from report import write_report
 from run_records import (
@@ -40,6 +42,7 @@ GIVEN = {
     "text_column": "message",
     "label_column": "topic",
 }
+CPU = torch.device("cpu")
 WRONG = [None, True, "x", "123", -1, 0.5, 10**400, 1e400, float("nan"), [], {}, [1], {"a": 1}]
 
 
@@ -150,11 +153,11 @@ READABLE = {
 }
 
 
-def may_be_read(place: tuple, value: Any) -> bool:
+def may_be_read(place: tuple, value: Any, readable: dict[str, set[str]] = READABLE) -> bool:
     name = ".".join(map(str, place))
     return any(
         re.fullmatch(pattern, name) and kind_of(value) in kinds
-        for pattern, kinds in READABLE.items()
+        for pattern, kinds in readable.items()
     )
 
 
@@ -166,6 +169,20 @@ def test_every_entry_damaged_in_every_way(
     found = [(place, value, is_read(folder, text)) for place, value, text in damages(content)]
     assert len(found) > 1000
     assert [found for found in found if found[2] != may_be_read(*found[:2])] == []
+
+
+def test_every_entry_of_a_failed_run_damaged(tmp_path: Path) -> None:
+    write_incomplete(tmp_path, make_run(), "failed", "no luck", describe_machine(CPU))
+    (record,) = read_records(tmp_path)
+    readable = {**READABLE, "error": TEXT, "device": {"lost", *READABLE["device"]}}
+    readable |= {"versions": {"lost", "{}"}}
+    for place, value, text in damages(record.result):
+        try:
+            check_result(text)
+        except ValueError:
+            assert not may_be_read(place, value, readable), place
+        else:
+            assert may_be_read(place, value, readable), place
 
 
 def test_entries_of_other_versions_are_let_through(content: dict[str, Any]) -> None:
@@ -378,6 +395,19 @@ def test_other_commands_beside_damaged_records(
     monkeypatch.setattr(sweep, "run_and_record", lambda run, *_: ran.append(run))
     assert sweep.run_sweep([make_run(row) for row in (1, 2, 4)], crowd) == []
     assert ran == [make_run(4)]
+
+
+def test_records_of_other_texts_do_not_compare(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Each agrees with itself, and both name the same data."""
+    data = {"name": "x", "split_sha256": "0" * 64}
+    runs = [Run(ROWS[row].config) for row in (1, 2)]
+    write_complete(tmp_path, runs[0], make_result([1, 0, 1], [1, 0, 1]), data)
+    write_complete(tmp_path, runs[1], make_result([1, 0], [1, 0]), data)
+    names = [run.name for run in runs]
+    assert main(["--compare", *names, "--output_dir", str(tmp_path)]) == 1
+    assert "one of the two is damaged" in capsys.readouterr().err
 
 
 def test_a_damaged_run_is_run_again(whole: Path, content: dict[str, Any], tmp_path: Path) -> None:
