@@ -45,8 +45,9 @@ class Findings:
 
     @property
     def is_own(self) -> bool:
-        """Whether the texts are one's own."""
-        return bool(self.records[0].config.dataset)
+        """Whether the texts are one's own. Runs that failed do not choose them."""
+        complete = [record for record in self.records if record.is_complete]
+        return bool((complete or self.records)[0].config.dataset)
 
     @property
     def named(self) -> list[tuple[str, Configuration]]:
@@ -70,8 +71,10 @@ def compose(findings: Findings) -> list[Block]:
         if section.configurations or not findings.is_own:
             blocks += _describe_section(section, baseline, corpus, names)
     blocks += describe_others(findings.others)
-    if findings.is_own:  # the others' classes are of one size
-        blocks += _describe_classes(findings.named, names)
+    # Of the messages, all classes are of one size, and old records say nothing of them.
+    own = [(row, part) for row, part in findings.named if part.records[0].config.dataset]
+    if own:
+        blocks += _describe_classes(own, names)
     blocks += _audit(findings.named, baseline, corpus.parts)
     blocks += _list_incomplete(findings.records)
     return [*blocks, Heading("How to read it"), Terms(EXPLANATION)]
