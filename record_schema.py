@@ -108,7 +108,7 @@ text = value("a text", lambda x: isinstance(x, str))
 sha256 = _pattern("a SHA-256", "[0-9a-f]{64}")
 sha256s = _pattern("one SHA-256, or several joined by +", r"[0-9a-f]{64}(\+[0-9a-f]{64})*")
 share = number(0, 1)
-count = entries({"correct": whole(), "total": whole(low=1)})
+count = entries({"correct": whole(), "total": whole(1, 10**9)})
 loss = number(high=1e39)  # of float32
 
 
@@ -142,9 +142,7 @@ MACHINE = {
         {
             "type": text,
             "name": text,
-            "threads": maybe(whole()),
-            "cores": maybe(whole()),
-            "processes": whole(),
+            **dict.fromkeys(("threads", "cores", "processes"), maybe(whole(high=10**6))),
         },
     ),
     "versions": entries({}, others=text),
@@ -154,9 +152,9 @@ LATER = {
     "weights": entries(
         {},
         {
-            **dict.fromkeys(("weights", "repository", "revision", "torch"), text),
-            "file_sha256": sha256,
-            "seed": whole(high=2**63 - 1),
+            **dict.fromkeys(("weights", "repository", "revision", "torch"), maybe(text)),
+            "file_sha256": maybe(sha256),
+            "seed": maybe(whole(high=2**63 - 1)),
         },
     ),
 }
@@ -176,7 +174,7 @@ COMPLETE = entries(
         **DESCRIPTION,
         **MACHINE,
         "data": entries({"name": text, "split_sha256": sha256}, {"file_sha256": maybe(sha256s)}),
-        "parameters": entries({"trained": whole(low=1), "total": whole(low=1)}),
+        "parameters": entries(dict.fromkeys(("trained", "total"), whole(1, 10**13))),
         "seconds": entries({"features": number(), "training": number()}, {"evaluation": number()}),
         "accuracy": entries(dict.fromkeys(PARTS, count)),
         "history": entries(
@@ -194,7 +192,7 @@ COMPLETE = entries(
     },
     {
         **LATER,
-        "peak_memory_bytes": whole(),
+        "peak_memory_bytes": whole(high=2**50),
         "test": CLASSES,
         "kept": entries({}, {"model": sha256, "export": sha256}),
     },
@@ -260,6 +258,11 @@ def _contradictions_of_figures(
     epochs = [found["epoch"] for found in history["losses"]]
     if max([*epochs, len(history["epoch_accuracies"])]) > config.num_epochs:
         yield f"history: more than {config.num_epochs} epochs"
+    test = result.get("test", {"classes": [], "confusion": []})
+    if {len(row) for row in (test["classes"], test["confusion"], *test["confusion"])} != {
+        len(test["classes"])
+    }:
+        yield "test.confusion is not as long and as wide as there are classes"
     if config.dataset and not ("test" in result and result["data"].get("file_sha256")):
         yield "test or data.file_sha256 is missing, which runs on a --dataset have"
 
@@ -272,7 +275,7 @@ def check_predictions(predictions: pd.DataFrame, result: Mapping[str, Any]) -> N
     classes = result.get("test", {}).get("classes", range(2))
     labels, predicted = predictions["label"].to_numpy(), predictions["prediction"].to_numpy()
     both, total = np.stack([labels, predicted]), result["accuracy"]["test"]["total"]
-    if not np.array_equal(predictions["index"], np.arange(total)):
+    if len(labels) != total or not np.array_equal(predictions["index"], np.arange(total)):
         raise ValueError(f"the predictions do not count from 0 to {total - 1}, as the test does")
     if both.min() < 0 or both.max() >= len(classes):
         raise ValueError(f"a prediction or label is none of the {len(classes)} classes")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from data_utils import Corpus
+from data_utils import PARTS, Corpus, Splits
 from errors import RecordError
 from experiment import describe_data, load_corpus
 from files import write_atomically
@@ -80,17 +80,23 @@ def _corpus_of(records: Sequence[Record], data_dir: Path, offline: bool) -> Corp
 
 
 def _fits(record: Record, corpus: Corpus) -> bool:
-    """Whether a record's test texts are those of the corpus; if not, it is damaged, and named."""
+    """Whether a record's texts and classes are those of the corpus; if not, it is damaged, and
+    named."""
     if not record.is_complete:
         return True
+    sizes = corpus.parts.map(len)
+    # For training, a batch that is not full is left out.
+    sizes = replace(sizes, train=sizes.train - sizes.train % record.config.batch_size)
     classes = record.result.get("test", {}).get("classes")
-    fits = record.predictions["label"].tolist() == corpus.parts.test["Label"].tolist() and (
-        classes is None or [part["label"] for part in classes] == list(corpus.labels)
+    fits = (
+        Splits(*PARTS).map(lambda part: record.accuracy(part).total) == sizes
+        and record.predictions["label"].tolist() == corpus.parts.test["Label"].tolist()
+        and (classes is None or [part["label"] for part in classes] == list(corpus.labels))
     )
     if not fits:
         logger.warning(
-            "Skipped: the record %s is damaged (its test texts or classes are not those of the "
-            "data); run it again, or delete it",
+            "Skipped: the record %s is damaged (its texts or classes are not those of the data); "
+            "run it again, or delete it",
             record.folder,
         )
     return fits

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from helpers import make_result
+from helpers import make_result, sizes_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -156,7 +156,7 @@ def test_a_report_on_hostile_names(tmp_path: Path) -> None:
         corpus = load_corpus(run.config)
         labels = corpus.parts.test["Label"].tolist()
         predicted = [(label + i % 2) % 3 for i, label in enumerate(labels)]
-        result = make_result(labels, predicted, labels_of_classes=corpus.labels)
+        result = make_result(labels, predicted, **sizes_of(corpus), labels_of_classes=corpus.labels)
         folder = write_complete(tmp_path / "runs", run, result, describe_data(corpus))
         content = json.loads((folder / RESULT_NAME).read_text())
         content["commit"] = content["device"]["name"] = content["versions"]["torch"] = evil

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import make_result
+from helpers import make_result, sizes_of
 
 import sweep
 from additional_experiments import main
@@ -43,7 +43,22 @@ GIVEN = {
     "label_column": "topic",
 }
 CPU = torch.device("cpu")
-WRONG = [None, True, "x", "123", -1, 0.5, 10**400, 1e400, float("nan"), [], {}, [1], {"a": 1}]
+WRONG = [
+    None,
+    True,
+    "x",
+    "123",
+    -1,
+    0.5,
+    2**52,
+    10**400,
+    1e400,
+    float("nan"),
+    [],
+    {},
+    [1],
+    {"a": 1},
+]
 
 
 def make_run(row: int = 1, seed: int = 5) -> Run:
@@ -55,7 +70,7 @@ def write_run(folder: Path, run: Run) -> Path:
     corpus = load_corpus(run.config)
     labels = corpus.parts.test["Label"].tolist()
     predicted = [(label + (i % 5 == 0)) % 3 for i, label in enumerate(labels)]
-    result = make_result(labels, predicted, labels_of_classes=corpus.labels)
+    result = make_result(labels, predicted, **sizes_of(corpus), labels_of_classes=corpus.labels)
     result = replace(result, kept={"model": "0" * 64})
     result.history.epoch_accuracies.append((result.accuracy.train, result.accuracy.validation))
     return write_complete(folder, run, result, describe_data(corpus))
@@ -127,8 +142,7 @@ READABLE = {
     "commit": {"lost", "null", *TEXT},
     "device": {"{}", '{"a": 1}'},
     r"device\.(type|name)": {"lost", *TEXT},
-    r"device\.(threads|cores)": {"lost", "null"},
-    r"device\.processes": {"lost"},
+    r"device\.(threads|cores|processes)": {"lost", "null"},
     "versions": {"{}"},
     r"versions\.\w+": {"lost", *TEXT},
     r"data\.name": TEXT,
@@ -139,7 +153,7 @@ READABLE = {
     r"history\.losses\.1": {"lost"},  # as if training had ended before
     r"history\.epoch_accuracies": {"[]"},
     r"history\.epoch_accuracies\.0": {"lost"},
-    r"history\.losses\.\d\.(train|validation)": {"0.5"},
+    r"history\.losses\.\d\.(train|validation)": {"0.5", str(2**52)},
     "kept": {"lost", "{}", '{"a": 1}'},
     r"kept\.model": {"lost"},
     "overrides": {"null", "{}"},
@@ -217,7 +231,7 @@ def test_entries_of_other_versions_are_let_through(content: dict[str, Any]) -> N
         (("overrides", "lora_rank"), -1, "--lora_rank -1: not a whole number"),
         (("overrides", "lora_alpha"), 10**400, "--lora_alpha 10"),
         (("command",), "python additional_experiments.py", "command is .*flags say otherwise"),
-        (("accuracy", "train", "correct"), 2000, "2000 of 1040 texts are correct"),
+        (("accuracy", "train", "correct"), 2000, "2000 of 168 texts are correct"),
         (("accuracy", "test", "correct"), 10, "do not add up to accuracy.test"),
         (("accuracy", "test", "total"), 49, "do not count from 0 to 48"),
         (("parameters", "trained"), 4, "more parameters are trained"),
@@ -419,13 +433,20 @@ def test_a_damaged_run_is_run_again(whole: Path, content: dict[str, Any], tmp_pa
     assert find_complete(tmp_path, make_run())
 
 
+@pytest.mark.parametrize(
+    ("there", "instead"),
+    [('"label": "billing"', '"label": "invoices"'), ('"total": 24', '"total": 25')],
+    ids=["a class", "a count"],
+)
 def test_a_record_that_fits_itself_but_not_the_data(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    there: str, instead: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_run(tmp_path, make_run(1))
     other = write_run(tmp_path, make_run(2))
     path = other / RESULT_NAME
-    path.write_text(path.read_text().replace('"label": "billing"', '"label": "invoices"'))
+    assert there in path.read_text()
+    path.write_text(path.read_text().replace(there, instead))
+    assert read_record(other)
     write_report(tmp_path, tmp_path)
-    assert f"Skipped: the record {other} is damaged (its test texts or classes" in caplog.text
+    assert f"Skipped: the record {other} is damaged (its texts or classes" in caplog.text
     assert "invoices" not in (tmp_path / "report.html").read_text()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import make_result
+from helpers import make_result, sizes_of
 
 import experiment
 from additional_experiments import main
@@ -230,7 +230,7 @@ def test_the_page_is_whole_and_self_contained(
             classes = rng.integers(0, 2, n_test).tolist()
             config = replace(configure(ROWS[row], {"demo": True}), seed=seed)
             run = Run(config, {"demo": True})
-            write_complete(tmp_path, run, make_result(labels, classes), data)
+            write_complete(tmp_path, run, make_result(labels, classes, **sizes_of(corpus)), data)
     write_incomplete(tmp_path, Run(ROWS[3].config), "failed", "no | luck, and none to be had")
     monkeypatch.setattr(
         "report_page.find_copies",
@@ -280,7 +280,8 @@ def test_a_failed_run_does_not_choose_the_data(tmp_path: Path) -> None:
     corpus = load_corpus(config)
     labels = corpus.parts.test["Label"].tolist()
     run = Run(configure(ROWS[1], {"demo": True}))
-    write_complete(tmp_path, run, make_result(labels, labels), describe_data(corpus))
+    result = make_result(labels, labels, **sizes_of(corpus))
+    write_complete(tmp_path, run, result, describe_data(corpus))
     assert "Report: " in write_report(tmp_path, tmp_path)
 
 
