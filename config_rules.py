@@ -37,15 +37,28 @@ def find_option_problems(
 ) -> list[str]:
     """The same of the rules that do not depend on the machine that computes."""
     if given is None:
-        values = {name: getattr(config, name) for name in OPTIONS}
-        given = {name: v for name, v in values.items() if v != OPTIONS[name].default}
+        given = differing_values(config)
+    return [
+        *find_value_problems(config, given),
+        *_check_weights(config),
+        *find_dataset_problems(config, given),
+    ]
+
+
+def find_value_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> list[str]:
+    """The same of the rules that ask for no file: what each value, and what some together, may
+    be."""
     problems = []
     for name, config_field in OPTIONS.items():
         problems.extend(check_value(config_field, getattr(config, name)))
     problems.extend(_check_combinations(config, given))
-    problems.extend(_check_weights(config))
-    problems.extend(find_dataset_problems(config, given))
     return problems
+
+
+def differing_values(config: ExperimentConfig) -> dict[str, Any]:
+    """The options that differ from their defaults."""
+    values = {name: getattr(config, name) for name in OPTIONS}
+    return {name: v for name, v in values.items() if v != OPTIONS[name].default}
 
 
 def find_machine_problems(config: ExperimentConfig) -> list[str]:

@@ -182,6 +182,17 @@ def find_row(config: ExperimentConfig) -> int | None:
     return next((n for n, row in ROWS.items() if not differing_options(config, row)), None)
 
 
+def find_nearest_row(config: ExperimentConfig) -> tuple[int, Row]:
+    """The row that is in the experiment with most of its flags: row 1, which has none, if no
+    other."""
+    within = [
+        (number, row)
+        for number, row in ROWS.items()
+        if all(getattr(config, name) == value for name, value in row.flags.items())
+    ]
+    return max(within, key=lambda numbered: len(numbered[1].flags))
+
+
 def format_command(config: ExperimentConfig) -> str:
     """The experiment as a line for a shell, its circumstances left out but for the seed."""
     flags = {

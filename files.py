@@ -115,12 +115,16 @@ def parse_json(text: str | bytes) -> dict[str, Any]:
     """The object that a text of JSON is.
 
     Raises:
-        ValueError: it is no JSON, or no object.
+        ValueError: it is no JSON, or no object, or holds NaN or Infinity, which JSON does not know.
     """
     try:
-        content = json.loads(text)
+        content = json.loads(text, parse_constant=_refuse_constant)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
     return content
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")

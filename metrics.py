@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
-import pandas as pd
 
 from output import printable
 from terminal_columns import TERMINAL_COLUMNS, align, display_width, shorten
@@ -111,29 +108,3 @@ def _list_confusions(
         f"{count} of {part['texts']} texts"
         for count, part, other in most
     ]
-
-
-def tabulate_classes(runs: Mapping[str, Sequence[dict[str, Any]]]) -> pd.DataFrame:
-    """Balanced accuracy, and precision and recall of each class, in percent.
-
-    Args:
-        runs: for each name, what :func:`measure_classes` gave for its seeds, which are averaged.
-    """
-
-    def mean(values: Iterable[float]) -> str:
-        return f"{100 * np.mean(list(values)):.2f}"
-
-    return pd.DataFrame(
-        {
-            "run": name,
-            "balanced %": mean(seed["balanced_accuracy"] for seed in seeds),
-        }
-        | {
-            f"{part['label']}: precision / recall": " / ".join(
-                mean(seed["classes"][i][figure] for seed in seeds)
-                for figure in ("precision", "recall")
-            )
-            for i, part in enumerate(seeds[0]["classes"])
-        }
-        for name, seeds in runs.items()
-    )

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
+
+# Control characters, line breaks of Unicode's, and what is unseen: marks of direction, joiners,
+# surrogates.
+ACTING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
 def report(line: str) -> None:
@@ -14,5 +19,12 @@ def report(line: str) -> None:
 
 
 def printable(text: str) -> str:
-    """A text on one line, without the characters that a terminal would obey."""
-    return "".join(character if character.isprintable() else " " for character in text)
+    """A text on one line, with escapes for characters that a terminal would obey, or hide."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in ACTING
+        else character
+        for character in text
+    )

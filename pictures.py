@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
+
+from output import printable
 
 BLUE, ORANGE, GREY = "#1f6f9f", "#d9730d", "#6b6b6b"
 STYLE = {
@@ -22,6 +25,10 @@ STYLE = {
     "axes.axisbelow": True,
     "svg.hashsalt": "report",  # the same picture from the same records
 }
+
+
+MAX_COUNTED_CLASSES = 20  # in a confusion matrix with its counts
+MAX_LABEL_LENGTH = 30
 
 
 @dataclass(frozen=True)
@@ -116,7 +123,8 @@ def learning_curves(curves: Mapping[str, Sequence[Mapping[str, list[float]]]]) -
     for axes, (label, runs) in zip(grid.flat, curves.items(), strict=False):
         for run in runs:
             for name, color in (("train", BLUE), ("validation", ORANGE)):
-                axes.plot(run["step"], run[name], color=color, lw=1, alpha=0.8)
+                marker = "." if len(run["step"]) == 1 else None  # it would be no line
+                axes.plot(run["step"], run[name], color=color, lw=1, alpha=0.8, marker=marker)
         axes.set_title(label, fontsize=9)
         axes.set_yscale("log")
     for axes in grid.flat[len(curves) :]:
@@ -158,3 +166,41 @@ def error_map(labels: Sequence[str], wrong: np.ndarray) -> bytes:
     axes.set_xlabel(f"the {len(hardest)} test messages that any gets wrong, hardest first")
     figure.colorbar(image, label="share of seeds wrong")
     return _draw(figure)
+
+
+# Names may be of any script, so they are drawn in the reader's fonts, and may hold dollars.
+@mpl.rc_context({**STYLE, "svg.fonttype": "none", "text.parse_math": False})
+def confusion_matrix(labels: Sequence[str], confusion: np.ndarray) -> bytes:
+    """How many texts of class i (lines) were taken for class j (columns), shaded by their share of
+    the class.
+
+    Args:
+        confusion: (C, C), the mean over seeds.
+    """
+    n = len(labels)
+    cell = 0.5 if n <= MAX_COUNTED_CLASSES else 0.14  # inches
+    figure = Figure(figsize=(1.5 + cell * n, 1 + cell * n))
+    axes = figure.subplots()
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
+    axes.grid(visible=False)
+    names = [shorten(printable(label)) for label in labels]
+    size = 9 if n <= MAX_COUNTED_CLASSES else 7
+    axes.set_xticks(range(n), names, rotation=90, fontsize=size)
+    axes.set_yticks(range(n), names, fontsize=size)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("class")
+    if n <= MAX_COUNTED_CLASSES:
+        for i, j in np.ndindex(n, n):
+            color = "white" if shares[i, j] > 0.5 else "black"
+            axes.text(j, i, f"{confusion[i, j]:.3g}", ha="center", va="center", color=color)
+    figure.colorbar(image, label="share of the class", shrink=0.6, aspect=30, pad=0.01)
+    with warnings.catch_warnings():
+        # Matplotlib only measures with its own font, which lacks most scripts.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        return _draw(figure)
+
+
+def shorten(label: str) -> str:
+    """A name that leaves room for the picture."""
+    return label if len(label) <= MAX_LABEL_LENGTH else f"{label[: MAX_LABEL_LENGTH - 1]}…"

@@ -121,9 +121,10 @@ class Ledger:
             self.fail(run, f"{outcome.error} (on the node {outcome.node})")
             return
         try:
+            folder = run.folder(self.output_dir)
             for name, content in outcome.files.items():
-                (self.output_dir / run.name).mkdir(parents=True, exist_ok=True)
-                write_atomically(self.output_dir / run.name / name, content)
+                folder.mkdir(parents=True, exist_ok=True)
+                write_atomically(folder / name, content)
         except OSError as error:
             raise RecordError(f"{error.filename} cannot be written ({error}).") from error
         folder = record_complete(self.output_dir, run, outcome.result, self.corpus)

@@ -14,8 +14,9 @@ from data_utils import PARTS
 from experiment_config import OPTIONS, show_default
 from experiment_rows import ROWS
 from flags import ACTIONS
+from pages import Table, markdown_table
 from run_records import Record, read_records
-from tables import group_records, mean_and_deviation, tabulate, to_markdown
+from tables import group_records, mean_and_deviation, tabulate
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -45,7 +46,8 @@ def variants_table(records: Sequence[Record]) -> str:
     """The README's table of the rows with random weights: those that were run."""
     sections, _ = group_records(records)
     (section,) = (part for part in sections if part.overrides == {"weights": "random"})
-    return to_markdown(tabulate(section).query("n != ''").drop(columns=["n", "trained"]))
+    table = tabulate(section).query("n != ''").drop(columns=["n", "trained"])
+    return markdown_table(Table.of(table))
 
 
 def flags_table() -> str:

@@ -13,6 +13,7 @@ import hashlib
 import io
 import json
 import logging
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -31,6 +32,7 @@ from experiment_rows import find_row, format_command
 from files import parse_json, write_atomically
 from metrics import format_metrics, measure_classes
 from own_data import checksum_files
+from record_schema import COLUMNS, check_predictions, check_result
 from record_weights import is_outdated
 from runs import RESULT_NAME, Run, identify
 from training import Accuracy, History, Predictions
@@ -40,8 +42,8 @@ logger = logging.getLogger("experiments")
 
 PREDICTIONS_NAME = "predictions.csv"
 NEXT_PREDICTIONS_NAME = "predictions.csv.next"  # for a moment
-COLUMNS = ["index", "label", "probability", "prediction"]
-STATUSES = ("complete", "failed", "interrupted")
+MAX_RESULT_BYTES = 2**28
+MAX_LINE_BYTES = 1_000  # of the predictions
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Record:
 
     def accuracy(self, part: str) -> Accuracy:
         """The accuracy on a part of the data."""
-        return Accuracy(**self.result["accuracy"][part])
+        return Accuracy.from_json(self.result["accuracy"][part])
 
 
 # ---------------------------------------------------------------- writing
@@ -215,7 +217,7 @@ def _predictions_csv(test: Predictions, lines: Sequence[int]) -> bytes:
 
 
 def _write(output_dir: Path, run: Run, content: dict[str, Any], predictions: bytes = b"") -> Path:
-    folder = output_dir / run.name
+    folder = run.folder(output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Until the new result is there, the old predictions belong to the old one.
@@ -259,7 +261,11 @@ def find_complete(output_dir: Path, run: Run) -> Record | None:
     Raises:
         DataError: the data or the weights cannot be read.
     """
-    folder = output_dir / run.name
+    found = (_complete_in(folder, run) for folder in run.folders(output_dir))
+    return next((record for record in found if record), None)
+
+
+def _complete_in(folder: Path, run: Run) -> Record | None:
     if not (folder / RESULT_NAME).exists():
         return None
     try:
@@ -286,58 +292,46 @@ def read_record(folder: Path) -> Record:
         RecordError: there is none, or it is damaged.
     """
     try:
-        result = parse_json((folder / RESULT_NAME).read_bytes())
+        result = parse_json(_read(folder / RESULT_NAME, MAX_RESULT_BYTES))
+        check_result(result)
         record = Record(folder, result, None)
-        _require_whole(record)
         if not record.is_complete:
             return record
-        predictions = _read_predictions(folder, result["predictions_sha256"])
-        record = replace(record, predictions=pd.read_csv(io.BytesIO(predictions)))
-        if Accuracy(int(record.correct.sum()), len(record.correct)) != record.accuracy("test"):
-            raise ValueError(f"{PREDICTIONS_NAME} does not add up to its accuracy")
-        return record
+        content = _read_predictions(folder, result)
+        predictions = pd.read_csv(io.BytesIO(content), dtype=COLUMNS)
+        check_predictions(predictions, result)
+        return replace(record, predictions=predictions)
     except FileNotFoundError as error:
         raise RecordError(f"{error.filename}: there is no such file") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+    except (OSError, ValueError, OverflowError) as error:
         raise RecordError(
-            f"the record {folder} is damaged ({reason}); run it again, or delete it"
+            f"the record {folder} is damaged ({error}); run it again, or delete it"
         ) from error
 
 
-def _read_predictions(folder: Path, sha256: str) -> bytes:
+def _read_predictions(folder: Path, result: dict[str, Any]) -> bytes:
     """The predictions that belong to a result, also if a kill left them under their first name."""
+    limit = MAX_LINE_BYTES * (1 + result["accuracy"]["test"]["total"])
     for name in (PREDICTIONS_NAME, NEXT_PREDICTIONS_NAME):
         if (folder / name).exists():
-            content = (folder / name).read_bytes()
-            if hashlib.sha256(content).hexdigest() == sha256:
+            content = _read(folder / name, limit)
+            if hashlib.sha256(content).hexdigest() == result["predictions_sha256"]:
                 return content
     if not (folder / PREDICTIONS_NAME).exists():
         raise FileNotFoundError(errno.ENOENT, "", str(folder / PREDICTIONS_NAME))
     raise ValueError(f"{PREDICTIONS_NAME} is not the one that belongs to it")
 
 
-def _require_whole(record: Record) -> None:
-    """Raise one of a few errors unless all that is read of a record is there and fits."""
-    result = record.result
-    if result["status"] not in STATUSES:
-        raise ValueError(f"status {result['status']!r}")
-    replace(record.config, **(result["overrides"] or {}))
-    for key in ("data", "weights", "device", "versions"):
-        dict(result.get(key) or {})
-    str(result["command"])
-    if not record.is_complete:
-        str(result["error"])
-        return
-    counts = Splits(*PARTS).map(record.accuracy)
-    if not all(0 <= count.correct <= count.total for count in vars(counts).values()):
-        raise ValueError("impossible counts")
-    for key in ("data", "device", "versions", "predictions_sha256"):
-        result[key]
-    dict(result.get("kept") or {})
-    if record.config.dataset:
-        result["data"]["file_sha256"]
-        format_metrics(result["test"])
-    History.from_json(result["history"])
-    int(result["parameters"]["trained"])
-    float(record.minutes)
+def _read(path: Path, limit: int) -> bytes:
+    """What a file holds that is no longer than ``limit``.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is longer, or no file.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"{path.name} is no file")
+    if status.st_size > limit:
+        raise ValueError(f"{path.name} has {status.st_size:,} bytes, more than it can need")
+    return path.read_bytes()

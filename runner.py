@@ -64,7 +64,7 @@ def perform_one(run: Run, output_dir: Path, keep: Keep) -> None:
             require_export_folder(keep.export_dir)
         if done:
             report("\n".join(done.lines))
-        folder = output_dir / run.name
+        folder = run.folder(output_dir)
         if not parallel.from_first(bool(done)):
             run_and_record(run, output_dir, keep=keep)
         logger.info("Record%s: %s", ", complete already" if done else "", folder)

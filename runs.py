@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from experiment_config import OPTIONS, ExperimentConfig
-from experiment_rows import CIRCUMSTANCES, find_row
+from experiment_rows import CIRCUMSTANCES, find_nearest_row
 
-NAME_LENGTH = 60  # of the readable part of a folder's name
+MAX_NAME_LENGTH = 130  # of a folder's name, of the 255 bytes that file systems allow
 EPOCH = "epoch"
 # In the folder of a run: its record, and what a model that is kept with it is.
 RESULT_NAME, CONFIG_NAME = "result.json", "config.json"
@@ -41,18 +43,39 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The name of its folder."""
-        row = find_row(self.config)
-        words = (
-            [f"row-{row:02d}"]
-            if row
-            else [
-                name if value is True else f"{name}-{value}"
-                for name, value in _choices(self.config)
-            ]
-        )
-        readable = re.sub(r"[^\w]+", "-", "_".join(words) or "run")[:NAME_LENGTH].strip("-_")
-        return f"{readable}_seed-{self.config.seed}_{identify(self.config)}"
+        """The name of its folder: the row, what differs from it, the seed, and a hash of all.
+
+        Values are whole; flags that would make it too long are counted only.
+        """
+        number, row = find_nearest_row(self.config)
+        choices = [choice for choice in _choices(self.config) if choice[0] not in row.flags]
+        words, left_out = [f"row-{number:02d}"], 0
+        end = f"seed-{self.config.seed}_{identify(self.config)}"
+        for name, value in choices:
+            word = name if value is True else f"{name}-{_safe(value)}"
+            if len("_".join([*words, word, end])) <= MAX_NAME_LENGTH:
+                words.append(word)
+            else:
+                left_out += 1
+        if left_out:
+            words.append(f"and-{left_out}-more")
+        return "_".join([*words, end])
+
+    def folder(self, output_dir: Path) -> Path:
+        """Where its record is, or is to be."""
+        return next(self.folders(output_dir), output_dir / self.name)
+
+    def folders(self, output_dir: Path) -> Iterator[Path]:
+        """All that may hold its record, that of its name first.
+
+        What it is known by is the hash at the end: a folder that an earlier version named
+        otherwise stays its folder.
+        """
+        named = output_dir / self.name
+        if named.is_dir():
+            yield named
+        found = sorted(output_dir.glob(f"*_{identify(self.config)}"))
+        yield from (path for path in found if path != named and path.is_dir())
 
 
 def identify(config: ExperimentConfig) -> str:
@@ -75,3 +98,12 @@ def _choices(config: ExperimentConfig) -> list[tuple[str, Any]]:
         if OPTIONS[name].metadata["parse"] is float:
             values[name] = float(values[name])  # 16 and 16.0 are one choice
     return list(values.items())
+
+
+def _safe(value: Any) -> str:
+    """A value as a part of a file's name, on any system. What is not ASCII becomes its bytes, so
+    that no two such values look alike."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = "".join(c if c.isascii() else quote(c, errors="surrogatepass") for c in str(value))
+    return re.sub(r"[^\w.+%-]+", "-", re.sub(r"[^\w.+%-]+$", "", text))

@@ -47,7 +47,7 @@ def run_and_record(
         Exception, Interrupted: what made the run fail or stop, when it was recorded.
     """
     find_commit()  # before others change the files
-    folder = output_dir / run.name
+    folder = run.folder(output_dir)
     try:
         shared = shared or SharedWork([run.config])
         result = run_experiment(run.config, shared, replace(keep or Keep(), folder=folder))

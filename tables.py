@@ -90,7 +90,7 @@ class Section:
         """What its rows have in common."""
         if not self.overrides:
             return "The rows"
-        return f"Variants: the rows with `{_flags_text(self.overrides)}`"
+        return f"Variants: the rows with {_flags_text(self.overrides)}"
 
 
 def _flags_text(flags: dict[str, Any]) -> str:
@@ -150,7 +150,7 @@ def tabulate(section: Section, baseline: Splits[np.ndarray] | None = None) -> pd
     """The table of a section: a line for each row, texts as they are printed."""
     lines = []
     for number, row in ROWS.items():
-        line = {"row": str(number), "flags": f"`{_flags_text(row.flags)}`"}
+        line = {"row": str(number), "flags": _flags_text(row.flags)}
         configuration = section.configurations.get(number)
         if configuration:
             line |= figures(configuration)
@@ -202,11 +202,6 @@ def _published(row: Row, configuration: Configuration | None) -> dict[str, str]:
         "published min": f"{row.minutes:.2f}",
         "verdict": judge(row, configuration),
     }
-
-
-def to_markdown(table: pd.DataFrame) -> str:
-    """A table of texts, as they are."""
-    return table.to_markdown(index=False, disable_numparse=True)
 
 
 def judge(row: Row, configuration: Configuration | None) -> str:
@@ -344,6 +339,7 @@ def compare_two(a: Record, b: Record) -> str:
             )
     require_one_dataset([a, b])
     require_one_base([a, b])
+    require_same_texts(a, b)
     difference = compare(a.correct[None], b.correct[None])
     only_a, only_b = (
         int((x & ~y).sum()) for x, y in ((a.correct, b.correct), (b.correct, a.correct))
@@ -376,3 +372,12 @@ def require_one_dataset(records: Sequence[Record]) -> None:
                 f"({first.result['data']['name']} and {record.result['data']['name']}), so they do "
                 "not belong in one table. Keep them in different folders with --output_dir."
             )
+
+
+def require_same_texts(a: Record, b: Record) -> None:
+    """Raise ``RecordError`` unless two records on the same data have the same test texts."""
+    if a.predictions["label"].tolist() != b.predictions["label"].tolist():
+        raise RecordError(
+            f"{a.folder} and {b.folder} name the same data and have predictions for other test "
+            "texts, so one of the two is damaged. Run both again."
+        )

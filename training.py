@@ -35,6 +35,11 @@ class Accuracy:
     correct: int
     total: int
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Accuracy:
+        """What ``dataclasses.asdict`` and JSON made of it, turned back."""
+        return cls(content["correct"], content["total"])
+
     @property
     def percent(self) -> float:
         """In percent; not a number where there was nothing to classify."""
@@ -94,9 +99,12 @@ class History:
     def from_json(cls, content: Mapping[str, Any]) -> History:
         """What ``dataclasses.asdict`` and JSON made of it, turned back."""
         return cls(
-            [LossRecord(**loss) for loss in content["losses"]],
             [
-                (Accuracy(**train), Accuracy(**validation))
+                LossRecord(loss["epoch"], loss["step"], loss["train"], loss["validation"])
+                for loss in content["losses"]
+            ],
+            [
+                (Accuracy.from_json(train), Accuracy.from_json(validation))
                 for train, validation in content["epoch_accuracies"]
             ],
         )

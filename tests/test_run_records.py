@@ -27,7 +27,7 @@ from run_records import (
 )
 from runs import Run, identify
 
-DATA = {"name": "test", "split_sha256": "0"}
+DATA = {"name": "test", "split_sha256": "0" * 64}
 RUN = Run(ExperimentConfig(seed=7, data_dir="somewhere"), overrides={})
 
 
@@ -90,11 +90,80 @@ def test_a_copied_record_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "is the same run as" in caplog.text
 
 
-def test_names_are_readable() -> None:
-    assert Run(ROWS[12].config).name.startswith("row-12_seed-123_")
-    name = Run(ExperimentConfig(weights="../a b/c.safetensors", no_padding=True, batch_size=1)).name
-    assert name.startswith("weights-a-b-c-safetensors_no_padding_batch_size-1_seed-123_")
-    assert len(Run(ExperimentConfig(weights="x" * 500)).name) < 100
+def name_of(**options: object) -> str:
+    """The readable part of a folder's name."""
+    config = ExperimentConfig(**options)
+    name = Run(config).name
+    assert len(name.encode()) < 150
+    assert name.isascii()
+    assert set(name).isdisjoint("/\\ '\"<>|*?$`")
+    assert name.endswith(f"_seed-{config.seed}_{identify(config)}")
+    return name.removesuffix(f"_seed-{config.seed}_{identify(config)}")
+
+
+@pytest.mark.parametrize("number", ROWS)
+def test_a_rows_name_is_its_number(number: int) -> None:
+    assert name_of(**ROWS[number].flags, seed=5) == f"row-{number:02d}"
+
+
+def test_names_hold_the_row_and_whole_values() -> None:
+    tiny = {"model_size": "gpt2-tiny (3M)", "weights": "random"}
+    named = "model_size-gpt2-tiny-3M_weights-random"
+    assert name_of(**tiny) == f"row-01_{named}"
+    assert name_of(**tiny, trainable_token_pos="first") == f"row-02_{named}"
+    assert name_of(**tiny, trainable_token_pos="flexible") == f"row-16_{named}"
+    assert name_of(trainable_layers="last_layer", learning_rate=0.0005) == (
+        "row-03_learning_rate-0.0005"
+    )
+    assert name_of(trainable_layers="last_two_blocks", learning_rate=5e-6) == (
+        "row-04_learning_rate-5e-06"
+    )
+    assert name_of(trainable_layers="lora", lora_rank=4, lora_alpha=2.0) == (
+        "row-01_trainable_layers-lora_lora_rank-4_lora_alpha-2"
+    )
+    assert name_of(weights="../a b/c.safetensors", no_padding=True, batch_size=1) == (
+        "row-14_weights-..-a-b-c.safetensors"
+    )
+    assert name_of(ignore_index=-1) == "row-01_ignore_index--1"
+    assert name_of(ignore_index=1) == "row-01_ignore_index-1"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("é.csv", "è.csv", "日本.csv", "中文.csv", "\udcff.csv", "\udcfe.csv"),
+        ("x" * 90, "x" * 91, "x" * 89 + "y"),
+        ("a\nb.csv", "a", "a.csv", "a.0", "a.00"),
+    ],
+)
+def test_different_values_look_different(names: tuple[str, ...]) -> None:
+    assert len({name_of(dataset=name) for name in names}) == len(names)
+
+
+def test_what_is_too_long_is_left_out_whole() -> None:
+    assert name_of(weights="x" * 500) == "row-01_and-1-more"
+    assert name_of(weights="x" * 500, batch_size=4, eval_iter=3) == (
+        "row-01_batch_size-4_eval_iter-3_and-1-more"
+    )
+
+
+def test_a_folder_that_was_named_otherwise_stays_the_runs(tmp_path: Path) -> None:
+    """Earlier versions named folders otherwise, with the same hash at the end."""
+    folder = write_complete(tmp_path, RUN, make_result([1, 0], [1, 0]), DATA)
+    earlier = tmp_path / f"weights-random_seed-7_{identify(RUN.config)}"
+    folder.rename(earlier)
+    assert find_complete(tmp_path, RUN).folder == earlier
+    assert RUN.folder(tmp_path) == earlier
+    assert write_complete(tmp_path, RUN, make_result([1, 0], [0, 0]), DATA) == earlier
+    assert [path.name for path in tmp_path.iterdir()] == [earlier.name]
+    assert find_complete(tmp_path, RUN).accuracy("test").correct == 1
+
+
+def test_a_whole_record_is_found_beside_a_damaged_one(tmp_path: Path) -> None:
+    folder = write_complete(tmp_path, RUN, make_result([1, 0], [1, 0]), DATA)
+    shutil.copytree(folder, tmp_path / f"earlier_{identify(RUN.config)}")
+    (folder / RESULT_NAME).write_text("{")
+    assert find_complete(tmp_path, RUN).folder.name.startswith("earlier")
 
 
 def test_a_failed_run_does_not_replace_a_complete_one(tmp_path: Path) -> None:
