@@ -150,11 +150,11 @@ MACHINE = {
 LATER = {
     "commit": maybe(text),
     "weights": entries(
-        {},
+        {"weights": text},
         {
-            **dict.fromkeys(("weights", "repository", "revision", "torch"), maybe(text)),
-            "file_sha256": maybe(sha256),
-            "seed": maybe(whole(high=2**63 - 1)),
+            **dict.fromkeys(("repository", "revision", "torch"), text),
+            "file_sha256": sha256,
+            "seed": whole(high=2**63 - 1),
         },
     ),
 }
@@ -195,6 +195,7 @@ COMPLETE = entries(
         "peak_memory_bytes": whole(high=2**50),
         "test": CLASSES,
         "kept": entries({}, {"model": sha256, "export": sha256}),
+        "not_kept": entries({}, {"model": text, "export": text}),
     },
 )
 INCOMPLETE = entries({**DESCRIPTION, "error": text}, {**LATER, **MACHINE})
@@ -228,6 +229,10 @@ def _contradictions(result: Mapping[str, Any], config: ExperimentConfig) -> Iter
         yield f"row is {result['row']}, and its flags are those of row {find_row(config)}"
     if _flags_in(result["command"]) != _flags_in(format_command(config)):
         yield f"command is {reprlib.repr(result['command'])}, and flags say otherwise"
+    weights = result.get("weights", {})
+    for name in weights.keys() & {"weights", "seed"}:
+        if weights[name] != getattr(config, name):
+            yield f"weights.{name} is {reprlib.repr(weights[name])}, and flags say otherwise"
     for name, found in (result["overrides"] or {}).items():
         # Beside rows that use LoRA, its flags are given for these.
         means_nothing = name in CIRCUMSTANCES or (name in LORA_FLAGS and not config.uses_lora)
@@ -303,5 +308,8 @@ def _check_classes(test: Mapping[str, Any], confusion: np.ndarray) -> None:
     for name, figures in expected.items():
         if not np.allclose([part[name] for part in test["classes"]], figures, rtol=0, atol=1e-6):
             raise ValueError(f"the predictions do not add up to test.classes.{name}")
-    if not math.isclose(test["balanced_accuracy"], recall[texts > 0].mean(), abs_tol=1e-6):
-        raise ValueError("the predictions do not add up to test.balanced_accuracy")
+    f1 = 2 * right / np.maximum(texts + predicted, 1)
+    for name, by_class in {"balanced_accuracy": recall, "macro_f1": f1}.items():
+        mean = by_class[texts > 0].mean()
+        if name in test and not math.isclose(test[name], mean, abs_tol=1e-6):
+            raise ValueError(f"the predictions do not add up to test.{name}")

@@ -249,7 +249,7 @@ def test_a_node_of_a_cluster_knows_the_file_by_another_path(tmp_path: Path) -> N
     run = Run(ExperimentConfig(weights="w.safetensors"))
     found: ExperimentResult = make_result([0, 1], [0, 1])
     found.weights.update(weights="/on/the/node/w.safetensors", file_sha256="1" * 64)
-    write_complete(tmp_path, run, found, {"name": "demo"})
+    write_complete(tmp_path, run, found, {"name": "demo", "split_sha256": "0" * 64})
     (record,) = read_records(tmp_path)
     assert record.result["weights"] == {"weights": "w.safetensors", "file_sha256": "1" * 64}
     assert record.weights_sha256 == "1" * 64
