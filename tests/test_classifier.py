@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-import gpt_model
 from classifier import build_classifier, needed_positions, read_logits
 from data_utils import Batch
+from errors import DataError
 from experiment_config import ExperimentConfig
 from model_sizes import MODEL_SIZES
 
@@ -85,7 +85,7 @@ def test_weights_from_a_file_keep_the_classifiers_draws(
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trained == trained_names()
     # gpt2-tiny's file is no gpt2-small's
-    with pytest.raises(gpt_model.CheckpointError, match="Does --model_size fit"):
+    with pytest.raises(DataError, match='it seems to be "gpt2-tiny'):
         build_classifier(ExperimentConfig(weights=str(tmp_path)))
 
 
