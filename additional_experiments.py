@@ -111,8 +111,9 @@ ACTIONS = {
     "dry_run": Action("print the runs and which of them are done, and run none", default="off"),
     "report": Action("report on the records in --output_dir, and run nothing", default="off"),
     "compare": Action(
-        "compare two recorded runs, by their folders, on the same test messages, and run nothing",
-        metavar=("RUN_A", "RUN_B"),
+        "compare two rows by their numbers, with all seeds that both have, or two recorded runs by "
+        "their folders, on the same test messages, and run nothing",
+        metavar=("A", "B"),
         nargs=2,
     ),
 }
@@ -143,7 +144,7 @@ def perform(request: Request) -> int:
     """
     output_dir = request.output_dir
     if request.compare:
-        from report import compare_runs
+        from compare_runs import compare_runs
 
         report(compare_runs(*request.compare, output_dir))
         return 0

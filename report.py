@@ -15,24 +15,27 @@ import pandas as pd
 
 import pictures
 from baseline import classify_by_characters, find_copies
-from comparisons import ALPHA, accuracy_interval, smallest_difference
+from comparisons import accuracy_interval
 from data_utils import Corpus, Splits
 from errors import RecordError
 from experiment import describe_data, load_corpus
 from experiment_rows import ROWS
 from files import write_atomically
+from findings import (
+    SEEDS_FOR_A_VERDICT,
+    describe_smallest,
+    find_differences,
+    tabulate_findings,
+)
 from metrics import tabulate_classes
-from run_records import RESULT_NAME, Record, read_record, read_records
+from run_records import Record, read_records
 from tables import (
     Configuration,
     Section,
-    compare_two,
     figures,
-    find_differences,
     group_records,
     require_one_dataset,
     tabulate,
-    tabulate_findings,
     to_markdown,
 )
 
@@ -115,18 +118,6 @@ def write_report(output_dir: Path, data_dir: Path, offline: bool = False) -> str
         if section.configurations
     ]
     return "\n\n".join([*short, f"Report: {output_dir / 'report.html'}"])
-
-
-def compare_runs(a: str, b: str, output_dir: Path) -> str:
-    """The comparison of two runs, each named by its folder, which may lie in ``output_dir``.
-
-    Raises:
-        RecordError: a record is not there, is damaged or failed, or the two do not compare.
-    """
-    folders = (
-        Path(name) if (Path(name) / RESULT_NAME).exists() else output_dir / name for name in (a, b)
-    )
-    return compare_two(*map(read_record, folders))
 
 
 def _corpus_of(records: Sequence[Record], data_dir: Path, offline: bool) -> Corpus:
@@ -240,13 +231,10 @@ def _add_findings(page: _Page, section: Section) -> None:
     if not findings:
         return
     n = findings[0].difference.n_messages
-    single, first = smallest_difference(), smallest_difference(ALPHA / len(findings))
     page.add(
         "### What the rows were made to find out",
-        f"The difference is the second row's test accuracy minus the first's, in points. With {n} "
-        f"test messages, two single runs that differ by fewer than {single} messages "
-        f"({100 * single / n:.2f} points) are never distinguishable, and by fewer than {first} "
-        f"({100 * first / n:.2f} points) not as the first of {len(findings)} corrected ones.",
+        "The difference is the second row's test accuracy minus the first's, in points. "
+        + " ".join(dict.fromkeys(describe_smallest(n, k) for k in (1, len(findings)))),
     )
     page.add_table(tabulate_findings(findings))
 
@@ -351,24 +339,26 @@ def _explain(page: _Page) -> None:
     page.add(
         "## How to read it",
         "- **n** is the number of seeds; accuracies are their mean ± their standard deviation.\n"
-        "- **95 % interval**, of a test accuracy: the wider, on each side, of Clopper and "
-        "Pearson's exact interval for so many messages and a bootstrap over seeds and messages. "
-        "Of a difference: that bootstrap.\n"
+        "- **95 % interval**, of a test accuracy: Clopper and Pearson's exact interval for so many "
+        "messages; with several seeds the wider, on each side, of this and t-intervals over seeds, "
+        "over messages and over both. Of a difference: what the test that decides does not rule "
+        "out, so it leaves out 0 exactly where p is below 0.05. *(messages)*: with one seed, for "
+        "other messages only; other seeds may give something else.\n"
         "- **min**: training and the hidden states of all runs that share them with it: one that "
         "needs few of them (rows 2, 14, 15, 16) is faster alone.\n"
         "- **trained**: parameters.\n"
         "- **published %**: train / validation / test.\n"
-        "- **verdict**: Fisher's exact test of the run with seed 123 (or the lowest) against the "
-        "published counts, corrected (Holm) for the three parts. *Impossible* is a figure that no "
-        "count of messages rounds to. Variants of a row are not compared with what was published.\n"
-        "- **p**: of one seed the exact McNemar test on the same test messages, of several Welch's "
-        "test on the variance over seeds and that over messages. It decides, not the interval, "
-        "which a few seeds or a few differing messages make too narrow; two seeds are too few for "
-        "both. **Holm** corrects for the "
-        "number of comparisons in the table.\n"
+        "- **verdict**: the run with seed 123 (or the lowest) beside the published one, which had "
+        "the same messages, split and protocol, so that they are compared message by message and "
+        "not as samples. With several seeds, each published figure is *within* or *outside* the "
+        "95 % prediction interval of one more run. *Impossible* is a figure that no count of "
+        "messages rounds to. Variants of a row are not compared with what was published.\n"
+        "- **p**: with one seed the exact McNemar test on the same test messages; it speaks of "
+        "these two runs. With several, the largest of three t-tests: over seeds, over messages, "
+        "and over both. **Holm** corrects for the number of comparisons in the table.\n"
         "- **finding**: *supported* and *contradicted* refer to the direction in which the "
         "published figures differ, at a corrected p below 0.05. Variants of rows have only their "
-        "own direction.",
+        f"own direction. {SEEDS_FOR_A_VERDICT}",
     )
 
 
