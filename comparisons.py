@@ -222,15 +222,29 @@ def accuracy_interval(correct: np.ndarray) -> tuple[float, float]:
     for other seeds as well.
 
     Clopper and Pearson's at the mean count, which knows nothing of seeds; with several seeds the
-    wider, on each side, of this and the intervals of :func:`standard_errors`.
+    widest, on each side, of this, the intervals of :func:`standard_errors`, and one over seeds
+    that knows of the ceiling.
     """
     n_seeds, n_messages = correct.shape
     mean = float(correct.mean())
-    low, high = exact_interval(mean * n_messages, n_messages)
+    intervals = [exact_interval(mean * n_messages, n_messages)]
     if n_seeds > 1:
         half = _half_width(correct.astype(np.int8), ALPHA)
-        low, high = max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half))
-    return 100 * low, 100 * high
+        intervals += [(mean - half, mean + half), _interval_below_a_ceiling(correct)]
+    lows, highs = zip(*intervals, strict=True)
+    return 100 * max(0.0, min(lows)), 100 * min(1.0, max(highs))
+
+
+def _interval_below_a_ceiling(correct: np.ndarray) -> tuple[float, float]:
+    """Seeds near 100 % vary downwards: a t-interval where they vary evenly, of the accuracies'
+    normal quantiles, and back to the mean accuracy that such seeds have."""
+    n_seeds, n_messages = correct.shape
+    quantiles = stats.norm.ppf((correct.sum(axis=1) + 0.5) / (n_messages + 1))
+    deviation = quantiles.std(ddof=1)
+    half = stats.t.isf(ALPHA / 2, n_seeds - 1) * deviation / math.sqrt(n_seeds)
+    ends = quantiles.mean() + np.array([-half, half])
+    low, high = stats.norm.cdf(ends / math.sqrt(1 + deviation**2))
+    return float(low), float(high)
 
 
 def prediction_interval(counts: Sequence[int]) -> tuple[float, float]:

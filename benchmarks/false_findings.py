@@ -58,8 +58,8 @@ REGIMES = {
     "quiet, at 75 %": (QUIET, QUIET, 0.75),
     "noisy, at 75 %": (NOISY, NOISY, 0.75),
     "common, at 99 %": (COMMON, COMMON, 0.99),
-    # Row 1 against row 2, as measured: one varies by 4.7 points, at 75 %, the other hardly.
-    "mixed, at 75 %": (QUIET, Effects(0.17, 0.2, 0.3), 0.75),
+    # Row 2 beside row 1: as published at 75 %, and as measured varying by 4.5 points.
+    "mixed, at 75 %": (QUIET, Effects(0.152, 0.2, 0.3), 0.75),
 }
 # Where one of two varies much and mostly upwards to a ceiling, what a few seeds show is skewed.
 SKEWED = {"mixed, at 95 %": (QUIET, NOISY, 0.95)}

@@ -8,6 +8,8 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
+from benchmarks import false_findings
+from benchmarks.false_findings import CHOSEN
 from comparisons import (
     ALPHA,
     accuracy_interval,
@@ -178,7 +180,7 @@ def random_pair(n_seeds: int, n_messages: int, seed: int) -> tuple[np.ndarray, n
     seed=st.integers(0, 2**32),
     n_comparisons=st.integers(1, 18),
 )
-@settings(max_examples=600, deadline=None, derandomize=True)
+@settings(max_examples=250, deadline=None, derandomize=True)
 @pytest.mark.filterwarnings("error")
 def test_whatever_the_runs_all_that_is_said_agrees(
     n_seeds: int, n_messages: int, seed: int, n_comparisons: int
@@ -240,6 +242,62 @@ def test_a_clear_difference_is_found() -> None:
     assert len(clearly.mcnemar) == 5
 
 
+# ---------------------------------------------------------------- the promise
+
+N_PAIRS = 20_000  # one in 360 is allowed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_seeds", false_findings.N_SEEDS)
+def test_false_findings_are_as_rare_as_promised(n_seeds: int) -> None:
+    """At most 1.2 times the nominal size, but for what so many pairs leave open, in each regime;
+    and no other candidate that keeps this has more power, from five seeds on."""
+    names = tuple(false_findings.CANDIDATES)
+    limits = 1.2 * np.array(false_findings.ALPHAS)
+    limits += 2.5 * np.sqrt(limits / N_PAIRS)
+    keepers = {*names}
+    for regime, pair in false_findings.REGIMES.items():
+        shares = false_findings.measure(pair, n_seeds, N_PAIRS, names)
+        assert (shares[CHOSEN] <= limits).all(), (regime, shares[CHOSEN])
+        keepers &= {name for name in names if (shares[name] <= limits).all()}
+    if n_seeds >= 5:
+        for regime in ("quiet", "common", "lively", "noisy"):
+            pair = false_findings.REGIMES[regime]
+            power = false_findings.measure(pair, n_seeds, 4000, tuple(keepers), gain=0.03)
+            for name in keepers:
+                assert (power[CHOSEN] >= power[name] - 0.01).all(), (regime, name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_seeds", false_findings.N_SEEDS)
+def test_tables_with_one_row_that_varies_much(n_seeds: int) -> None:
+    """Ten comparisons, corrected for ten, and the noisy one alone."""
+    found = false_findings.measure_table(n_seeds, 3000)[CHOSEN]
+    limits = 1.2 * np.array([*false_findings.ALPHAS, 0.05])
+    assert (found <= limits + 2.5 * np.sqrt(limits / 3000)).all()
+
+
+@pytest.mark.slow
+def test_intervals_of_accuracies_hold_them() -> None:
+    for regime in ("quiet", "common", "lively", "noisy", "noisy, at 75 %"):
+        for n_seeds in false_findings.N_SEEDS:
+            covered = false_findings.measure_coverage(false_findings.REGIMES[regime], n_seeds, 1500)
+            assert covered > 0.94 - 2.5 * math.sqrt(0.05 * 0.95 / 1500), (regime, n_seeds)
+
+
+def test_one_seed_says_nothing_of_choices() -> None:
+    """Why there is no verdict from one seed: McNemar's test calls equal rows different."""
+    assert false_findings.measure_single(false_findings.REGIMES["noisy"], 500)[0] > 0.5
+
+
+def test_few_seeds_find_few_differences_that_are_none() -> None:
+    """A quick look at what the slow tests hold: 5 %, in the regime that comes closest."""
+    shares = false_findings.measure(false_findings.REGIMES["messages alone"], 5, 2000)
+    assert shares[CHOSEN][0] < 0.06 + 2.5 * math.sqrt(0.06 / 2000)
+    shares = false_findings.measure(false_findings.REGIMES["noisy"], 2, 2000)
+    assert shares[CHOSEN][0] < 0.06
+
+
 # ---------------------------------------------------------------- what could have shown
 
 
@@ -293,10 +351,10 @@ def test_interval_widens_with_the_seeds() -> None:
     steady = np.arange(300)[None] < np.array([[270]] * 4)
     scattered = np.arange(300)[None] < np.array([[300], [240], [300], [240]])
     exact = stats.binomtest(270, 300).proportion_ci(method="exact")
-    assert accuracy_interval(steady) == pytest.approx((100 * exact.low, 100 * exact.high), abs=0.1)
+    assert accuracy_interval(steady) == pytest.approx((100 * exact.low, 100 * exact.high), abs=0.3)
     low, high = accuracy_interval(scattered)
-    # 80 and 100 %: a t-interval of 3 degrees of freedom, and more for other messages.
-    assert low <= 90 - stats.t.ppf(0.975, 3) * 100 * math.sqrt(4 / 3) / 10 / 2
+    # 80 and 100 %: mean 90, and at least a t-interval of 3 degrees of freedom.
+    assert low <= 90 - stats.t.ppf(0.975, 3) * math.sqrt(400 / 3) / math.sqrt(4)
     assert high == 100
 
 
