@@ -229,8 +229,8 @@ def _judge_part(part: str, row: Row, record: Record, configuration: Configuratio
         return text
     low, high = prediction_interval([r.accuracy(part).correct for r in configuration.records])
     place = "within" if low <= count <= high else "outside"
-    bounds = (max(0.0, 100 * low / here.total), min(100.0, 100 * high / here.total))
-    return f"{text}, {place} {_interval(bounds)} % for one more run"
+    low, high = max(0.0, 100 * low / here.total), min(100.0, 100 * high / here.total)
+    return f"{text}, {place} {low:.2f} to {high:.2f} % for one more run"
 
 
 def require_one_dataset(records: Sequence[Record]) -> None:
