@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -283,6 +284,14 @@ def test_intervals_of_accuracies_hold_them() -> None:
         for n_seeds in false_findings.N_SEEDS:
             covered = false_findings.measure_coverage(false_findings.REGIMES[regime], n_seeds, 1500)
             assert covered > 0.94 - 2.5 * math.sqrt(0.05 * 0.95 / 1500), (regime, n_seeds)
+
+
+def test_the_document_has_a_line_for_each_case() -> None:
+    document = (Path(__file__).parent.parent / "docs" / "statistics.md").read_text()
+    assert f"| regime | S | {' | '.join(false_findings.CANDIDATES)} |" in document
+    for regime in {**false_findings.REGIMES, **false_findings.SKEWED}:
+        for n_seeds in false_findings.N_SEEDS:
+            assert f"| {regime} | {n_seeds} |" in document
 
 
 def test_one_seed_says_nothing_of_choices() -> None:

@@ -322,6 +322,26 @@ def test_the_page_is_whole_and_self_contained(
     assert "no &#124; luck, and none to be had" in text
 
 
+def test_a_report_on_four_test_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    messages = pd.concat([demo_messages()[:10], demo_messages()[-10:]], ignore_index=True)
+    monkeypatch.setattr(experiment, "demo_messages", lambda: messages)
+    data = describe_data(load_corpus(ExperimentConfig(demo=True)))
+    labels = split_messages(messages).test["Label"].tolist()
+    assert len(labels) == 4
+    for row, wrong in ((1, 0), (2, 3)):
+        classes = [1 - label if i < wrong else label for i, label in enumerate(labels)]
+        for seed in (123, 124):
+            config = replace(configure(ROWS[row], {"demo": True}), seed=seed)
+            write_complete(
+                tmp_path, Run(config, {"demo": True}), make_result(labels, classes), data
+            )
+    write_report(tmp_path, tmp_path)
+    text = (tmp_path / "report.md").read_text().replace("\N{NO-BREAK SPACE}", " ")
+    assert "-75.00 points. No difference could have shown with 4 test texts and 2 seeds." in text
+    assert "No two single runs can be told apart with 4 test texts." in text
+    assert "One seed tells two runs apart, and not two choices" in text
+
+
 def test_escaped_texts_are_shown_as_they_are() -> None:
     import markdown
 
