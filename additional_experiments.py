@@ -67,8 +67,8 @@ ACTIONS = {
     ),
     "seeds": Action("run each of the rows with each of these seeds", metavar="N", nargs="+"),
     "num_seeds": Action(
-        "the same with this many seeds, the first of them that of --seed; a verdict takes 2 or more, "
-        "and 5 to 10 to show a few points",
+        "the same with this many seeds, the first of them that of --seed; a verdict takes 2 or "
+        "more, and 5 to 10 to show a few points",
         metavar="N",
     ),
     "output_dir": Action(
