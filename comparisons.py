@@ -85,6 +85,7 @@ def _paired_interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     lean = [2 * share - 1 for share in exact_interval(only_b, only_a + only_b)]
     rate = exact_interval(only_a + only_b, len(a))
+    # Of the rate, the end that takes each bound further out.
     return lean[0] * rate[lean[0] < 0], lean[1] * rate[lean[1] > 0]
 
 
@@ -119,10 +120,9 @@ def smallest_difference(alpha: float = ALPHA, n_discordant: int = 0) -> int:
 def p_values(values: np.ndarray) -> np.ndarray:
     """Two-sided p-values (...) of the mean difference of values (..., S, M), S at least 2.
 
-    The largest of three t-tests: over seeds, over messages, over both. No finding rests on one of
-    them alone, so each may be as sharp as it is, and where seeds or messages are few the one that
-    knows it decides. None is below that of an exact sign test on messages of which all lean one
-    way, which also decides where nothing varies.
+    The largest of three t-tests: over seeds, over messages, over both. A finding needs all three,
+    so the one that knows least decides. None is below that of an exact sign test where as many
+    messages lean, and all one way; it also decides where nothing varies.
 
     Source of the maximum: R. Berger, "Multiparameter hypothesis testing and acceptance
     sampling", Technometrics 24 (1982).
