@@ -227,6 +227,15 @@ def test_where_nothing_varies() -> None:
     assert compare(wrong[:, :5], right[:, :5]).p == pytest.approx(2 / 2**5)
 
 
+def test_two_seeds_that_happen_to_agree_prove_little() -> None:
+    """40 messages with each: t is 40 over sqrt(1 / 6 / 2), of one degree of freedom."""
+    a = np.repeat(np.arange(300)[None] < 240, 2, axis=0)
+    found = compare(a, np.repeat(np.arange(300)[None] < 280, 2, axis=0))
+    t = 40 * math.sqrt(12)
+    assert found.p == pytest.approx(1 - 2 * math.atan(t) / math.pi)
+    assert found.p > 0.05 / 18
+
+
 def test_few_messages_that_all_lean_one_way_are_no_finding() -> None:
     """A t-test over messages would have p = 0.025 for five of 300, alike with every seed."""
     a = np.repeat(np.arange(300)[None] < 280, 3, axis=0)
