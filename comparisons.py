@@ -1,7 +1,7 @@
 """What the predictions of runs on the same test messages can show, and what they cannot.
 
 ``correct`` is (S, M): for S runs that differ in their seed, whether each of M messages was
-classified correctly.
+classified correctly. ``docs/statistics.md`` says why these tests and no others.
 """
 
 from __future__ import annotations
@@ -9,35 +9,39 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 
 import numpy as np
 from scipy import stats
 
 ALPHA = 0.05
-RESAMPLES = 10_000
+ROUNDING = 1 / 12  # variance of what a whole number of messages hides
 
 
 @dataclass(frozen=True)
 class Difference:
     """Accuracy of ``b`` minus that of ``a``, in percentage points, over the seeds of both.
 
-    ``mcnemar`` has the p-value of each seed. ``p`` is what decides: of one seed its exact
-    McNemar test; of several Welch's test on the variance over seeds and that over messages.
+    ``p`` is what decides, and the interval leaves out 0 exactly where ``p`` is below ``ALPHA``.
+    With one seed both speak of these two runs, on other messages; with several, of other seeds
+    as well.
     """
 
     points: float
     low: float  # of the 95 % interval
     high: float
     p: float
-    mcnemar: tuple[float, ...]
-    by_seed: np.ndarray  # (S,): points
-    by_message: np.ndarray  # (M,): points
+    mcnemar: tuple[float, ...]  # the p-value of each seed
+    values: np.ndarray  # (S, M): 1 where only b is right, -1 where only a is, else 0
+
+    @property
+    def n_seeds(self) -> int:
+        """Seeds that both have."""
+        return self.values.shape[0]
 
     @property
     def n_messages(self) -> int:
         """Test messages."""
-        return len(self.by_message)
+        return self.values.shape[1]
 
 
 def compare(a: np.ndarray, b: np.ndarray) -> Difference:
@@ -46,38 +50,17 @@ def compare(a: np.ndarray, b: np.ndarray) -> Difference:
     Args:
         a, b: (S, M); run s of one is paired with run s of the other.
     """
-    points = 100 * (b.astype(float) - a)
-    by_seed, by_message = points.mean(axis=1), points.mean(axis=0)
+    values = b.astype(np.int8) - a.astype(np.int8)
     per_seed = tuple(mcnemar(*pair) for pair in zip(a, b, strict=True))
-    low, high = np.quantile(resample_means(points), [ALPHA / 2, 1 - ALPHA / 2])
-    return Difference(
-        points=float(points.mean()),
-        low=float(low),
-        high=float(high),
-        p=per_seed[0]
-        if len(a) == 1
-        else float(crossed_p(points.mean(), by_seed=by_seed, by_message=by_message)),
-        mcnemar=per_seed,
-        by_seed=by_seed,
-        by_message=by_message,
-    )
+    if len(values) == 1:
+        p, (low, high) = per_seed[0], _paired_interval(a[0], b[0])
+    else:
+        p, (low, high) = float(p_values(values)), _interval(values)
+    points = 100 * float(values.mean())
+    return Difference(points, 100 * low, 100 * high, p, per_seed, values)
 
 
-def crossed_p(
-    mean: float | np.ndarray, by_seed: np.ndarray, by_message: np.ndarray
-) -> float | np.ndarray:
-    """Two-sided p-value of a mean difference, for other seeds as well as other messages.
-
-    The variances of the mean over seeds and over messages add up, with Satterthwaite's degrees
-    of freedom: Welch's test, with the seeds as one sample and the messages as the other. (The
-    bootstrap's own p-value would be far too small for a few seeds.)
-    """
-    spread = by_seed.std(ddof=1), by_message.std(ddof=1)
-    if max(spread) == 0:
-        return np.ones_like(mean)
-    return stats.ttest_ind_from_stats(
-        mean, spread[0], len(by_seed), 0.0, spread[1], len(by_message), equal_var=False
-    ).pvalue
+# ---------------------------------------------------------------- one seed: two runs
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
@@ -91,6 +74,33 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
+def _paired_interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the difference of two runs (M,), for other messages; inverts ``mcnemar``.
+
+    The difference is (2 share - 1) · rate: the rate of messages that only one got right, times
+    how far b's share of them is from one half. Both have Clopper and Pearson's exact intervals,
+    and 0 lies within exactly where the share may be one half. (With the rate as it was found,
+    the interval would be too narrow by far where most of these messages lean one way.)
+    """
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    lean = [2 * share - 1 for share in exact_interval(only_b, only_a + only_b)]
+    rate = exact_interval(only_a + only_b, len(a))
+    # Of the rate, the end that takes each bound further out.
+    return lean[0] * rate[lean[0] < 0], lean[1] * rate[lean[1] > 0]
+
+
+def exact_interval(k: float, n: int) -> tuple[float, float]:
+    """95 % interval of a proportion, of which ``k`` out of ``n`` were seen.
+
+    Source: C. Clopper and E. Pearson, "The use of confidence or fiducial limits illustrated in
+    the case of the binomial", Biometrika 26 (1934).
+    """
+    # k is no whole number over several seeds, so scipy's binomtest is no help.
+    low = stats.beta.ppf(ALPHA / 2, k, n - k + 1) if k > 0 else 0.0
+    high = stats.beta.ppf(1 - ALPHA / 2, k + 1, n - k) if k < n else 1.0
+    return float(low), float(high)
+
+
 def smallest_difference(alpha: float = ALPHA, n_discordant: int = 0) -> int:
     """The fewest messages by which two runs must differ for an exact McNemar test below ``alpha``.
 
@@ -98,34 +108,100 @@ def smallest_difference(alpha: float = ALPHA, n_discordant: int = 0) -> int:
         n_discordant: messages that only one of the two got right; where they are too few for any
             difference to show, and by default, as many as it takes, and all one way.
     """
-    for ahead in range(n_discordant % 2, n_discordant + 1, 2):
-        if stats.binomtest((n_discordant + ahead) // 2, n_discordant or 1).pvalue < alpha:
-            return ahead
-    return next(n for n in count(1) if stats.binomtest(n, n).pvalue < alpha)
+    k = int(stats.binom.isf(alpha / 2, n_discordant, 0.5)) + 1  # of them, the winner's share
+    if k <= n_discordant:
+        return 2 * k - n_discordant
+    return math.floor(1 - math.log2(alpha)) + 1  # the first n for which 2 / 2 ** n is below
 
 
-def detectable_points(difference: Difference, alpha: float) -> float:
-    """The difference, in points, from which on two configurations that vary as much as these
-    would have been told apart at ``alpha``."""
-    n = difference.n_messages
-    if len(difference.by_seed) == 1:
-        n_discordant = int((difference.by_message != 0).sum())
-        return 100 * smallest_difference(alpha, n_discordant) / n
-    candidates = np.arange(100 * smallest_difference(alpha) / n, 100, 0.1)
-    p_values = crossed_p(candidates, difference.by_seed, difference.by_message)
-    return float(candidates[np.argmax(p_values < alpha)])
+# ---------------------------------------------------------------- several seeds
 
 
-def resample_means(values: np.ndarray) -> np.ndarray:
-    """Means (R,) of values (S, M) over resampled seeds and, crossed with them, messages.
+def p_values(values: np.ndarray) -> np.ndarray:
+    """Two-sided p-values (...) of the mean difference of values (..., S, M), S at least 2.
 
-    Source: A. Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 1 (2007).
+    The largest of three t-tests: over seeds, over messages, over both. A finding needs all three,
+    so the one that knows least decides. None is below that of an exact sign test where as many
+    messages lean, and all one way; it also decides where nothing varies.
+
+    Source of the maximum: R. Berger, "Multiparameter hypothesis testing and acceptance
+    sampling", Technometrics 24 (1982).
     """
-    n_seeds, n_messages = values.shape
-    generator = np.random.default_rng(0)  # the same report from the same records
-    seeds = generator.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), RESAMPLES)
-    messages = generator.multinomial(n_messages, np.full(n_messages, 1 / n_messages), RESAMPLES)
-    return (seeds * (messages @ values.T)).sum(axis=1) / values.size
+    mean = np.abs(values.mean(axis=(-2, -1)))
+    errors, df = standard_errors(values)
+    t = np.divide(mean, errors, out=np.full_like(errors, np.inf), where=errors > 0)
+    p = (2 * stats.t.sf(t, df)).max(axis=0)
+    return np.where(mean > 0, np.maximum(p, _smallest_p(_count_leaning(values))), 1.0)
+
+
+def _count_leaning(values: np.ndarray) -> np.ndarray:
+    """Messages that one of the two gets right with more seeds than the other."""
+    return (values.sum(axis=-2, dtype=np.int64) != 0).sum(axis=-1)
+
+
+def _smallest_p(n_leaning: np.ndarray) -> np.ndarray:
+    return np.minimum(1.0, 2.0 ** (1.0 - n_leaning))
+
+
+def _interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean difference of values (S, M), S at least 2; inverts ``p_values``."""
+    mean, half = float(values.mean()), _half_width(values, ALPHA)
+    n_leaning = int(_count_leaning(values))
+    if _smallest_p(n_leaning) >= ALPHA:  # so few that their spread says little
+        half = max(half, exact_interval(n_leaning, values.shape[1])[1])
+    return max(-1.0, mean - half), min(1.0, mean + half)
+
+
+def _half_width(values: np.ndarray, alpha: float) -> float:
+    errors, df = standard_errors(values)
+    return float((stats.t.isf(alpha / 2, df) * errors).max())
+
+
+def standard_errors(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Standard errors of the mean of values (..., S, M), and their degrees of freedom: (3, ...).
+
+    One for other seeds on these messages, one for other messages with these seeds, and one for
+    both, in which what seeds and messages share is counted once, as in a model with crossed
+    effects. S is at least 2; of one message, nothing is known of others.
+
+    Sources: R. Baayen, D. Davidson and D. Bates, "Mixed-effects modeling with crossed random
+    effects for subjects and items", Journal of Memory and Language 59 (2008); for the degrees of
+    freedom, F. Satterthwaite, "An approximate distribution of estimates of variance components",
+    Biometrics Bulletin 2 (1946).
+    """
+    *leading, n_seeds, n_messages = values.shape
+    if n_messages == 1:
+        return np.full((3, *leading), np.inf), np.ones((3, *leading))
+    # Sums of whole numbers are exact, so that what does not vary has a variance of exactly 0.
+    by_seed = values.sum(axis=-1, dtype=np.int64)
+    by_message = values.sum(axis=-2, dtype=np.int64)
+    squares = (values * values).sum(axis=(-2, -1), dtype=np.int64)
+    n, df_seeds, df_messages = n_seeds * n_messages, n_seeds - 1, n_messages - 1
+    # Mean squares: each is an estimate of n times the variance of the mean.
+    seeds = np.maximum(by_seed.var(axis=-1, ddof=1), 2 * ROUNDING) / n_messages
+    messages = by_message.var(axis=-1, ddof=1) / n_seeds
+    rest = squares - by_seed.sum(axis=-1) ** 2 / n - df_seeds * seeds - df_messages * messages
+    shared = np.maximum(0, rest) / (df_seeds * df_messages)
+    both = np.maximum(seeds + messages - shared, np.maximum(seeds, messages))
+    scale = (seeds**2 + shared**2 / df_messages) / df_seeds + messages**2 / df_messages
+    df_both = np.divide(both**2, scale, out=np.ones_like(both), where=both > 0)
+    df = [np.full_like(both, df_seeds), np.full_like(both, df_messages), df_both]
+    return np.sqrt(np.stack([seeds, messages, both]) / n), np.stack(df)
+
+
+# ---------------------------------------------------------------- what is said of them
+
+
+def detectable_points(difference: Difference, alpha: float) -> float | None:
+    """The difference, in points, from which on two configurations that vary as much as these
+    would have been told apart at ``alpha``; none if no difference would have been."""
+    if difference.n_seeds == 1:
+        n_discordant = int(np.count_nonzero(difference.values))
+        share = smallest_difference(alpha, n_discordant) / difference.n_messages
+    else:
+        fewest = smallest_difference(alpha) / difference.n_messages
+        share = max(fewest, _half_width(difference.values, alpha))
+    return 100 * share if share <= 1 else None
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -142,25 +218,42 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def accuracy_interval(correct: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the accuracy, in percent, for other messages and other seeds.
+    """95 % interval of the accuracy, in percent: with one seed for other messages, with several
+    for other seeds as well.
 
-    The wider, on each side, of Clopper and Pearson's exact interval at the mean count, which
-    knows nothing of seeds, and the bootstrap, which fails where all is right.
+    Clopper and Pearson's at the mean count, which knows nothing of seeds; with several seeds the
+    widest, on each side, of this, the intervals of :func:`standard_errors`, and one over seeds
+    that knows of the ceiling.
     """
-    n = correct.shape[1]
-    k = correct.mean() * n  # no whole number over several seeds, so scipy's binomtest is no help
-    low = stats.beta.ppf(ALPHA / 2, k, n - k + 1) if k > 0 else 0.0
-    high = stats.beta.ppf(1 - ALPHA / 2, k + 1, n - k) if k < n else 1.0
-    resampled = np.quantile(resample_means(correct.astype(float)), [ALPHA / 2, 1 - ALPHA / 2])
-    return 100 * float(min(low, resampled[0])), 100 * float(max(high, resampled[1]))
+    n_seeds, n_messages = correct.shape
+    mean = float(correct.mean())
+    intervals = [exact_interval(mean * n_messages, n_messages)]
+    if n_seeds > 1:
+        half = _half_width(correct.astype(np.int8), ALPHA)
+        intervals += [(mean - half, mean + half), _interval_below_a_ceiling(correct)]
+    lows, highs = zip(*intervals, strict=True)
+    return 100 * max(0.0, min(lows)), 100 * min(1.0, max(highs))
 
 
-def published_count(percent: float, n: int) -> int | None:
-    """The count out of ``n`` that rounds to a published percentage; none if no count does."""
-    k = round(percent * n / 100)
-    return k if math.isclose(round(100 * k / n, 2), percent) else None
+def _interval_below_a_ceiling(correct: np.ndarray) -> tuple[float, float]:
+    """Seeds near 100 % vary downwards: a t-interval where they vary evenly, of the accuracies'
+    normal quantiles, and back to the mean accuracy that such seeds have."""
+    n_seeds, n_messages = correct.shape
+    quantiles = stats.norm.ppf((correct.sum(axis=1) + 0.5) / (n_messages + 1))
+    deviation = quantiles.std(ddof=1)
+    half = stats.t.isf(ALPHA / 2, n_seeds - 1) * deviation / math.sqrt(n_seeds)
+    ends = quantiles.mean() + np.array([-half, half])
+    low, high = stats.norm.cdf(ends / math.sqrt(1 + deviation**2))
+    return float(low), float(high)
 
 
-def same_proportion(k: int, n: int, other_k: int, other_n: int) -> float:
-    """Two-sided p-value of Fisher's exact test that two counts have one proportion behind them."""
-    return float(stats.fisher_exact([[k, n - k], [other_k, other_n - other_k]]).pvalue)
+def prediction_interval(counts: Sequence[int]) -> tuple[float, float]:
+    """95 % prediction interval of the count of one more run, from those of S runs, S at least 2.
+
+    mean ± t · s · √(1 + 1/S); whole numbers that are all the same leave s unknown below what
+    rounding takes.
+    """
+    n = len(counts)
+    deviation = math.sqrt(max(np.var(counts, ddof=1), ROUNDING))
+    half = stats.t.isf(ALPHA / 2, n - 1) * deviation * math.sqrt(1 + 1 / n)
+    return float(np.mean(counts) - half), float(np.mean(counts) + half)

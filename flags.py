@@ -54,7 +54,11 @@ ACTIONS = {
         nargs="+",
     ),
     "seeds": Action("run each row with each of these seeds", metavar="N", nargs="+"),
-    "num_seeds": Action("run each row with this many seeds, from --seed on", metavar="N"),
+    "num_seeds": Action(
+        "run each row with this many seeds, from --seed on; a verdict takes 2 or more, and 5 to "
+        "10 to show a few points",
+        metavar="N",
+    ),
     "output_dir": Action(
         "folder for the records of runs and the report on them; with --demo it is runs/demo",
         metavar="DIR",
@@ -98,9 +102,9 @@ ACTIONS = {
     "dry_run": Action("print the runs and which of them are done, and run none", default="off"),
     "report": Action("report on the records in --output_dir, and run nothing", default="off"),
     "compare": Action(
-        "compare two recorded runs, by their folders or row numbers, on the same test messages, "
-        "and run nothing",
-        metavar=("RUN_A", "RUN_B"),
+        "compare two rows by their numbers, with all seeds that both have, or two recorded runs by "
+        "their folders, on the same test messages, and run nothing",
+        metavar=("A", "B"),
         nargs=2,
     ),
     "list": Action(

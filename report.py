@@ -15,8 +15,8 @@ from files import write_atomically
 from pages import PICTURES_NAME, Block, Picture, render_html, render_markdown
 from record_weights import require_one_base
 from report_page import OTHERS_TITLE, Findings, compose, tabulate_others
-from run_records import RESULT_NAME, Record, read_record, read_records
-from tables import compare_two, group_records, require_one_dataset, tabulate
+from run_records import Record, read_records
+from tables import group_records, require_one_dataset, tabulate
 from text_tables import align, fill
 
 logger = logging.getLogger("experiments")
@@ -50,22 +50,12 @@ def write_report(output_dir: Path, data_dir: Path, offline: bool = False) -> str
     require_one_base(complete)
     corpus = _corpus_of(records, data_dir, offline)
     records = [record for record in records if _fits(record, corpus)]
+    if not records:
+        raise RecordError(f"--output_dir {output_dir} holds no record that fits its data.")
     sections, others = group_records([record for record in records if record.is_complete])
     findings = Findings(records, sections, others, corpus)
     _write_page(compose(findings), output_dir)
     return "\n\n".join([*_shorten(findings), f"Report: {output_dir / 'report.html'}"])
-
-
-def compare_runs(a: str, b: str, output_dir: Path) -> str:
-    """The comparison of two runs, each named by its folder, which may lie in ``output_dir``.
-
-    Raises:
-        RecordError: a record is not there, is damaged or failed, or the two do not compare.
-    """
-    folders = (
-        Path(name) if (Path(name) / RESULT_NAME).exists() else output_dir / name for name in (a, b)
-    )
-    return compare_two(*map(read_record, folders))
 
 
 def _corpus_of(records: Sequence[Record], data_dir: Path, offline: bool) -> Corpus:

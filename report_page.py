@@ -13,20 +13,14 @@ import pandas as pd
 import pictures
 from baseline import classify_by_characters, find_copies
 from class_figures import ClassFigures
-from comparisons import ALPHA, accuracy_interval, smallest_difference
+from comparisons import accuracy_interval
 from data_utils import Corpus, Splits
 from experiment_rows import ROWS
+from findings import describe_smallest, find_differences, tabulate_findings
 from pages import Block, Heading, Paragraph, Picture, Table, Terms
 from report_explanation import EXPLANATION
 from run_records import Record
-from tables import (
-    Configuration,
-    Section,
-    figures,
-    find_differences,
-    tabulate,
-    tabulate_findings,
-)
+from tables import Configuration, Section, figures, tabulate
 
 TITLE = "Which choices matter when a GPT is finetuned as a classifier?"
 OTHERS_TITLE = "Other configurations"
@@ -123,13 +117,10 @@ def _describe_findings(section: Section) -> Iterator[Block]:
     if not findings:
         return
     n = findings[0].difference.n_messages
-    single, first = smallest_difference(), smallest_difference(ALPHA / len(findings))
     yield Heading("What the rows were made to find out", level=3)
     yield Paragraph(
-        f"The difference is the second row's test accuracy minus the first's, in points. With {n} "
-        f"test messages, two single runs that differ by fewer than {single} messages "
-        f"({100 * single / n:.2f} points) are never distinguishable, and by fewer than {first} "
-        f"({100 * first / n:.2f} points) not as the first of {len(findings)} corrected ones."
+        "The difference is the second row's test accuracy minus the first's, in points. "
+        + " ".join(dict.fromkeys(describe_smallest(n, k) for k in (1, len(findings))))
     )
     yield Table.of(tabulate_findings(findings))
 
@@ -236,7 +227,7 @@ def _audit(
     yield Heading("Test messages that stand in the training part")
     yield Paragraph(
         f"Of {n} test messages, {copies['verbatim'].sum()} stand in the training part word for "
-        f"word, and {copies['letters'].sum()} when only lowercased letters are compared. Mean test "
+        f"word, and {copies['letters'].sum()} when only letters are compared. Mean test "
         "accuracy in %, on all and without them:"
     )
     kept = {

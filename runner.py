@@ -28,7 +28,7 @@ def perform(request: Request) -> int:
     output_dir, runs = request.output_dir, order_runs(request.runs)
     if request.compare:
         with ending_at_once():
-            from report import compare_runs
+            from compare_runs import compare_runs
 
         report(compare_runs(*request.compare, output_dir))
         return 0

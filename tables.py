@@ -1,10 +1,10 @@
-"""Records of runs -> the table of rows and seeds, its verdicts, and its comparisons."""
+"""Records of runs -> the table of rows and seeds, and how far they are from what was published."""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,34 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from comparisons import (
-    ALPHA,
-    Difference,
-    accuracy_interval,
-    compare,
-    detectable_points,
-    holm,
-    published_count,
-    same_proportion,
-    smallest_difference,
-)
+from comparisons import accuracy_interval, prediction_interval
 from data_utils import PARTS, Splits
 from errors import RecordError
 from experiment_config import ExperimentConfig
-from experiment_rows import (
-    COMPARISONS,
-    ROWS,
-    Row,
-    configure,
-    find_row,
-    format_command,
-    format_flag,
-)
-from record_weights import require_one_base
+from experiment_rows import ROWS, Row, configure, find_row, format_command, format_flag
+from published import PUBLISHED_SEED, messages_apart, published_count
 from run_records import Record
 from runs import identify
 
-PUBLISHED_SEED = 123
 COLUMNS = (
     *("row", "flags", "n", "train %", "val %", "test %", "95 % interval"),
     *("published %", "verdict", "min", "published min", "trained"),
@@ -63,6 +44,10 @@ class Configuration:
     def correct(self) -> np.ndarray:
         """(S, M): whether the run with each seed got each test message right."""
         return np.stack([record.correct for record in self.records])
+
+    def with_seeds(self, seeds: Collection[int]) -> Configuration:
+        """The same with those of its runs that have one of these seeds."""
+        return replace(self, records=tuple(r for r in self.records if r.seed in seeds))
 
     def percent(self, part: str) -> np.ndarray:
         """(S,): accuracy of each run on a part, in percent."""
@@ -165,7 +150,7 @@ def tabulate(section: Section, baseline: Splits[np.ndarray] | None = None) -> pd
         line = {"row": "", "flags": "characters, linear SVM (baseline)", "n": "1"}
         for part, name in zip(PARTS, ("train %", "val %", "test %"), strict=True):
             line[name] = f"{100 * getattr(baseline, part).mean():.2f}"
-        line["95 % interval"] = _interval(accuracy_interval(baseline.test[None]))
+        line["95 % interval"] = _accuracy_interval(baseline.test[None])
         lines.append(line)
     table = pd.DataFrame(lines, columns=[name for name in COLUMNS if any(name in x for x in lines)])
     return table.fillna("")
@@ -179,7 +164,7 @@ def figures(configuration: Configuration) -> dict[str, str]:
         "train %": mean_and_deviation(configuration.percent("train")),
         "val %": mean_and_deviation(configuration.percent("validation")),
         "test %": mean_and_deviation(configuration.percent("test")),
-        "95 % interval": _interval(accuracy_interval(configuration.correct)),
+        "95 % interval": _accuracy_interval(configuration.correct),
         "min": f"{configuration.minutes:.2f}",
         "trained": f"{trained:,}",
     }
@@ -190,6 +175,15 @@ def mean_and_deviation(values: np.ndarray) -> str:
     if len(values) == 1:
         return f"{values[0]:.2f}"
     return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
+
+
+def _accuracy_interval(correct: np.ndarray) -> str:
+    return _interval(accuracy_interval(correct)) + mark_single(len(correct))
+
+
+def mark_single(n_seeds: int) -> str:
+    """What an interval says beside itself, if it knows nothing of other seeds."""
+    return " (messages)" if n_seeds == 1 else ""
 
 
 def _interval(bounds: tuple[float, float]) -> str:
@@ -205,161 +199,33 @@ def _published(row: Row, configuration: Configuration | None) -> dict[str, str]:
 
 
 def judge(row: Row, configuration: Configuration | None) -> str:
-    """Whether a run is consistent with the published counts, part by part.
+    """How far a row is from its published figures, part by part, in messages.
 
-    Published was one run, with seed 123: it is compared with the run of that seed, or else of the
-    lowest. A figure that no count rounds to is impossible.
+    Published was one run, with seed 123, on the same messages: it stands beside the run of that
+    seed, or else of the lowest. With several seeds, each figure lies within what one more run
+    would give or outside it. A figure that no count rounds to is impossible.
     """
-    totals = {"train": row.n_train, "validation": 149, "test": 300}
-    counts = {part: published_count(getattr(row, part), n) for part, n in totals.items()}
-    impossible = [part for part, count in counts.items() if count is None]
-    notes = [f"{part}: impossible as published" for part in impossible]
     if not configuration:
-        return "; ".join(["not run", *notes])
+        totals = {"train": row.n_train, "validation": 149, "test": 300}
+        counts = {part: published_count(getattr(row, part), n) for part, n in totals.items()}
+        impossible = [part for part, count in counts.items() if count is None]
+        return "; ".join(["not run", *(f"{part}: impossible as published" for part in impossible)])
     by_seed = {record.seed: record for record in configuration.records}
     record = by_seed.get(PUBLISHED_SEED, configuration.records[0])
-    possible = [part for part in PARTS if part not in impossible]
-    p_values = holm([_same_as_published(record, part, counts, totals) for part in possible])
-    differing = [
-        f"{part} differs (p {_relation(p)})"
-        for part, p in zip(possible, p_values, strict=True)
-        if p < ALPHA
-    ]
-    verdict = differing or [f"consistent (p {_relation(min(p_values))})"]
-    return "; ".join([*verdict, *notes])
+    verdict = "; ".join(_judge_part(part, row, record, configuration) for part in PARTS)
+    return verdict if record.seed == PUBLISHED_SEED else f"seed {record.seed}: {verdict}"
 
 
-def _same_as_published(
-    record: Record, part: str, counts: dict[str, int | None], totals: dict[str, int]
-) -> float:
-    found = record.accuracy(part)
-    return same_proportion(found.correct, found.total, counts[part], totals[part])
-
-
-def _relation(p: float) -> str:
-    return f"= {_p(p)}" if p >= 0.001 else _p(p)
-
-
-def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
-
-
-# ---------------------------------------------------------------- comparisons
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What two rows, or their variants, show of the question that they were made for."""
-
-    is_variant: bool
-    question: str
-    rows: tuple[int, int]
-    seeds: list[int]
-    difference: Difference
-    corrected_p: float
-    n_findings: int  # that p is corrected for
-
-    @property
-    def verdict(self) -> str:
-        """Of what was published: of the direction, or of there being none. Variants have only a
-        direction of their own."""
-        if self.corrected_p >= ALPHA:
-            return "not distinguishable with this n"
-        if self.is_variant:
-            return f"row {self.rows[1]} is {'better' if self.difference.points > 0 else 'worse'}"
-        agrees = self.published * self.difference.points > 0
-        return "supported" if agrees else "contradicted"
-
-    @property
-    def published(self) -> float:
-        """The difference of the published figures, in points."""
-        first, second = (ROWS[number].test for number in self.rows)
-        return second - first
-
-    @property
-    def sentence(self) -> str:
-        """The finding in words."""
-        text = f"{self.verdict.capitalize()}: {self.difference.points:+.2f} points."
-        if not self.is_variant:
-            signs = {1: "better", 0: "equal", -1: "worse"}
-            direction = signs[(self.published > 0) - (self.published < 0)]
-            text = f"Published: row {self.rows[1]} {direction}. {text}"
-        if self.corrected_p >= ALPHA:
-            detectable = detectable_points(self.difference, ALPHA / self.n_findings)
-            text += f" A difference of {detectable:.1f} points would have shown."
+def _judge_part(part: str, row: Row, record: Record, configuration: Configuration) -> str:
+    here, published = record.accuracy(part), getattr(row, part)
+    text = messages_apart(part, here.correct, here.total, published)
+    count = published_count(published, here.total)
+    if count is None or len(configuration.records) == 1:
         return text
-
-
-def find_differences(section: Section) -> list[Finding]:
-    """The comparisons that the rows were made for, of those that were run with a common seed;
-    p-values are corrected for how many there are."""
-    pairs = []
-    for question, first, second in COMPARISONS:
-        # Rows that flags made equal to others no longer ask what they were made for.
-        a, b = (section.configurations.get(number) for number in (first, second))
-        seeds = sorted({*a.seeds} & {*b.seeds}) if a and b else []
-        if seeds:
-            correct = [c.correct[[c.seeds.index(seed) for seed in seeds]] for c in (a, b)]
-            pairs.append(
-                (bool(section.overrides), question, (first, second), seeds, compare(*correct))
-            )
-    corrected = holm([difference.p for *_, difference in pairs])
-    return [Finding(*pair, p, len(pairs)) for pair, p in zip(pairs, corrected, strict=True)]
-
-
-def tabulate_findings(findings: Sequence[Finding]) -> pd.DataFrame:
-    """A line for each comparison, texts as they are printed."""
-    return pd.DataFrame(
-        {
-            "rows": f"{finding.rows[0]}, {finding.rows[1]}",
-            "question": finding.question,
-            "seeds": str(len(finding.seeds)),
-            "difference": f"{finding.difference.points:+.2f}",
-            "95 % interval": f"{finding.difference.low:+.2f} to {finding.difference.high:+.2f}",
-            "p": _p(finding.difference.p),
-            "p, Holm": _p(finding.corrected_p),
-            "McNemar p by seed": ", ".join(map(_p, finding.difference.mcnemar)),
-            "finding": finding.sentence,
-        }
-        for finding in findings
-    )
-
-
-def compare_two(a: Record, b: Record) -> str:
-    """The paired comparison of any two runs, in words.
-
-    Raises:
-        RecordError: one of them failed, or they were made on different data or from different
-            weights that are called the same.
-    """
-    for record in (a, b):
-        if not record.is_complete:
-            raise RecordError(
-                f"the run {record.folder} is {record.result['status']}: {record.result['error']}"
-            )
-    require_one_dataset([a, b])
-    require_one_base([a, b])
-    require_same_texts(a, b)
-    difference = compare(a.correct[None], b.correct[None])
-    only_a, only_b = (
-        int((x & ~y).sum()) for x, y in ((a.correct, b.correct), (b.correct, a.correct))
-    )
-    fewest = smallest_difference()
-    shown = "differ" if difference.p < ALPHA else "are not distinguishable with this n"
-    return "\n".join(
-        [
-            *(
-                f"{name}: {record.accuracy('test')} of {record.accuracy('test').total} test "
-                f"messages, {format_command(record.config)}"
-                for name, record in (("A", a), ("B", b))
-            ),
-            f"Only A is right on {only_a} messages, only B on {only_b}.",
-            f"B minus A: {difference.points:+.2f} points, 95 % interval {difference.low:+.2f} to "
-            f"{difference.high:+.2f}; exact McNemar p {_relation(difference.p)}.",
-            f"The two runs {shown}. Runs that differ by fewer than {fewest} messages "
-            f"({100 * fewest / difference.n_messages:.2f} points) can never be told apart.",
-        ]
-    )
+    low, high = prediction_interval([r.accuracy(part).correct for r in configuration.records])
+    place = "within" if low <= count <= high else "outside"
+    low, high = max(0.0, 100 * low / here.total), min(100.0, 100 * high / here.total)
+    return f"{text}, {place} {low:.2f} to {high:.2f} % for one more run"
 
 
 def require_one_dataset(records: Sequence[Record]) -> None:
@@ -374,10 +240,12 @@ def require_one_dataset(records: Sequence[Record]) -> None:
             )
 
 
-def require_same_texts(a: Record, b: Record) -> None:
-    """Raise ``RecordError`` unless two records on the same data have the same test texts."""
-    if a.predictions["label"].tolist() != b.predictions["label"].tolist():
-        raise RecordError(
-            f"{a.folder} and {b.folder} name the same data and have predictions for other test "
-            "texts, so one of the two is damaged. Run both again."
-        )
+def require_same_texts(records: Sequence[Record]) -> None:
+    """Raise ``RecordError`` unless all records on the same data have the same test texts."""
+    first = records[0]
+    for record in records[1:]:
+        if record.predictions["label"].tolist() != first.predictions["label"].tolist():
+            raise RecordError(
+                f"{first.folder} and {record.folder} name the same data and have predictions for "
+                "other test texts, so one of the two is damaged. Run both again."
+            )

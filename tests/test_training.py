@@ -251,3 +251,15 @@ def test_weights_that_diverge_in_the_last_update_stop_the_run() -> None:
 def test_ignoring_every_label_stops_the_run() -> None:
     with pytest.raises(TrainingError, match="--ignore_index"):
         run_experiment(ExperimentConfig(**DEMO, ignore_index=0, batch_size=1, eval_freq=1))
+
+
+def test_an_ignored_class_takes_no_part_in_the_loss() -> None:
+    """In the published script, the flag never reaches training."""
+    config = ExperimentConfig(**DEMO, ignore_index=1)
+    loaders = make_loaders(SharedWork([config]).texts(config), config.batch_size)
+    model = build_classifier(config)
+    batch = next(iter(loaders.test))
+    losses = -torch.log_softmax(model(batch.inputs)[:, -1], -1)[range(8), batch.labels]
+    (found,) = batch_losses(model, batch, config)
+    torch.testing.assert_close(found, losses[batch.labels == 0].mean())
+    assert not torch.allclose(found, losses.mean(), rtol=1e-3)
