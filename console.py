@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from errors import ConfigError, ExperimentError
 from interruption import interruptible
+from output import LogFormatter
 from parallel import explain, quiet_unless_first
 from sweep import describe_error, is_out_of_memory
 
@@ -39,12 +40,14 @@ def run_for_people(action: Callable[[], int], way_on: str = "") -> int:
     _repair_streams()
     try:
         with quiet_unless_first(), interruptible():
-            logger.handlers[:] = [logging.StreamHandler(sys.stderr)]
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(LogFormatter())
+            logger.handlers[:] = [handler]
             logger.setLevel(logging.INFO)
             return action()
     except ConfigError as error:
-        problems = "\n".join(f"  {problem}" for problem in error.problems)
-        explain(f"Nothing was started:\n{problems}\nSee --help for every flag.")
+        problems = (f"  {problem}" for problem in error.problems)
+        explain("Nothing was started:", *problems, "See --help for every flag.")
         return 2
     except ExperimentError as error:
         explain(f"Error: {error}")

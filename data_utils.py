@@ -87,7 +87,7 @@ def find_dataset(data_dir: Path, offline: bool = False) -> Path:
         if not path.exists():
             if is_offline(offline):
                 raise DataError(
-                    f"The SMS Spam Collection is missing, and nothing is downloaded: {OFFLINE}.\n"
+                    f"The SMS Spam Collection is missing, and nothing is downloaded: {OFFLINE}. "
                     f"Put the file {DATASET_NAME} at {path} (it is in the zip at "
                     f"{' and at '.join(DATASET_URLS)}), or name its folder with --data_dir."
                 )
@@ -112,7 +112,7 @@ def _download_dataset(path: Path) -> bytes:
         return fetch_first(DATASET_URLS, _read_member, max_bytes=MAX_ZIP_BYTES)
     except DownloadError as error:
         raise DataError(
-            f"The SMS Spam Collection could not be downloaded: {error}.\n"
+            f"The SMS Spam Collection could not be downloaded: {error}. "
             f"Without a network, put the file {DATASET_NAME} from that zip at {path}."
         ) from error
 
@@ -387,7 +387,7 @@ def _published_file(model_size: str, weights_dir: Path | None, offline: bool) ->
         reason = first_line(error.__cause__ or error)
         raise DataError(
             f"{WEIGHTS_NAME} of {repository}, revision {revision}, could not be had from the "
-            f"Hugging Face hub or its cache ({reason}).\n"
+            f"Hugging Face hub or its cache ({reason}). "
             f"Without a network, put that file at {place / WEIGHTS_NAME}{flag}, or take "
             "--weights random."
         ) from error

@@ -30,6 +30,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from errors import ParallelError
+from output import printable
 
 if TYPE_CHECKING:
     from data_utils import Batch
@@ -193,8 +194,12 @@ def quiet_unless_first() -> Iterator[None]:
         yield
 
 
-def explain(message: str) -> None:
-    """Print on standard error why the run ends, unless another process has said why it does."""
+def explain(*lines: str) -> None:
+    """Print on standard error why the run ends, unless another process has said why it does.
+
+    What the lines hold of line breaks and orders to a terminal is shown as escapes.
+    """
+    message = "\n".join(map(printable, lines))
     if not is_launched():
         print(message, file=sys.stderr)
     elif _store is None:  # before they are joined: once on each machine

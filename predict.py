@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
+import unicodedata
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,7 +17,6 @@ from pathlib import Path
 
 import tiktoken
 import torch
-from tqdm import tqdm
 
 from classifier import classify
 from console import Parser, run_for_people
@@ -22,14 +25,16 @@ from errors import ConfigError, DataError
 from experiment import find_encoding
 from experiment_config import DEVICES
 from frozen_features import batch_by_length, cut_texts
-from output import printable, report
+from output import printable, write
 from own_data import read_columns
+from progress import Progress
 from saved_models import CONFIG_NAME, SavedClassifier, load_classifier
 
 TEXTS_AT_ONCE = 2048  # read, sorted by length, classified, and given back in their order
 FORMATS = ("text", "csv", "jsonl")
 OF_THIS_MACHINE = ("weights", "weights_dir", "device", "offline")  # options that a model may need
 SHOWN_CHARACTERS = 80  # of a text, in the format for people
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -49,15 +54,20 @@ def predict(
 ) -> Iterator[Prediction]:
     """Classify texts, in their order, holding ``at_once`` of them in memory."""
     texts = iter(texts)
-    while chunk := list(islice(texts, at_once)):
-        for text, row in zip(chunk, _probabilities(classifier, encoding, chunk), strict=True):
-            best = int(row.argmax())
-            yield Prediction(text, classifier.labels[best], float(row[best]))
+    with Progress("classified", "texts", None) as progress:
+        while chunk := list(islice(texts, at_once)):
+            rows = _probabilities(classifier, encoding, chunk, progress)
+            for text, row in zip(chunk, rows, strict=True):
+                best = int(row.argmax())
+                yield Prediction(text, classifier.labels[best], float(row[best]))
 
 
 @torch.inference_mode()
 def _probabilities(
-    classifier: SavedClassifier, encoding: tiktoken.Encoding, texts: Sequence[str]
+    classifier: SavedClassifier,
+    encoding: tiktoken.Encoding,
+    texts: Sequence[str],
+    progress: Progress,
 ) -> torch.Tensor:
     """The probability of each class for each text: (N, C), float64."""
     config, model = classifier.config, classifier.model
@@ -66,12 +76,14 @@ def _probabilities(
         numbers.setdefault(tuple(tokens[: classifier.max_tokens]), len(numbers))
         for tokens in encode_texts(texts, encoding)
     ]
+    copies = Counter(which)
     width = None if config.no_padding else classifier.max_tokens
     encoded = cut_texts(EncodedTexts(list(numbers), [0] * len(numbers), width), config)
     probabilities = torch.empty(len(numbers), len(classifier.labels), dtype=torch.float64)
     for batch in batch_by_length(encoded.n_inputs.tolist(), model.device, config):
         logits, _ = classify(model, encoded.__getitems__(batch), config)
         probabilities[batch] = logits.cpu().double().softmax(dim=-1)
+        progress.update(sum(copies[i] for i in batch))
     return probabilities[which]
 
 
@@ -79,20 +91,48 @@ def _probabilities(
 
 
 def read_lines() -> Iterator[str]:
-    """The lines of standard input, which is UTF-8.
+    """The lines of standard input, which is UTF-8; they end with LF, CRLF or CR.
 
     Raises:
-        DataError: a line is not.
+        DataError: a line is not UTF-8, or no text.
     """
-    for number, line in enumerate(sys.stdin.buffer, start=1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise DataError(f"Standard input, line {number}: {error}. Give UTF-8.") from error
+    # Bytes that are no UTF-8 are kept, so that a line is complained of when its turn has come.
+    sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape", newline=None)
+    for number, line in enumerate(sys.stdin, start=1):
+        _require_text(line.encode("utf-8", "surrogateescape"), f"Standard input, line {number}")
+        yield line.removesuffix("\n")
+
+
+def _require_text(line: bytes, place: str) -> None:
+    """Raise :class:`DataError` unless a line is UTF-8 without NUL bytes."""
+    try:
+        if b"\0" not in line:
+            line.decode("utf-8")
+            return
+        reason = "a NUL byte, which no text holds"
+    except UnicodeDecodeError as error:
+        reason = f"byte 0x{line[error.start]:02x} at place {error.start + 1} is not UTF-8"
+    likely = "utf-16" if b"\0" in line or line[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "cp1252"
+    raise DataError(
+        f"{place}: {reason}. Give UTF-8; if this is {likely}, `iconv -f {likely} -t utf-8` "
+        "converts it."
+    )
+
+
+def disarm(cell: str) -> str:
+    """A cell of a CSV file, behind an apostrophe where a spreadsheet would compute it.
+
+    That is what begins with ``=``, ``+``, ``-`` or ``@``, also in full width, and behind what a
+    spreadsheet passes over; and what begins with a tab or a line break. Numbers stay.
+    """
+    shown = (c for c in unicodedata.normalize("NFKC", cell) if c.isprintable() and not c.isspace())
+    is_formula = next(shown, "") in tuple("=+-@") or cell[:1] in tuple("\t\r\n")
+    return f"'{cell}" if is_formula and not NUMBER.fullmatch(cell) else cell
 
 
 def format_prediction(number: int, prediction: Prediction, form: str, width: int = 0) -> str:
-    """A line of output. For people nothing acts: no text or label moves the cursor.
+    """A line of output. For people nothing acts: no text or label moves the cursor. For a
+    spreadsheet no label is a formula.
 
     Args:
         number: of the text, from 0.
@@ -100,13 +140,13 @@ def format_prediction(number: int, prediction: Prediction, form: str, width: int
         width: for people, what labels are padded to.
     """
     if form == "csv":
-        label = prediction.label.replace('"', '""')
+        label = disarm(prediction.label).replace('"', '""')
         return f'{number},"{label}",{prediction.probability:.9g}'
     if form == "jsonl":
         return json.dumps(vars(prediction))
     shown = printable(prediction.text[: SHOWN_CHARACTERS + 1])
     if len(shown) > SHOWN_CHARACTERS:
-        shown = shown[:-1] + "..."
+        shown = shown[:SHOWN_CHARACTERS] + "..."
     return f"{printable(prediction.label):<{width}}  {prediction.probability:.4f}  {shown}"
 
 
@@ -132,7 +172,9 @@ def build_parser() -> argparse.ArgumentParser:
         choices=FORMATS,
         default="text",
         help="of the output: text, for people; csv: the text's number from 0, its label, and the "
-        "label's probability; jsonl: the same with the text, as lines of JSON (default: text)",
+        "label's probability, where a label that a spreadsheet would take for a formula has an "
+        "apostrophe before it; jsonl: the exact label and its probability, with the text, as lines "
+        "of JSON (default: text)",
     )
     parser.add_argument(
         "--weights", metavar="PATH", help="the base weights, if they are not where they were"
@@ -173,13 +215,13 @@ def perform(arguments: argparse.Namespace) -> int:
     else:
         texts = arguments.texts or read_lines()
     if arguments.format == "csv":
-        report("index,label,probability")
+        write("index,label,probability")
     found = predict(
         classifier, find_encoding(classifier.config), texts, 1 if is_typed else TEXTS_AT_ONCE
     )
-    width = max(map(len, classifier.labels))
-    for number, prediction in enumerate(tqdm(found, unit=" texts", disable=None)):
-        report(format_prediction(number, prediction, arguments.format, width))
+    width = max(len(printable(label)) for label in classifier.labels)
+    for number, prediction in enumerate(found):
+        write(format_prediction(number, prediction, arguments.format, width))
     return 0
 
 

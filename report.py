@@ -22,6 +22,7 @@ from experiment import describe_data, load_corpus
 from experiment_rows import ROWS
 from files import write_atomically
 from metrics import tabulate_classes
+from output import printable
 from run_records import RESULT_NAME, Record, read_record, read_records
 from tables import (
     Configuration,
@@ -114,7 +115,7 @@ def write_report(output_dir: Path, data_dir: Path, offline: bool = False) -> str
         for section in sections
         if section.configurations
     ]
-    return "\n\n".join([*short, f"Report: {output_dir / 'report.html'}"])
+    return "\n\n".join([*short, f"Report: {printable(str(output_dir / 'report.html'))}"])
 
 
 def compare_runs(a: str, b: str, output_dir: Path) -> str:

@@ -21,7 +21,7 @@ from experiment import ExperimentResult, SharedWork, describe_data, run_experime
 from experiment_rows import find_row, format_command
 from files import checksum_file
 from machine import choose_device, describe_machine, find_commit
-from output import report
+from output import printable, report
 from parallel import is_first
 from run_records import Record, find_complete, read_records, write_complete, write_incomplete
 from runs import Keep, Run, identify
@@ -195,4 +195,6 @@ def describe_plan(runs: Sequence[Run], output_dir: Path, keep: Keep) -> str:
         state = "done" if find_done(run, output_dir, keep) else "to do"
         lines.append(f"{state:<5}  {format_command(run.config)}")
     n_done = sum(line.startswith("done") for line in lines)
-    return "\n".join([*lines, f"{len(runs)} runs, {n_done} of them done, in {output_dir}"])
+    return "\n".join(
+        [*lines, f"{len(runs)} runs, {n_done} of them done, in {printable(str(output_dir))}"]
+    )
