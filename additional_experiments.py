@@ -28,6 +28,8 @@ from experiment_rows import (
     ROWS,
     configure,
     differing_options,
+    find_row,
+    format_command,
     format_flag,
 )
 from hf_export import require_export_folder
@@ -38,6 +40,7 @@ from runs import EPOCH, Keep, Run
 from sweep import (
     describe_plan,
     find_done,
+    log_comparison,
     order_runs,
     run_and_record,
     run_sweep,
@@ -178,6 +181,7 @@ def perform_one(run: Run, output_dir: Path, keep: Keep) -> None:
             require_export_folder(keep.export_dir)
         if done:
             report("\n".join(done.lines))
+            log_comparison(run, done.accuracy("test"))
         folder = output_dir / run.name
         if not parallel.from_first(bool(done)):
             run_and_record(run, output_dir, keep=keep)
@@ -411,6 +415,8 @@ def _announce_row(config: ExperimentConfig, asked: int | None) -> None:
         elif number == asked:
             flags = " ".join(format_flag(name, getattr(config, name)) for name in differing)
             logger.info("A variant of row %d, not the row, because of %s", number, flags)
+    if asked is None and not find_row(config) and not config.demo:
+        logger.info("No row: %s", format_command(config))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,6 +25,8 @@ from output import printable, report
 from parallel import is_first
 from run_records import Record, find_complete, read_records, write_complete, write_incomplete
 from runs import Keep, Run, identify
+from training import Accuracy
+from variants import compare_with_published
 
 logger = logging.getLogger("experiments")
 
@@ -69,7 +71,14 @@ def record_complete(output_dir: Path, run: Run, result: ExperimentResult, corpus
     """
     folder = write_complete(output_dir, run, result, describe_data(corpus))
     (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+    log_comparison(run, result.accuracy.test)
     return folder
+
+
+def log_comparison(run: Run, test: Accuracy) -> None:
+    """Say how the test accuracy of a run compares with what was published, if it does."""
+    if sentence := compare_with_published(run, test.correct, test.total):
+        logger.info("%s", sentence)
 
 
 def _record_end(output_dir: Path, run: Run, status: str, error: str) -> None:
