@@ -416,7 +416,7 @@ def _announce_row(config: ExperimentConfig, asked: int | None) -> None:
             flags = " ".join(format_flag(name, getattr(config, name)) for name in differing)
             logger.info("A variant of row %d, not the row, because of %s", number, flags)
     if asked is None and not find_row(config) and not config.demo:
-        logger.info("No row: %s", format_command(config))
+        logger.info("Running: %s", format_command(config))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -100,11 +100,11 @@ def test_each_run_of_a_sweep_says_it(results: None, capsys: pytest.CaptureFixtur
     ]
 
 
-def test_a_run_that_is_no_row_names_its_flags_first(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_run_that_is_no_row_says_its_command_first(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "experiments")
     command = "python additional_experiments.py --weights random"
     parse_command_line(["--weights", "random"])
-    assert caplog.messages == [f"No row: {command}"]
+    assert caplog.messages == [f"Running: {command}"]
     parse_command_line(["--rows", "2", "--weights", "random"])
     variant = "A variant of row 2, not the row, because of --weights random"
     assert caplog.messages[1:] == [variant]
