@@ -6,6 +6,7 @@ terminal no orders: characters that would act on it are shown as escapes, such a
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import unicodedata
@@ -27,6 +28,12 @@ def write(text: str) -> None:
     """Print a text as it is, at once, above the progress bar if there is one."""
     tqdm.write(text)
     sys.stdout.flush()
+
+
+def use_utf8() -> None:
+    """Write UTF-8 from here on, whatever the locale is: what programs read needs all characters."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def printable(text: str) -> str:

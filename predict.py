@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import re
 import sys
-import unicodedata
-from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -21,29 +16,19 @@ import torch
 from classifier import classify
 from console import Parser, run_for_people
 from data_utils import EncodedTexts, encode_texts
-from errors import ConfigError, DataError
+from errors import ConfigError
 from experiment import find_encoding
 from experiment_config import DEVICES
 from frozen_features import batch_by_length, cut_texts
-from output import printable, write
+from output import printable, use_utf8, write
 from own_data import read_columns
+from prediction_formats import FORMATS, Prediction, format_prediction
 from progress import Progress
 from saved_models import CONFIG_NAME, SavedClassifier, load_classifier
+from standard_input import read_lines
 
 TEXTS_AT_ONCE = 2048  # read, sorted by length, classified, and given back in their order
-FORMATS = ("text", "csv", "jsonl")
 OF_THIS_MACHINE = ("weights", "weights_dir", "device", "offline")  # options that a model may need
-SHOWN_CHARACTERS = 80  # of a text, in the format for people
-NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The class of a text, and how probable the model finds it."""
-
-    text: str
-    label: str
-    probability: float
 
 
 def predict(
@@ -87,67 +72,7 @@ def _probabilities(
     return probabilities[which]
 
 
-# ---------------------------------------------------------------- in and out
-
-
-def read_lines() -> Iterator[str]:
-    """The lines of standard input, which is UTF-8; they end with LF, CRLF or CR.
-
-    Raises:
-        DataError: a line is not UTF-8, or no text.
-    """
-    # Bytes that are no UTF-8 are kept, so that a line is complained of when its turn has come.
-    sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape", newline=None)
-    for number, line in enumerate(sys.stdin, start=1):
-        _require_text(line.encode("utf-8", "surrogateescape"), f"Standard input, line {number}")
-        yield line.removesuffix("\n")
-
-
-def _require_text(line: bytes, place: str) -> None:
-    """Raise :class:`DataError` unless a line is UTF-8 without NUL bytes."""
-    try:
-        if b"\0" not in line:
-            line.decode("utf-8")
-            return
-        reason = "a NUL byte, which no text holds"
-    except UnicodeDecodeError as error:
-        reason = f"byte 0x{line[error.start]:02x} at place {error.start + 1} is not UTF-8"
-    likely = "utf-16" if b"\0" in line or line[:2] in (BOM_UTF16_LE, BOM_UTF16_BE) else "cp1252"
-    raise DataError(
-        f"{place}: {reason}. Give UTF-8; if this is {likely}, `iconv -f {likely} -t utf-8` "
-        "converts it."
-    )
-
-
-def disarm(cell: str) -> str:
-    """A cell of a CSV file, behind an apostrophe where a spreadsheet would compute it.
-
-    That is what begins with ``=``, ``+``, ``-`` or ``@``, also in full width, and behind what a
-    spreadsheet passes over; and what begins with a tab or a line break. Numbers stay.
-    """
-    shown = (c for c in unicodedata.normalize("NFKC", cell) if c.isprintable() and not c.isspace())
-    is_formula = next(shown, "") in tuple("=+-@") or cell[:1] in tuple("\t\r\n")
-    return f"'{cell}" if is_formula and not NUMBER.fullmatch(cell) else cell
-
-
-def format_prediction(number: int, prediction: Prediction, form: str, width: int = 0) -> str:
-    """A line of output. For people nothing acts: no text or label moves the cursor. For a
-    spreadsheet no label is a formula.
-
-    Args:
-        number: of the text, from 0.
-        form: one of ``FORMATS``.
-        width: for people, what labels are padded to.
-    """
-    if form == "csv":
-        label = disarm(prediction.label).replace('"', '""')
-        return f'{number},"{label}",{prediction.probability:.9g}'
-    if form == "jsonl":
-        return json.dumps(vars(prediction))
-    shown = printable(prediction.text[: SHOWN_CHARACTERS + 1])
-    if len(shown) > SHOWN_CHARACTERS:
-        shown = shown[:SHOWN_CHARACTERS] + "..."
-    return f"{printable(prediction.label):<{width}}  {prediction.probability:.4f}  {shown}"
+# ---------------------------------------------------------------- the command line
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -172,7 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
         choices=FORMATS,
         default="text",
         help="of the output: text, for people; csv: the text's number from 0, its label, and the "
-        "label's probability, where a label that a spreadsheet would take for a formula has an "
+        "label's probability, in UTF-8; a label that a spreadsheet would take for a formula has an "
         "apostrophe before it; jsonl: the exact label and its probability, with the text, as lines "
         "of JSON (default: text)",
     )
@@ -204,6 +129,11 @@ def perform(arguments: argparse.Namespace) -> int:
         problems.append("TEXT with --csv: give one of them")
     if any(text and os.path.isfile(os.path.join(text, CONFIG_NAME)) for text in arguments.texts):
         problems.append("more than one RUN_DIR: give the folder of one run")
+    if files := [text for text in arguments.texts if os.path.isfile(text)]:
+        problems.append(
+            f"TEXT {files[0]}: that is a file; give --csv {files[0]} for a table, or < {files[0]} "
+            "for its lines"
+        )
     if problems:
         raise ConfigError(problems)
     given = {name: getattr(arguments, name) for name in OF_THIS_MACHINE}
@@ -215,6 +145,7 @@ def perform(arguments: argparse.Namespace) -> int:
     else:
         texts = arguments.texts or read_lines()
     if arguments.format == "csv":
+        use_utf8()
         write("index,label,probability")
     found = predict(
         classifier, find_encoding(classifier.config), texts, 1 if is_typed else TEXTS_AT_ONCE

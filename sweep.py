@@ -23,7 +23,14 @@ from files import checksum_file
 from machine import choose_device, describe_machine, find_commit
 from output import printable, report
 from parallel import is_first
-from run_records import Record, find_complete, read_records, write_complete, write_incomplete
+from run_records import (
+    Record,
+    find_complete,
+    read_records,
+    require_writable,
+    write_complete,
+    write_incomplete,
+)
 from runs import Keep, Run, identify
 from training import Accuracy
 from variants import compare_with_published
@@ -45,6 +52,8 @@ def run_and_record(
     """
     find_commit()  # before others change the files
     folder = output_dir / run.name
+    if is_first():
+        require_writable(folder)  # before the work, not after it
     try:
         shared = shared or SharedWork([run.config])
         result = run_experiment(run.config, shared, replace(keep or Keep(), folder=folder))

@@ -229,6 +229,7 @@ def test_three_ways_in_three_ways_out(
         (["--weights", "nix", "a"], b"", 2, "no such file"),
         (["--device", "cuda", "a"], b"", 2, "no such device"),
         (["a", "."], b"", 2, "more than one RUN_DIR"),
+        (["a", "config.json"], b"", 2, "TEXT config.json: that is a file; give --csv config.json"),
         ([], b"fine\n\xff\xfe\n", 1, "line 2"),
         ([], b"", 0, ""),
     ],

@@ -17,8 +17,10 @@ import predict
 from demo_data import byte_encoding
 from errors import DataError
 from experiment import run_experiment
-from predict import Prediction, disarm, format_prediction, read_lines
+from output import use_utf8, write
+from prediction_formats import Prediction, disarm, format_prediction
 from runs import Keep
+from standard_input import read_lines
 
 
 @pytest.fixture
@@ -128,6 +130,14 @@ def test_other_labels_stay(label: str) -> None:
     line = format_prediction(0, Prediction("", label, 0.5), "csv")
     (cells,) = csv.reader(io.StringIO(line, newline=""))
     assert cells == ["0", label, "0.5"]
+
+
+def test_csv_is_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, "ascii", "backslashreplace"))
+    use_utf8()
+    write(format_prediction(0, Prediction("", "é€", 0.5), "csv"))
+    assert raw.getvalue() == '0,"é€",0.5\n'.encode()
 
 
 def test_the_help_says_so(capsys: pytest.CaptureFixture) -> None:
