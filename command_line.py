@@ -29,6 +29,8 @@ from experiment_rows import (
     ROWS,
     configure,
     differing_options,
+    find_row,
+    format_command,
     format_flag,
     list_rows,
     parse_rows,
@@ -262,3 +264,5 @@ def _announce_row(config: ExperimentConfig, asked: int | None) -> None:
         elif number == asked:
             flags = " ".join(format_flag(name, getattr(config, name)) for name in differing)
             logger.info("A variant of row %d, not the row, because of %s", number, flags)
+    if asked is None and not find_row(config) and not config.demo:
+        logger.info("Running: %s", format_command(config))

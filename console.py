@@ -22,6 +22,7 @@ from errors import (
     shorten,
 )
 from interruption import interruptible
+from output import LogFormatter, printable
 from processes import is_launched, quiet_unless_first
 
 logger = logging.getLogger("experiments")
@@ -83,12 +84,14 @@ def run_for_people(
     _repair_streams()
     try:
         with quiet_unless_first(), interruptible():
-            logger.handlers[:] = [logging.StreamHandler(sys.stderr)]
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(LogFormatter())
+            logger.handlers[:] = [handler]
             logger.setLevel(logging.INFO)
             return action()
     except ConfigError as error:
-        problems = "\n".join(f"  {problem}" for problem in error.problems)
-        _explain(f"Nothing was started:\n{problems}\nSee --help for every flag.")
+        problems = (f"  {problem}" for problem in error.problems)
+        _explain("Nothing was started:", *problems, "See --help for every flag.")
         return 2
     except ExperimentError as error:
         _explain(f"Error: {error}")
@@ -113,8 +116,12 @@ def run_for_people(
         return getattr(error, "exit_status", 130)
 
 
-def _explain(message: str) -> None:
-    """Print on standard error why the script ends."""
+def _explain(*lines: str) -> None:
+    """Print on standard error why the script ends.
+
+    What the lines hold of line breaks and orders to a terminal is shown as escapes.
+    """
+    message = "\n".join(map(printable, lines))
     if is_launched():
         from parallel import explain  # PyTorch, which --help and wrong flags need not wait for
 

@@ -92,7 +92,7 @@ def find_dataset(data_dir: Path, offline: bool = False) -> Path:
         if not path.exists():
             if is_offline(offline):
                 raise DataError(
-                    f"The SMS Spam Collection is missing, and nothing is downloaded: {OFFLINE}.\n"
+                    f"The SMS Spam Collection is missing, and nothing is downloaded: {OFFLINE}. "
                     f"Put the file {DATASET_NAME} at {path} (it is in the zip at "
                     f"{' and at '.join(DATASET_URLS)}), or name its folder with --data_dir."
                 )
@@ -117,7 +117,7 @@ def _download_dataset(path: Path) -> bytes:
         return fetch_first(DATASET_URLS, _read_member, max_bytes=MAX_ZIP_BYTES)
     except DownloadError as error:
         raise DataError(
-            f"The SMS Spam Collection could not be downloaded: {error}.\n"
+            f"The SMS Spam Collection could not be downloaded: {error}. "
             f"Without a network, put the file {DATASET_NAME} from that zip at {path}."
         ) from error
 

@@ -19,9 +19,9 @@ from concurrent.futures import TimeoutError as LateError  # Python 3.10 has two 
 from dataclasses import dataclass, field
 
 import requests
-from tqdm import tqdm
 
 from errors import DownloadError
+from progress import BYTES, Progress
 
 logger = logging.getLogger("experiments")
 
@@ -219,8 +219,8 @@ def _receive(response: requests.Response, body: _Body, max_bytes: int, deadline:
     too_large = f"it is larger than {max_bytes:,} bytes"
     if body.total and body.total > max_bytes:
         raise DownloadError(too_large)
-    known = {"total": body.total, "initial": len(body.content), "desc": "download"}
-    with tqdm(**known, unit="B", unit_scale=True, leave=False, disable=None) as progress:
+    done = len(body.content)
+    with Progress("download", BYTES, body.total, done=done, leave=False) as progress:
         for piece in response.iter_content(PIECE_BYTES):
             body.content += piece
             progress.update(len(piece))

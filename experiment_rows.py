@@ -13,6 +13,7 @@ from typing import Any
 
 from errors import shorten
 from experiment_config import OPTIONS, ExperimentConfig
+from output import printable
 
 SCRIPT = "python additional_experiments.py"
 XL = "gpt2-xl (1558M)"
@@ -194,13 +195,13 @@ def find_nearest_row(config: ExperimentConfig) -> tuple[int, Row]:
 
 
 def format_command(config: ExperimentConfig) -> str:
-    """The experiment as a line for a shell, its circumstances left out but for the seed."""
+    """The experiment as one line for a shell, its circumstances left out but for the seed."""
     flags = {
         name: getattr(config, name)
         for name, option in OPTIONS.items()
         if getattr(config, name) != option.default and name not in CIRCUMSTANCES[1:]
     }
-    return " ".join([SCRIPT, *map(format_flag, flags, flags.values())])
+    return printable(" ".join([SCRIPT, *map(format_flag, flags, flags.values())]))
 
 
 def differing_options(config: ExperimentConfig, row: Row) -> list[str]:

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from classifier import autocast, may_merge, needed_positions, read_positions, takes_fast_path
 from data_utils import PARTS, Batch, EncodedTexts, Splits
@@ -32,6 +31,7 @@ from experiment_config import ExperimentConfig
 from gpt_model import GPTModel
 from machine import free_bytes
 from parallel import largest, map_rows, place, share_tensor, size
+from progress import Progress, follow
 
 logger = logging.getLogger("experiments")
 
@@ -187,9 +187,7 @@ class FrozenPrefix:
         if self._states is None:
             return False
         model.eval()
-        with tqdm(
-            total=len(self._texts), desc="hidden states", unit="text", disable=None
-        ) as progress:
+        with Progress("hidden states", "texts", len(self._texts)) as progress:
             for batch, states in self._run_batches(model, start, n_blocks, config):
                 if not torch.isfinite(states).all():
                     tokens = self._tokens(batch).to(model.device)
@@ -266,6 +264,7 @@ def _run_last_block(
 
     groups = torch.arange(len(states)).split(READ_AT_ONCE if may_merge(config) else size())
     batches = (states.__getitems__(indices.tolist()) for indices in groups)
+    batches = follow(batches, "last block", "batches", len(groups), leave=False)
     rows = torch.cat([map_rows(read, batch.to(model.device)) for batch in batches])
     if not torch.isfinite(rows).all():
         raise HiddenStateError(_describe_first_block(len(model.blocks), model, config))

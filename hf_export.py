@@ -118,7 +118,7 @@ def export_hf(
         raise ValueError(f"{len(labels)} labels for {len(model.head.bias)} outputs")
     problems = find_export_problems(config)
     if problems:
-        raise ExportError("\n".join(problems))
+        raise ExportError("; ".join(problems))
     require_export_folder(folder)
     shift = _fold_bias(model)
     with torch.device("meta"):  # the same shapes, without LoRA, and nothing in memory

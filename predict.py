@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,38 +14,30 @@ from typing import TYPE_CHECKING
 from config_rules import check_value
 from console import Once, Parser, run_for_people
 from dataset_rules import find_encoding_problems
-from errors import ConfigError, DataError, shorten
+from errors import ConfigError, shorten
 from experiment_config import DEVICES, OPTIONS, show_default
 from files import describe_path, find_path_fault
 from interruption import ending_at_once
-from output import printable, report
+from output import printable, use_utf8, write
+from prediction_formats import FORMATS, Prediction, format_prediction
 from runs import CONFIG_NAME
 from separated_values import TextFormat, are_positions
+from standard_input import read_lines
 
 if TYPE_CHECKING:  # imported where texts are classified: --help and mistakes need no PyTorch
     import tiktoken
     import torch
 
+    from progress import Progress
     from saved_models import SavedClassifier
 
 TEXTS_AT_ONCE = 2048  # read, sorted by length, classified, and given back in their order
-FORMATS = ("text", "csv", "jsonl")
 OF_THIS_MACHINE = ("weights", "weights_dir", "device", "offline")  # options that a model may need
 LESS_MEMORY = (
     "With --device cpu it takes none of a GPU's; otherwise a machine with more is needed, or a "
     "smaller model."
 )
 FORMAT_OPTIONS = tuple(vars(TextFormat()))  # of the file of texts; the experiments' have them, too
-SHOWN_CHARACTERS = 80  # of a text, in the format for people
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The class of a text, and how probable the model finds it."""
-
-    text: str
-    label: str
-    probability: float
 
 
 def predict(
@@ -60,17 +51,24 @@ def predict(
     Raises:
         DataError: a text is not Unicode.
     """
+    from progress import Progress
+
     texts, first = iter(texts), 1
-    while chunk := list(islice(texts, at_once)):
-        probabilities = _probabilities(classifier, encoding, chunk, first)
-        for text, row in zip(chunk, probabilities, strict=True):
-            best = int(row.argmax())
-            yield Prediction(text, classifier.labels[best], float(row[best]))
-        first += len(chunk)
+    with Progress("classified", "texts", None) as progress:
+        while chunk := list(islice(texts, at_once)):
+            rows = _probabilities(classifier, encoding, chunk, first, progress)
+            for text, row in zip(chunk, rows, strict=True):
+                best = int(row.argmax())
+                yield Prediction(text, classifier.labels[best], float(row[best]))
+            first += len(chunk)
 
 
 def _probabilities(
-    classifier: SavedClassifier, encoding: tiktoken.Encoding, texts: Sequence[str], first: int
+    classifier: SavedClassifier,
+    encoding: tiktoken.Encoding,
+    texts: Sequence[str],
+    first: int,
+    progress: Progress,
 ) -> torch.Tensor:
     """The probability of each class for each text, numbered from ``first``: (N, C), float64."""
     import torch
@@ -85,6 +83,7 @@ def _probabilities(
         numbers.setdefault(tuple(tokens[: classifier.max_tokens]), len(numbers))
         for tokens in encode_texts(texts, encoding, first)
     ]
+    copies = Counter(which)
     width = None if config.no_padding else classifier.max_tokens
     encoded = cut_texts(EncodedTexts(list(numbers), [0] * len(numbers), width), config)
     probabilities = torch.empty(len(numbers), len(classifier.labels), dtype=torch.float64)
@@ -92,42 +91,11 @@ def _probabilities(
         for batch in batch_by_length(encoded.n_inputs.tolist(), model.device, config):
             logits, _ = classify(model, encoded.__getitems__(batch), config)
             probabilities[batch] = logits.cpu().double().softmax(dim=-1)
+            progress.update(sum(copies[i] for i in batch))
     return probabilities[which]
 
 
-# ---------------------------------------------------------------- in and out
-
-
-def read_lines() -> Iterator[str]:
-    """The lines of standard input, which is UTF-8.
-
-    Raises:
-        DataError: a line is not.
-    """
-    for number, line in enumerate(sys.stdin.buffer, start=1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise DataError(f"Standard input, line {number}: {error}. Give UTF-8.") from error
-
-
-def format_prediction(number: int, prediction: Prediction, form: str, width: int = 0) -> str:
-    """A line of output. For people nothing acts: no text or label moves the cursor.
-
-    Args:
-        number: of the text, from 0.
-        form: one of ``FORMATS``.
-        width: for people, what labels are padded to.
-    """
-    if form == "csv":
-        label = prediction.label.replace('"', '""')
-        return f'{number},"{label}",{prediction.probability:.9g}'
-    if form == "jsonl":
-        return json.dumps(vars(prediction))
-    shown = printable(prediction.text[: SHOWN_CHARACTERS + 1])
-    if len(shown) > SHOWN_CHARACTERS:
-        shown = shown[:-1] + "..."
-    return f"{printable(prediction.label):<{width}}  {prediction.probability:.4f}  {shown}"
+# ---------------------------------------------------------------- the command line
 
 
 def build_parser() -> Parser:
@@ -170,7 +138,9 @@ def build_parser() -> Parser:
         choices=FORMATS,
         default="text",
         help="of the output: text, for people; csv: the text's number from 0, its label, and the "
-        "label's probability; jsonl: the same with the text, as lines of JSON (default: text)",
+        "label's probability, in UTF-8; a label that a spreadsheet would take for a formula has an "
+        "apostrophe before it; jsonl: the exact label and its probability, with the text, as lines "
+        "of JSON (default: text)",
     )
     parser.add_argument(
         "--weights",
@@ -220,6 +190,11 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     problems += find_encoding_problems(form.encoding)
     if any(text and os.path.isfile(os.path.join(text, CONFIG_NAME)) for text in arguments.texts):
         problems.append("more than one RUN_DIR: give the folder of one run")
+    if files := [text for text in arguments.texts if os.path.isfile(text)]:
+        problems.append(
+            f"TEXT {files[0]}: that is a file; give --csv {files[0]} for a table, or < {files[0]} "
+            "for its lines"
+        )
     if arguments.csv and (fault := find_path_fault(arguments.csv)):
         problems.append(describe_path("csv", arguments.csv, fault))
     if problems:
@@ -242,8 +217,6 @@ def perform(argv: Sequence[str] | None) -> int:
     """
     with ending_at_once():
         arguments = parse_command_line(argv)
-        from tqdm import tqdm
-
         from experiment import find_encoding
         from saved_models import load_classifier
         from texts_to_classify import read_texts
@@ -260,13 +233,14 @@ def perform(argv: Sequence[str] | None) -> int:
     else:
         texts = arguments.texts or read_lines()
     if arguments.format == "csv":
-        report("index,label,probability")
+        use_utf8()
+        write("index,label,probability")
     found = predict(
         classifier, find_encoding(classifier.config), texts, 1 if is_typed else TEXTS_AT_ONCE
     )
-    width = max(map(len, classifier.labels))
-    for number, prediction in enumerate(tqdm(found, unit=" texts", disable=None)):
-        report(format_prediction(number, prediction, arguments.format, width))
+    width = max(len(printable(label)) for label in classifier.labels)
+    for number, prediction in enumerate(found):
+        write(format_prediction(number, prediction, arguments.format, width))
     return 0
 
 

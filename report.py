@@ -12,6 +12,7 @@ from data_utils import PARTS, Corpus, Splits
 from errors import RecordError
 from experiment import describe_data, load_corpus
 from files import write_atomically
+from output import printable
 from pages import PICTURES_NAME, Block, Picture, render_html, render_markdown
 from record_weights import require_one_base
 from report_page import OTHERS_TITLE, Findings, compose, tabulate_others
@@ -55,7 +56,9 @@ def write_report(output_dir: Path, data_dir: Path, offline: bool = False) -> str
     sections, others = group_records([record for record in records if record.is_complete])
     findings = Findings(records, sections, others, corpus)
     _write_page(compose(findings), output_dir)
-    return "\n\n".join([*_shorten(findings), f"Report: {output_dir / 'report.html'}"])
+    return "\n\n".join(
+        [*_shorten(findings), f"Report: {printable(str(output_dir / 'report.html'))}"]
+    )
 
 
 def _corpus_of(records: Sequence[Record], data_dir: Path, offline: bool) -> Corpus:

@@ -13,7 +13,7 @@ from machine import choose_device
 from output import report
 from run_records import require_writable
 from runs import Keep, Run
-from sweep import describe_plan, find_done, order_runs, run_and_record, run_sweep
+from sweep import describe_plan, find_done, log_comparison, order_runs, run_and_record, run_sweep
 
 logger = logging.getLogger("experiments")
 
@@ -64,6 +64,7 @@ def perform_one(run: Run, output_dir: Path, keep: Keep) -> None:
             require_export_folder(keep.export_dir)
         if done:
             report("\n".join(done.lines))
+            log_comparison(run, done.accuracy("test"))
         folder = run.folder(output_dir)
         if not parallel.from_first(bool(done)):
             run_and_record(run, output_dir, keep=keep)

@@ -15,18 +15,21 @@ from experiment import ExperimentResult, SharedWork, describe_data, run_experime
 from experiment_rows import find_row, format_command
 from files import checksum_file
 from machine import choose_device, describe_machine
-from output import report
+from output import printable, report
 from parallel import is_first
 from record_weights import is_outdated
 from run_records import (
     Record,
     find_complete,
     read_records,
+    require_writable,
     write_complete,
     write_incomplete,
 )
 from runs import Keep, Run, identify
 from split_files import write_split
+from training import Accuracy
+from variants import compare_with_published
 from version import find_commit
 from weight_files import WEIGHTS_NAME
 
@@ -48,6 +51,8 @@ def run_and_record(
     """
     find_commit()  # before others change the files
     folder = run.folder(output_dir)
+    if is_first():
+        require_writable(folder)  # before the work, not after it
     try:
         shared = shared or SharedWork([run.config])
         result = run_experiment(run.config, shared, replace(keep or Keep(), folder=folder))
@@ -80,7 +85,14 @@ def record_complete(output_dir: Path, run: Run, result: ExperimentResult, corpus
     write_split(output_dir, corpus, run.config, data["split_sha256"])
     if not result.not_kept:
         (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+    log_comparison(run, result.accuracy.test)
     return folder
+
+
+def log_comparison(run: Run, test: Accuracy) -> None:
+    """Say how the test accuracy of a run compares with what was published, if it does."""
+    if sentence := compare_with_published(run, test.correct, test.total):
+        logger.info("%s", sentence)
 
 
 def describe_not_kept(result: ExperimentResult, folder: Path) -> str:
@@ -216,4 +228,6 @@ def describe_plan(runs: Sequence[Run], output_dir: Path, keep: Keep) -> str:
         state = "done" if find_done(run, output_dir, keep) else "to do"
         lines.append(f"{state:<5}  {format_command(run.config)}")
     n_done = sum(line.startswith("done") for line in lines)
-    return "\n".join([*lines, f"{len(runs)} runs, {n_done} of them done, in {output_dir}"])
+    return "\n".join(
+        [*lines, f"{len(runs)} runs, {n_done} of them done, in {printable(str(output_dir))}"]
+    )

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.hooks import RemovableHandle
-from tqdm import tqdm
 
 from classifier import classify, may_merge
 from data_utils import Batch, Splits, merge_batches
@@ -24,6 +23,7 @@ from experiment_config import ExperimentConfig
 from gpt_model import GPTModel
 from output import report
 from parallel import add_gradients, size
+from progress import Progress, follow
 
 MAX_MERGED_TEXTS = 32  # in one pass over several batches
 
@@ -248,7 +248,7 @@ def train(
     model.train()
     with (
         AdamWInBackward(model, config) as optimizer,
-        tqdm(total=sum(epochs), desc="training", unit="step", disable=None) as progress,
+        Progress("training", "steps", sum(epochs)) as progress,
     ):
         state = TrainingState(model, optimizer)
         keeper.restore(state)
@@ -358,7 +358,11 @@ def classify_texts(
         TrainingError: a logit is not finite.
     """
     # A few batches need no bar of their own.
-    batches = islice(loader, n_batches) if n_batches else _with_bar(loader)
+    batches = (
+        islice(loader, n_batches)
+        if n_batches
+        else follow(loader, "evaluation", "batches", len(loader), leave=False)
+    )
     logits, labels = [], []
     with _evaluating(model):
         for batch in _merge(batches, config):
@@ -366,10 +370,6 @@ def classify_texts(
                 part.append(found.cpu())
             _require_finite(logits[-1].abs().sum().item(), "A logit of the trained model")
     return Predictions(torch.cat(logits), torch.cat(labels))
-
-
-def _with_bar(loader: DataLoader) -> Iterable[Batch]:
-    return tqdm(loader, desc="evaluation", unit="batch", leave=False, disable=None)
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def gpt2_encoding(offline: bool = False) -> tiktoken.Encoding:
         return tiktoken.get_encoding("gpt2")
     except (OSError, ValueError) as error:
         raise DataError(
-            f"tiktoken cannot read GPT-2's vocabulary in {folder} ({first_line(error)}).\n{WAY_OUT}"
+            f"tiktoken cannot read GPT-2's vocabulary in {folder} ({first_line(error)}). {WAY_OUT}"
         ) from error
 
 
@@ -83,7 +83,7 @@ def _provide(path: Path, url: str, sha256: str, offline: bool) -> None:
         if is_offline(offline):
             raise DataError(
                 f"GPT-2's vocabulary {'is damaged' if is_there else 'is missing'} ({path}), and "
-                f"nothing is downloaded: {OFFLINE}.\n{WAY_OUT}"
+                f"nothing is downloaded: {OFFLINE}. {WAY_OUT}"
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         content = fetch_first(
@@ -92,7 +92,7 @@ def _provide(path: Path, url: str, sha256: str, offline: bool) -> None:
         write_atomically(path, content)
     except DownloadError as error:
         raise DataError(
-            f"GPT-2's vocabulary could not be downloaded: {error}.\n{WAY_OUT}"
+            f"GPT-2's vocabulary could not be downloaded: {error}. {WAY_OUT}"
         ) from error
     except OSError as error:
         raise DataError(

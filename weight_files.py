@@ -164,7 +164,7 @@ def _download(published: PublishedWeights, folder: Path | None, offline: bool) -
         reason = first_line(error.__cause__ or error)
         raise DataError(
             f"{WEIGHTS_NAME} of {published.repository}, revision {published.revision}, could not "
-            f"be had from the Hugging Face hub or its cache ({reason}).\n"
+            f"be had from the Hugging Face hub or its cache ({reason}). "
             f"Without a network, put that file at {place / WEIGHTS_NAME}{flag}, or take "
             "--weights random."
         ) from error
@@ -184,8 +184,8 @@ def _require_published(path: Path, published: PublishedWeights) -> None:
     in_cache = path.parent.parent.name == "snapshots"
     raise DataError(
         f"{path} is not the {WEIGHTS_NAME} of {published.repository}, revision "
-        f"{published.revision}: found {found}, expected {expected}.\n"
-        + (f"It is {kind}\n" if kind else "")
+        f"{published.revision}: found {found}, expected {expected}. "
+        + (f"It is {kind} " if kind else "")
         + f"Move {path.parents[2] if in_cache else path} away to have the right file downloaded, "
         "or put that in its place. To start from this file as it is, give it with --weights PATH."
     )

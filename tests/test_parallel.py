@@ -138,8 +138,10 @@ def test_all_rows_on_two_and_three_processes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_first_process_prints_and_writes(tmp_path: Path) -> None:
     flags = [*FEW, "--save_model", "--output_dir", tmp_path / "runs"]
-    status, out, err = run(*flags)
+    settings = json.dumps({"progress": {"LINE_SECONDS": 0}})
+    status, out, err = finish(start([PATCHED, settings, *flags], 2))
     assert status == 0, err
+    assert err.count("training: 6 of 6 steps") == 1
     _, alone, _ = run(*flags, n_processes=0)
     assert without_minutes(out) == without_minutes(alone)
     assert err.count("Demo: the messages are synthetic") == 1

@@ -310,6 +310,7 @@ def test_three_ways_in_three_ways_out(
         (["--format", "csv", "--format", "csv", "a"], b"", 0, ""),
         (["--csv", "a" * 5000], b"", 2, "the name is too long"),
         (["a", "."], b"", 2, "more than one RUN_DIR"),
+        (["a", "config.json"], b"", 2, "TEXT config.json: that is a file; give --csv config.json"),
         ([], b"fine\n\xff\xfe\n", 1, "line 2"),
         ([], b"", 0, ""),
     ],

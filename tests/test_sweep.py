@@ -14,7 +14,7 @@ import torch
 
 import experiment
 import sweep
-from additional_experiments import main
+from additional_experiments import main, parse_command_line
 from classifier import build_classifier, load_weights
 from errors import RecordError, TrainingError
 from experiment import ExperimentResult, SharedWork, run_experiment
@@ -261,6 +261,18 @@ def test_a_sweep_on_other_data_is_refused_before_it_runs(
     with pytest.raises(RecordError, match="other data or another split"):
         run_sweep(runs, tmp_path)
     assert started == []
+
+
+def test_a_folder_that_cannot_be_written_to_costs_no_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ["--demo", "--max_steps", "1", "--output_dir", str(tmp_path)]
+    (run,) = parse_command_line(flags).runs
+    (tmp_path / run.name).write_text("in its place")
+    assert main(flags) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"{run.name}: records cannot be written there" in err
 
 
 def test_a_single_run_is_repeated_and_replaces_its_record(tmp_path: Path) -> None:
