@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from experiment_rows import ROWS, configure, differing_options, find_row, format_flag
+from experiment_rows import (
+    ROWS,
+    configure,
+    differing_options,
+    find_nearest_row,
+    find_row,
+    format_flag,
+)
 from published import PUBLISHED_SEED, messages_apart
 from runs import Run, identify
 
@@ -32,8 +39,8 @@ def describe_variant(run: Run, row: int) -> str:
 
 
 def find_varied_row(run: Run) -> int:
-    """The number of the row that has most in common with a run: of those that its flags were
-    given beside, or else of all."""
+    """The number of the row that a run's flags were given beside, or else of the one that is in it
+    with most of its flags."""
     asked = (
         []
         if run.overrides is None
@@ -44,4 +51,6 @@ def find_varied_row(run: Run) -> int:
             == identify(run.config)
         ]
     )
-    return min(asked or ROWS, key=lambda number: len(differing_options(run.config, ROWS[number])))
+    if not asked:
+        return find_nearest_row(run.config)[0]
+    return min(asked, key=lambda number: len(differing_options(run.config, ROWS[number])))

@@ -292,7 +292,7 @@ def test_what_transformers_cannot_express(tmp_path: Path, options: dict, named: 
     if problems:
         with pytest.raises(ExportError) as caught:
             export_hf(trained_classifier(config), config, NAMES[:2], 32, tmp_path / "hf")
-        assert str(caught.value) == "\n".join(problems)
+        assert str(caught.value) == "; ".join(problems)
         assert not list(tmp_path.iterdir())
 
 

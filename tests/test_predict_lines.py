@@ -20,6 +20,7 @@ from experiment import run_experiment
 from output import use_utf8, write
 from prediction_formats import Prediction, disarm, format_prediction
 from runs import Keep
+from saved_models import load_classifier
 from standard_input import read_lines
 
 
@@ -176,8 +177,8 @@ def test_long_work_says_how_many_texts_are_classified(
     run_experiment(config_from_flags(["--demo", "--max_steps", "1"]), keep=keep)
     caplog.clear()
     monkeypatch.setattr("progress.LINE_SECONDS", 0.0)
-    monkeypatch.setattr(predict, "batch_by_length", lambda lengths, *_: [[0], [1]])
-    classifier = predict.load_classifier(tmp_path, {})
+    monkeypatch.setattr("frozen_features.batch_by_length", lambda lengths, *_: [[0], [1]])
+    classifier = load_classifier(tmp_path, {})
     texts = ["a", "b", "a", "a"]
     assert len(list(predict.predict(classifier, byte_encoding(), texts))) == 4
     said = [f"classified: {n} texts, 0 s" for n in (3, 4)]

@@ -17,8 +17,8 @@ from additional_experiments import main
 from baseline import classify_by_characters, find_copies, keep_letters
 from comparisons import compare
 from data_utils import Splits, read_messages, split_messages
-from errors import RecordError
 from demo_data import demo_messages
+from errors import RecordError
 from experiment import describe_data, load_corpus
 from experiment_config import ExperimentConfig
 from experiment_rows import ROWS, configure

@@ -14,8 +14,9 @@ import torch
 
 import experiment
 import sweep
-from additional_experiments import main, parse_command_line
+from additional_experiments import main
 from classifier import build_classifier, load_weights
+from command_line import parse_command_line
 from errors import RecordError, TrainingError
 from experiment import ExperimentResult, SharedWork, run_experiment
 from experiment_config import ExperimentConfig

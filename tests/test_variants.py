@@ -8,7 +8,8 @@ import pytest
 from helpers import make_result
 
 import sweep
-from additional_experiments import main, parse_command_line
+from additional_experiments import main
+from command_line import parse_command_line
 from data_utils import Corpus, split_messages
 from demo_data import demo_messages
 from run_records import RESULT_NAME
