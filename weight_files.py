@@ -164,7 +164,7 @@ def _download(published: PublishedWeights, folder: Path | None, offline: bool) -
         reason = first_line(error.__cause__ or error)
         raise DataError(
             f"{WEIGHTS_NAME} of {published.repository}, revision {published.revision}, could not "
-            f"be had from the Hugging Face hub or its cache ({reason}). "
+            f"be read from the Hugging Face hub or its cache ({reason}). "
             f"Without a network, put that file at {place / WEIGHTS_NAME}{flag}, or take "
             "--weights random."
         ) from error
