@@ -19,10 +19,11 @@ from torch import Tensor
 
 from errors import CheckpointError, DataError
 from interruption import Patience
+from outcomes import History
 from output import report
 from parallel import from_first, is_first, tensors_from_first
 from tensor_files import damaged, fill_trained, read_tensors, trained_tensors, write_tensors
-from training import History, Keeper, TrainingState
+from training import Keeper, TrainingState
 
 logger = logging.getLogger("experiments")
 

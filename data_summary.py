@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from data_utils import Corpus, EncodedTexts, Splits
+from outcomes import Accuracy
 from output import printable
 from terminal_columns import shorten
-from training import Accuracy
 
 LABEL_COLUMNS = 30  # of a label on the terminal
 

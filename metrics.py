@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from outcomes import Predictions
 from output import printable
 from terminal_columns import TERMINAL_COLUMNS, align, display_width, shorten
-from training import Predictions
 
 MAX_SHOWN = 12  # classes that are all shown on a terminal
 N_WORST = 5  # of more, the worst, and the most frequent confusions

@@ -217,7 +217,7 @@ def perform(argv: Sequence[str] | None) -> int:
     """
     with ending_at_once():
         arguments = parse_command_line(argv)
-        from experiment import find_encoding
+        from corpora import find_encoding
         from saved_models import load_classifier
         from texts_to_classify import read_texts
 

@@ -38,10 +38,10 @@ from cluster import (
     make_tasks,
 )
 from cluster_request import LOCAL, ClusterRequest
+from corpora import find_encoding, load_corpus
 from data_summary import describe_corpus
 from data_utils import Corpus
 from errors import ClusterError, RecordError
-from experiment import SharedWork, find_encoding, load_corpus
 from experiment_config import ExperimentConfig
 from files import write_atomically
 from interruption import Interrupted, Patience
@@ -50,6 +50,7 @@ from output import report
 from ray_worker import Inbox, Outcome, VersionError, call_in_thread, compute_task
 from run_records import read_record, write_incomplete
 from runs import Keep, Run
+from shared_work import SharedWork
 from sweep import (
     describe_not_kept,
     describe_run,

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from corpora import describe_data, load_corpus
 from data_utils import PARTS, Corpus, Splits
 from errors import RecordError
-from experiment import describe_data, load_corpus
 from files import write_atomically
 from output import printable
 from pages import PICTURES_NAME, Block, Picture, render_html, render_markdown

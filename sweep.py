@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from checkpoints import CHECKPOINT_NAME
+from corpora import describe_data
 from data_utils import Corpus
 from errors import DataError, ExperimentError, RecordError, describe_error
-from experiment import ExperimentResult, SharedWork, describe_data, run_experiment, sharing_order
+from experiment import run_experiment
 from experiment_rows import find_row, format_command
 from files import checksum_file
 from machine import choose_device, describe_machine
+from outcomes import Accuracy, ExperimentResult
 from output import printable, report
 from parallel import is_first
 from record_weights import is_outdated
@@ -27,8 +29,8 @@ from run_records import (
     write_incomplete,
 )
 from runs import Keep, Run, identify
+from shared_work import SharedWork, sharing_order
 from split_files import write_split
-from training import Accuracy
 from variants import compare_with_published
 from version import find_commit
 from weight_files import WEIGHTS_NAME

@@ -6,8 +6,8 @@ import torch
 from sklearn.metrics import f1_score
 
 from metrics import format_metrics, measure_classes
+from outcomes import Predictions
 from terminal_columns import TERMINAL_COLUMNS, align, display_width, shorten
-from training import Predictions
 
 
 def predictions(actual: list[int], predicted: list[int], n_classes: int) -> Predictions:

@@ -12,9 +12,9 @@ import torch
 from fault_server import FaultServer
 from safetensors.torch import load_file, save_file
 
-import data_utils
-import experiment
+import corpora
 import predict
+import sms_data
 from additional_experiments import main
 from demo_data import byte_encoding
 from output import LogFormatter, printable, report
@@ -87,7 +87,7 @@ def test_the_words_of_a_server(
     capsys: pytest.CaptureFixture,
 ) -> None:
     urls = [fault_server.address(answer_rudely(status)) for status in (503, 404)]
-    monkeypatch.setattr(data_utils, "DATASET_URLS", urls)
+    monkeypatch.setattr(sms_data, "DATASET_URLS", urls)
     assert main(["--weights", "random"]) == 1
     error = capsys.readouterr().err
     phrase = r"\x1b]0;x\x07\x1b[2J\x9b1A"
@@ -144,7 +144,7 @@ def test_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """In errors, in the table of classes, and in what predict.py says of a text."""
-    monkeypatch.setattr(experiment, "gpt2_encoding", lambda offline: byte_encoding())
+    monkeypatch.setattr(corpora, "gpt2_encoding", lambda offline: byte_encoding())
     rows = [("Label", "Text"), *((f"{ORDERS}{i % 2}", f"text {i}") for i in range(40))]
     table = write_csv(tmp_path / "a.csv", rows)
     flags = ["--dataset", table, "--model_size", "gpt2-tiny (3M)", "--weights", "random"]
