@@ -35,7 +35,7 @@ from experiment_rows import (
     list_rows,
     parse_rows,
 )
-from files import ROOM, describe_path, find_path_fault
+from files import ROOM, find_path_problem
 from flags import ACTIONS, build_parser, name_unknown
 from processes import is_launched
 from runs import EPOCH, RESULT_NAME, Keep, Run
@@ -203,14 +203,14 @@ def _find_conflicts(asked: Mapping[str, Any], given: Mapping[str, Any]) -> list[
 def _check_output_dir(asked: Mapping[str, Any], output_dir: Path) -> Iterator[str]:
     if asked.get("output_dir") == "":
         yield '--output_dir "": empty; give a folder, or leave --output_dir out'
-    elif fault := find_path_fault(output_dir, ROOM):
-        yield describe_path("output_dir", output_dir, fault)
+    elif problem := find_path_problem("output_dir", output_dir, ROOM):
+        yield problem
 
 
 def _check_export_dir(export_dir: Path, output_dir: Path) -> Iterator[str]:
     """Records are read and replaced, and an exported model is one's own: they stay apart."""
-    if fault := find_path_fault(export_dir, ROOM):
-        yield describe_path("export_hf", export_dir, fault)
+    if problem := find_path_problem("export_hf", export_dir, ROOM):
+        yield problem
         return
     export, output = (Path(os.path.realpath(folder)) for folder in (export_dir, output_dir))
     if export == output or output in export.parents or export in output.parents:

@@ -7,7 +7,7 @@ from typing import Any
 
 from outcomes import Predictions
 from output import printable
-from terminal_columns import TERMINAL_COLUMNS, align, display_width, shorten
+from text_tables import TERMINAL_COLUMNS, align, cut, display_width
 
 MAX_SHOWN = 12  # classes that are all shown on a terminal
 N_WORST = 5  # of more, the worst, and the most frequent confusions
@@ -51,7 +51,7 @@ def format_metrics(metrics: dict[str, Any]) -> str:
     ``TERMINAL_COLUMNS``. Of many classes, only the worst and the most frequent confusions."""
     confusion = metrics["confusion"]
     classes = [
-        {**part, "label": shorten(printable(part["label"]), TERMINAL_COLUMNS)}
+        {**part, "label": cut(printable(part["label"]), TERMINAL_COLUMNS)}
         for part in metrics["classes"]
     ]
     lines = [f"Test balanced accuracy: {metrics['balanced_accuracy']:.2%}"]
@@ -75,7 +75,7 @@ def _align_classes(
     classes: Sequence[dict[str, Any]], width: int, confusion: Sequence[Sequence[int]] = ()
 ) -> list[str]:
     """A table with a line for each class, labels cut to ``width``, the confusion if it is given."""
-    labels = [shorten(part["label"], width) for part in classes]
+    labels = [cut(part["label"], width) for part in classes]
     rows = [
         [
             label,
@@ -104,7 +104,7 @@ def _list_confusions(
     ]
     most = sorted(found, key=lambda pair: -pair[0])[:N_WORST]
     return ["Most frequent confusions:"] * bool(most) + [
-        f"  {shorten(part['label'], LABEL_COLUMNS)} as {shorten(other['label'], LABEL_COLUMNS)}: "
+        f"  {cut(part['label'], LABEL_COLUMNS)} as {cut(other['label'], LABEL_COLUMNS)}: "
         f"{count} of {part['texts']} texts"
         for count, part, other in most
     ]

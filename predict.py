@@ -16,7 +16,7 @@ from console import Once, Parser, run_for_people
 from dataset_rules import find_encoding_problems
 from errors import ConfigError, shorten
 from experiment_config import DEVICES, OPTIONS, show_default
-from files import describe_path, find_path_fault
+from files import find_path_fault, find_path_problem
 from interruption import ending_at_once
 from output import printable, use_utf8, write
 from prediction_formats import FORMATS, Prediction, format_prediction
@@ -195,8 +195,8 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
             f"TEXT {files[0]}: that is a file; give --csv {files[0]} for a table, or < {files[0]} "
             "for its lines"
         )
-    if arguments.csv and (fault := find_path_fault(arguments.csv)):
-        problems.append(describe_path("csv", arguments.csv, fault))
+    if arguments.csv and (problem := find_path_problem("csv", arguments.csv)):
+        problems.append(problem)
     if problems:
         raise ConfigError(problems)
     return arguments

@@ -18,11 +18,14 @@ from record_weights import require_one_base
 from report_page import OTHERS_TITLE, Findings, compose, tabulate_others
 from run_records import Record, read_records
 from tables import group_records, require_one_dataset, tabulate
-from text_tables import align, fill
+from text_tables import align_wrapped, fill
 
 logger = logging.getLogger("experiments")
 
-SHORT_COLUMNS = ["row", "n", "train %", "val %", "test %", "95 % interval", "min"]
+SHORT_COLUMNS = [
+    *("row", "n", "train %", "val %", "test %", "95 % interval", "min"),
+    *("flags", "command"),  # tables have one of these
+]
 
 
 def write_report(output_dir: Path, data_dir: Path, offline: bool = False) -> str:
@@ -101,15 +104,14 @@ def _fits(record: Record, corpus: Corpus) -> bool:
 def _shorten(findings: Findings) -> list[str]:
     """The tables that are printed, each under the heading that it has on the page."""
     short = [
-        (section.title, tabulate(section).query("n != ''"), "flags")
+        (section.title, tabulate(section).query("n != ''"))
         for section in findings.sections
         if section.configurations
     ]
     if findings.others:
-        short.append((OTHERS_TITLE, tabulate_others(findings.others), "command"))
+        short.append((OTHERS_TITLE, tabulate_others(findings.others)))
     return [
-        f"{fill(title)}\n{align(table.filter([*SHORT_COLUMNS, wrapped]), wrapped)}"
-        for title, table, wrapped in short
+        f"{fill(title)}\n{align_wrapped(table.filter(SHORT_COLUMNS))}" for title, table in short
     ]
 
 

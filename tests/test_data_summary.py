@@ -8,7 +8,7 @@ from data_summary import format_summary, summarise
 from data_utils import Splits
 from demo_data import byte_encoding
 from sms_data import read_messages, split_messages
-from terminal_columns import TERMINAL_COLUMNS, display_width
+from text_tables import TERMINAL_COLUMNS, display_width
 
 OWN = ["--weights", "random", "--model_size", "gpt2-tiny (3M)", "--max_steps", "1"]
 
