@@ -31,7 +31,7 @@ from experiment_rows import (
     differing_options,
     find_row,
     format_command,
-    format_flag,
+    format_flags,
     list_rows,
     parse_rows,
 )
@@ -262,7 +262,7 @@ def _announce_row(config: ExperimentConfig, asked: int | None) -> None:
         if not differing:
             logger.info("Row %d: %s", number, row.command)
         elif number == asked:
-            flags = " ".join(format_flag(name, getattr(config, name)) for name in differing)
+            flags = format_flags(differing)
             logger.info("A variant of row %d, not the row, because of %s", number, flags)
     if asked is None and not find_row(config) and not config.demo:
         logger.info("Running: %s", format_command(config))

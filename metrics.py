@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from outcomes import Predictions
 from output import printable
 from text_tables import TERMINAL_COLUMNS, align, cut, display_width
@@ -96,15 +98,17 @@ def _list_confusions(
     classes: Sequence[dict[str, Any]], confusion: Sequence[Sequence[int]]
 ) -> list[str]:
     """What was most often taken for something else."""
-    found = [
-        (count, part, other)
-        for part, counts in zip(classes, confusion, strict=True)
-        for other, count in zip(classes, counts, strict=True)
-        if count and other is not part
+    labels = [cut(part["label"], LABEL_COLUMNS) for part in classes]
+    pairs = find_confused(np.array(confusion))
+    return ["Most frequent confusions:"] * bool(pairs) + [
+        f"  {labels[i]} as {labels[j]}: {confusion[i][j]} of {classes[i]['texts']} texts"
+        for i, j in pairs
     ]
-    most = sorted(found, key=lambda pair: -pair[0])[:N_WORST]
-    return ["Most frequent confusions:"] * bool(most) + [
-        f"  {cut(part['label'], LABEL_COLUMNS)} as {cut(other['label'], LABEL_COLUMNS)}: "
-        f"{count} of {part['texts']} texts"
-        for count, part, other in most
-    ]
+
+
+def find_confused(confusion: np.ndarray) -> list[tuple[int, int]]:
+    """The ``N_WORST`` pairs of different classes in a confusion (C, C) that have the most texts;
+    fewer if others have none."""
+    counts = confusion * (1 - np.eye(len(confusion)))
+    order = np.argsort(-counts, axis=None, kind="stable")[:N_WORST]
+    return [divmod(int(at), len(counts)) for at in order if counts.flat[at] > 0]

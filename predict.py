@@ -22,7 +22,6 @@ from output import printable, use_utf8, write
 from prediction_formats import FORMATS, Prediction, format_prediction
 from runs import CONFIG_NAME
 from separated_values import TextFormat, are_positions
-from standard_input import read_lines
 
 if TYPE_CHECKING:  # imported where texts are classified: --help and mistakes need no PyTorch
     import tiktoken
@@ -219,7 +218,7 @@ def perform(argv: Sequence[str] | None) -> int:
         arguments = parse_command_line(argv)
         from corpora import find_encoding
         from saved_models import load_classifier
-        from texts_to_classify import read_texts
+        from texts_to_classify import read_lines, read_texts
 
     given = {name: getattr(arguments, name) for name in OF_THIS_MACHINE}
     classifier = load_classifier(

@@ -20,11 +20,10 @@ from findings import describe_smallest, find_differences, tabulate_findings
 from pages import Block, Heading, Paragraph, Picture, Table, Terms
 from report_explanation import EXPLANATION
 from run_records import Record
-from tables import Configuration, Section, figures, tabulate
+from tables import BASELINE, Configuration, Section, figures, tabulate
 
 TITLE = "Which choices matter when a GPT is finetuned as a classifier?"
 OTHERS_TITLE = "Other configurations"
-BASELINE = "characters, linear SVM (baseline)"
 N_HARDEST = 10
 
 

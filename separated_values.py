@@ -15,7 +15,6 @@ from errors import DataError
 from experiment_config import DELIMITERS
 
 SAMPLE_LINES = 100  # from which the delimiter is found
-QUOTINGS = {"auto": csv.QUOTE_MINIMAL, "csv": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
 IN_NO_TEXT = "\t|"  # delimiters that hardly any text holds
 
 
@@ -62,7 +61,8 @@ def separate(
         DataError: the delimiter cannot be told, a column is missing, or a row is damaged.
     """
     csv.field_size_limit(2**31 - 1)  # a long text is no damage; more does not fit everywhere
-    options = {"quoting": QUOTINGS[form.quoting], "strict": True}
+    quoting = csv.QUOTE_NONE if form.quoting == "none" else csv.QUOTE_MINIMAL
+    options = {"quoting": quoting, "strict": True}
     delimiter, lines = _take_delimiter(lines, columns, form, path, options)
     record: list[tuple[int, str]] = []  # the lines of the row that is being read
     reader = csv.reader(_recorded(lines, record), delimiter=delimiter, **options)

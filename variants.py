@@ -10,7 +10,7 @@ from experiment_rows import (
     differing_options,
     find_nearest_row,
     find_row,
-    format_flag,
+    format_flags,
 )
 from published import PUBLISHED_SEED, messages_apart
 from runs import Run, identify
@@ -33,9 +33,7 @@ def compare_with_published(run: Run, correct: int, total: int) -> str | None:
 
 def describe_variant(run: Run, row: int) -> str:
     """The run as a variant of a row, with the flags that it differs in."""
-    differing = differing_options(run.config, ROWS[row])
-    flags = " ".join(format_flag(name, getattr(run.config, name)) for name in differing)
-    return f"A variant of row {row} ({flags})"
+    return f"A variant of row {row} ({format_flags(differing_options(run.config, ROWS[row]))})"
 
 
 def find_varied_row(run: Run) -> int:
