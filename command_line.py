@@ -162,7 +162,7 @@ def parse_seeds(asked: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[lis
 
 
 def parse_keep(asked: Mapping[str, Any]) -> tuple[Keep, list[str]]:
-    """What is kept of runs, and a problem for each flag of it that has no sense."""
+    """What is kept of runs, and a problem for each of its flags that is wrong."""
     export_dir = asked.get("export_hf")
     keeps = "resume" in asked or "save_model" in asked or export_dir is not None
     every = asked.get("checkpoint_every", EPOCH if keeps else None)
@@ -187,7 +187,7 @@ def parse_keep(asked: Mapping[str, Any]) -> tuple[Keep, list[str]]:
 
 def _find_conflicts(asked: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Problems between flags that say what is to be done."""
-    doing = [name for name in ("dry_run", *READING) if name in asked]
+    doing = _exclusive(asked)
     problems = []
     if len(doing) > 1:
         problems.append(f"{' with '.join(f'--{name}' for name in doing)}: give one of them")
@@ -198,6 +198,11 @@ def _find_conflicts(asked: Mapping[str, Any], given: Mapping[str, Any]) -> list[
             for name in sorted(others)
         ]
     return problems
+
+
+def _exclusive(asked: Mapping[str, Any]) -> list[str]:
+    """The flags of those asked for that are alone in what they do."""
+    return [name for name in ("dry_run", *READING) if name in asked]
 
 
 def _check_output_dir(asked: Mapping[str, Any], output_dir: Path) -> Iterator[str]:
@@ -229,8 +234,7 @@ def _find_launch_problems(
     asked: Mapping[str, Any], runs: Sequence[Run], is_sweep: bool
 ) -> list[str]:
     """What torchrun's processes cannot do, or too many of them."""
-    doing = [name for name in ("dry_run", *READING) if name in asked]
-    if doing:
+    if doing := _exclusive(asked):
         return [f"--{doing[0]} with torchrun: nothing is run; give the same command to python"]
     if is_sweep:
         return [

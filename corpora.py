@@ -32,7 +32,7 @@ def load_corpus(config: ExperimentConfig) -> Corpus:
     """The texts: the messages, the demo's, or one's own.
 
     Raises:
-        DataError: they cannot be had, or are not what they should be.
+        DataError: they are missing, or are not what they should be.
     """
     labels = tuple(LABELS)
     if config.dataset:

@@ -210,8 +210,9 @@ def perform(argv: Sequence[str] | None) -> int:
     """Classify what is asked for. Returns the exit status.
 
     Raises:
-        ConfigError: the command line has no sense.
-        DataError, CheckpointError: texts, vocabulary, model or base weights cannot be had.
+        ConfigError: the command line is wrong.
+        DataError, CheckpointError: texts, vocabulary, model or base weights are
+            missing or damaged.
         ImportError: a package is missing.
     """
     with ending_at_once():

@@ -164,7 +164,7 @@ def run_ray_sweep(
 
     Raises:
         ClusterError: no Ray answers, no node can run what is left, or versions differ.
-        DataError: the texts or the vocabulary cannot be had.
+        DataError: the texts or the vocabulary are missing or damaged.
         RecordError: a record cannot be written, or the folder holds runs on other data or
             from other weights of the same name.
         Interrupted: the process was asked to stop; what is complete is recorded.
@@ -376,7 +376,9 @@ def _start(address: str, **options: Any) -> None:
     try:
         ray.init(address, runtime_env=RUNTIME, **QUIET, **options)
     except Exception as error:  # Ray's have no class in common
-        raise ClusterError(f"--ray: Ray cannot be had ({_reason(error)}).") from error
+        raise ClusterError(
+            f"--ray: Ray did not start or answer ({_reason(error)})."
+        ) from error
 
 
 def find_cluster(address: str) -> str:

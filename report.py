@@ -15,7 +15,7 @@ from files import write_atomically
 from output import printable
 from pages import PICTURES_NAME, Block, Picture, render_html, render_markdown
 from record_weights import require_one_base
-from report_page import OTHERS_TITLE, Findings, compose, tabulate_others
+from report_page import OTHERS_TITLE, ReportData, compose, tabulate_others
 from run_records import Record, read_records
 from tables import group_records, require_one_dataset, tabulate
 from text_tables import align_wrapped, fill
@@ -41,7 +41,7 @@ def write_report(output_dir: Path, data_dir: Path, offline: bool = False) -> str
     Raises:
         RecordError: there are no records, they do not belong together, or the report cannot be
             written.
-        DataError: the messages cannot be had.
+        DataError: the texts are missing or damaged.
     """
     records = read_records(output_dir)
     if not records:
@@ -57,11 +57,9 @@ def write_report(output_dir: Path, data_dir: Path, offline: bool = False) -> str
     if not records:
         raise RecordError(f"--output_dir {output_dir} holds no record that fits its data.")
     sections, others = group_records([record for record in records if record.is_complete])
-    findings = Findings(records, sections, others, corpus)
-    _write_page(compose(findings), output_dir)
-    return "\n\n".join(
-        [*_shorten(findings), f"Report: {printable(str(output_dir / 'report.html'))}"]
-    )
+    data = ReportData(records, sections, others, corpus)
+    _write_page(compose(data), output_dir)
+    return "\n\n".join([*_shorten(data), f"Report: {printable(str(output_dir / 'report.html'))}"])
 
 
 def _corpus_of(records: Sequence[Record], data_dir: Path, offline: bool) -> Corpus:
@@ -101,15 +99,15 @@ def _fits(record: Record, corpus: Corpus) -> bool:
     return fits
 
 
-def _shorten(findings: Findings) -> list[str]:
+def _shorten(data: ReportData) -> list[str]:
     """The tables that are printed, each under the heading that it has on the page."""
     short = [
         (section.title, tabulate(section).query("n != ''"))
-        for section in findings.sections
+        for section in data.sections
         if section.configurations
     ]
-    if findings.others:
-        short.append((OTHERS_TITLE, tabulate_others(findings.others)))
+    if data.others:
+        short.append((OTHERS_TITLE, tabulate_others(data.others)))
     return [
         f"{fill(title)}\n{align_wrapped(table.filter(SHORT_COLUMNS))}" for title, table in short
     ]

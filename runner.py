@@ -22,7 +22,7 @@ def perform(request: Request) -> int:
     """Do what is asked for. Returns the exit status: 1 if a run of a sweep failed, else 0.
 
     Raises:
-        DataError, RecordError: data or records cannot be had, are damaged, or do not fit.
+        DataError, RecordError: data or records are missing, are damaged, or do not fit.
         ExperimentError: the only run failed.
     """
     output_dir, runs = request.output_dir, order_runs(request.runs)

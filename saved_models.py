@@ -93,8 +93,8 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
 
     Raises:
         CheckpointError: it cannot be read, is damaged, or its base weights are others.
-        ConfigError: what is given has no sense, or this machine cannot do it.
-        DataError: the base weights cannot be had.
+        ConfigError: what is given is wrong, or this machine cannot do it.
+        DataError: the base weights are missing.
     """
     path = folder / CONFIG_NAME
     try:
@@ -183,7 +183,7 @@ def _read_options(content: dict[str, Any]) -> ExperimentConfig:
     """The configuration that a saved model has, but for what depends on the machine.
 
     Raises:
-        KeyError, TypeError, ValueError: it is not there, or has no sense.
+        KeyError, TypeError, ValueError: it is not there, or breaks rules.
     """
     options = {name: content["options"][name] for name in MODEL_OPTIONS}
     for name, value in options.items():

@@ -82,7 +82,7 @@ class SharedWork:
         it; what does not train may be shared with others.
 
         Raises:
-            DataError, CheckpointError: the weights cannot be had, are damaged, or change meanwhile.
+            DataError, CheckpointError: the weights are missing, damaged, or change meanwhile.
         """
         base, n_classes = describe_base(config), len(self.corpus.labels)
         key = (_weights_key(config), base)

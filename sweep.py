@@ -157,7 +157,7 @@ def run_sweep(runs: Sequence[Run], output_dir: Path, keep: Keep | None = None) -
         The runs that failed; they are recorded, and the others went on.
 
     Raises:
-        DataError: the messages cannot be had.
+        DataError: the texts are missing or damaged.
         RecordError: a record cannot be written, or the folder holds runs on other data or from
             other weights of the same name, which could not stand in one table with these.
     """
