@@ -18,7 +18,8 @@ from findings import (
 )
 from published import PUBLISHED_SEED
 from record_weights import require_one_base
-from run_records import RESULT_NAME, read_record, read_records
+from run_records import read_record, read_records
+from runs import RESULT_NAME
 from tables import (
     Configuration,
     Section,

@@ -8,8 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from checkpoints import CHECKPOINT_NAME, Checkpoints
 from classifier import (
     fingerprint,
@@ -30,6 +28,7 @@ from machine import (
     describe_program,
     peak_memory_bytes,
     reset_peak_memory,
+    set_precision,
 )
 from memory_needs import require_memory
 from metrics import format_metrics, measure_classes
@@ -78,7 +77,7 @@ def run_experiment(
     if config.dataset:
         require_ignored_class(config, shared.corpus.labels)
     reset_peak_memory(device)
-    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+    set_precision(config.precision)
     texts = shared.texts(config)
     model, base = shared.model(config)
     model.to(device)

@@ -56,8 +56,7 @@ from sweep import (
     describe_run,
     find_done,
     record_complete,
-    require_same_data,
-    require_same_weights,
+    require_one_table,
 )
 from version import find_commit
 from vocabulary import portable
@@ -176,8 +175,7 @@ def run_ray_sweep(
         return []
     config = runs[0].config  # texts, vocabulary and device are the same for all
     corpus = load_corpus(config)
-    require_same_data(output_dir, corpus)
-    require_same_weights(output_dir, runs)
+    require_one_table(output_dir, corpus, runs)
     logger.info(describe_corpus(corpus, is_own=bool(config.dataset)))
     encoding = portable(find_encoding(config))
     with connected(request.address) as patience:
@@ -376,9 +374,7 @@ def _start(address: str, **options: Any) -> None:
     try:
         ray.init(address, runtime_env=RUNTIME, **QUIET, **options)
     except Exception as error:  # Ray's have no class in common
-        raise ClusterError(
-            f"--ray: Ray did not start or answer ({_reason(error)})."
-        ) from error
+        raise ClusterError(f"--ray: Ray did not start or answer ({_reason(error)}).") from error
 
 
 def find_cluster(address: str) -> str:

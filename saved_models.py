@@ -18,7 +18,7 @@ from errors import CheckpointError, ConfigError
 from experiment_config import OPTIONS, ExperimentConfig
 from files import parse_json, write_atomically
 from gpt_model import GPTModel
-from machine import choose_device
+from machine import choose_device, set_precision
 from runs import CONFIG_NAME
 from tensor_files import damaged, fill_trained, read_tensors, trained_tensors, write_tensors
 from weight_files import WEIGHTS_NAME, describe_base
@@ -120,7 +120,7 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
         _require_same_base(base, describe_base(config), folder)
     model = build_classifier(config, None if base else _empty_model(config), len(labels))
     fill_trained(model, tensors, folder / WEIGHTS_NAME)
-    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+    set_precision(config.precision)
     model = model.eval().to(choose_device(config.device))
     return SavedClassifier(model, config, tuple(labels), config.context_length)
 

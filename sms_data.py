@@ -6,7 +6,6 @@ Source: T. Almeida, J. Gómez Hidalgo, "SMS Spam Collection" v.1, UCI Machine Le
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import zipfile
@@ -17,7 +16,7 @@ import pandas as pd
 from data_utils import SPLIT_SEED, Splits
 from downloads import OFFLINE, describe_wrong, fetch_first, first_line, is_offline, require_sha256
 from errors import DataError, DownloadError
-from files import write_atomically
+from files import checksum_file, write_atomically
 
 logger = logging.getLogger("experiments")
 
@@ -50,7 +49,7 @@ def find_dataset(data_dir: Path, offline: bool = False) -> Path:
                 )
             data_dir.mkdir(parents=True, exist_ok=True)
             write_atomically(path, _download_dataset(path))
-        checksum = hashlib.sha256(path.read_bytes()).hexdigest()
+        checksum = checksum_file(path)
     except OSError as error:
         raise DataError(
             f"{path} cannot be read or written ({error}). Choose another folder with --data_dir."

@@ -39,16 +39,13 @@ def describe_variant(run: Run, row: int) -> str:
 def find_varied_row(run: Run) -> int:
     """The number of the row that a run's flags were given beside, or else of the one that is in it
     with most of its flags."""
-    asked = (
-        []
-        if run.overrides is None
-        else [
+    asked = []
+    if run.overrides is not None:
+        asked = [
             number
             for number, row in ROWS.items()
             if identify(replace(configure(row, run.overrides), seed=run.config.seed))
             == identify(run.config)
         ]
-    )
-    if not asked:
-        return find_nearest_row(run.config)[0]
-    return min(asked, key=lambda number: len(differing_options(run.config, ROWS[number])))
+    nearest, _ = find_nearest_row(run.config)
+    return min(asked, key=lambda n: len(differing_options(run.config, ROWS[n])), default=nearest)
