@@ -33,7 +33,7 @@ from machine import (
 from memory_needs import require_memory
 from metrics import format_metrics, measure_classes
 from outcomes import ExperimentResult, format_accuracies, format_minutes
-from output import report
+from output import print_lines
 from own_data import require_ignored_class
 from parallel import from_first, is_first, largest, require_same
 from runs import Keep
@@ -98,7 +98,7 @@ def run_experiment(
         history = train(model, loaders, config, checkpoints)
         checkpoints.end_training()
     seconds = checkpoints.seconds
-    report(format_minutes(seconds))
+    print_lines(format_minutes(seconds))
     try:
         started = time.perf_counter()
         predictions = loaders.map(lambda loader: classify_texts(model, loader, config))
@@ -110,9 +110,9 @@ def run_experiment(
     if not_kept:  # from there, the same command has only to evaluate and keep
         checkpoints.save()
     accuracy = predictions.map(lambda part: part.accuracy)
-    report("\n".join(format_accuracies(accuracy)))
+    print_lines("\n".join(format_accuracies(accuracy)))
     if config.dataset:  # on the SMS data, the protocol's lines are all
-        report(format_metrics(measure_classes(predictions.test, shared.corpus.labels)))
+        print_lines(format_metrics(measure_classes(predictions.test, shared.corpus.labels)))
     logger.info("Seconds: " + ", ".join(f"{name} {s:.1f}" for name, s in seconds.items()))
     return ExperimentResult(
         history=history,

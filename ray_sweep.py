@@ -46,7 +46,7 @@ from experiment_config import ExperimentConfig
 from files import write_atomically
 from interruption import Interrupted, Patience
 from machine import PACKAGES
-from output import report
+from output import print_lines
 from ray_worker import Inbox, Outcome, VersionError, call_in_thread, compute_task
 from run_records import read_record, write_incomplete
 from runs import Keep, Run
@@ -131,7 +131,7 @@ class Ledger:
         self._end(run)
         minutes = outcome.seconds / 60
         logger.info("%s, done on %s in %.2f minutes", self._place(run), outcome.node, minutes)
-        report("\n".join([f"{describe_run(run)}:", *read_record(folder).lines]))
+        print_lines("\n".join([f"{describe_run(run)}:", *read_record(folder).lines]))
         if outcome.result.not_kept:
             self.failed.append(run)
             logger.error("%s", describe_not_kept(outcome.result, folder))

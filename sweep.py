@@ -17,7 +17,7 @@ from experiment_rows import find_row, format_command
 from files import checksum_file
 from machine import choose_device, describe_machine
 from outcomes import Accuracy, ExperimentResult
-from output import printable, report
+from output import print_lines, printable
 from parallel import is_first
 from record_weights import is_outdated
 from run_records import (
@@ -173,7 +173,7 @@ def run_sweep(runs: Sequence[Run], output_dir: Path, keep: Keep | None = None) -
             shared = SharedWork([run.config for run in runs])
             require_one_table(output_dir, shared.corpus, runs)
         logger.info("%s", place)
-        report(f"{describe_run(run)}:")
+        print_lines(f"{describe_run(run)}:")
         try:
             run_and_record(run, output_dir, shared, keep)
         except (RecordError, BrokenPipeError):

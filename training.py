@@ -21,7 +21,7 @@ from errors import TrainingError
 from experiment_config import ExperimentConfig
 from gpt_model import GPTModel
 from outcomes import Accuracy, History, LossRecord, Predictions, format_epoch
-from output import report
+from output import print_lines
 from parallel import add_gradients, size
 from progress import Progress, follow
 
@@ -295,7 +295,7 @@ def _evaluate_losses(
     validation_loss = evaluate_loss(model, loaders.validation, config, config.eval_iter)
     _require_finite(train_loss + validation_loss, f"A loss evaluated after step {step}")
     record = LossRecord(epoch, step, train_loss, validation_loss)
-    report(str(record))
+    print_lines(str(record))
     return record
 
 
@@ -306,7 +306,7 @@ def _evaluate_epoch(
     validation_accuracy = classify_texts(
         model, loaders.validation, config, config.eval_iter
     ).accuracy
-    report(format_epoch(train_accuracy, validation_accuracy))
+    print_lines(format_epoch(train_accuracy, validation_accuracy))
     return train_accuracy, validation_accuracy
 
 

@@ -17,7 +17,7 @@ import predict
 import sms_data
 from additional_experiments import main
 from demo_data import byte_encoding
-from output import LogFormatter, printable, report
+from output import LogFormatter, print_lines, printable
 
 ORDERS = "\x1b]0;x\x07\x1b[2J\x9b1A\u202e\nForged: 1\rover"
 SHOWN = r"\x1b]0;x\x07\x1b[2J\x9b1A\u202e\nForged: 1\rover"
@@ -52,7 +52,7 @@ def test_what_acts_is_shown_and_nothing_else() -> None:
 
 
 def test_results_and_logs(capsys: pytest.CaptureFixture) -> None:
-    report("one \x1b[2J\u202e\ntwo\r")
+    print_lines("one \x1b[2J\u202e\ntwo\r")
     assert capsys.readouterr().out == "one \\x1b[2J\\u202e\ntwo\\r\n"
     record = logging.makeLogRecord(
         {"msg": "own\nlines: %s, %d of %.1f", "args": (OSError(ORDERS), 3, 4.25)}
