@@ -89,21 +89,8 @@ def parse_command_line(argv: Sequence[str]) -> Request:
     problems += problems_of_rows + problems_of_seeds + problems_of_keep + problems_of_cluster
     problems += _find_conflicts(asked, given)
     is_sweep = len(rows) > 1 or not {"seeds", "num_seeds", "ray"}.isdisjoint(asked)
-    overrides = None
-    if "rows" in asked:
-        overrides = {name: given[name] for name in given if name not in CIRCUMSTANCES}
-    # What is computed elsewhere need not be possible here.
-    find = find_problems if asked.get("ray", LOCAL) == LOCAL else find_option_problems
-    runs, by_row = [], {}
-    configs = {number: configure(ROWS.get(number), given) for number in rows}
-    uses_lora = any(config.uses_lora for config in configs.values())
-    for number, config in configs.items():
-        # Beside rows that use LoRA, its flags are for them, and no mistake for the others.
-        ignored = LORA_FLAGS if uses_lora and not config.uses_lora else ()
-        useful = {name: given[name] for name in given if name not in ignored}
-        by_row[number] = find(config, useful)
-        runs += [Run(replace(config, seed=seed), overrides) for seed in seeds]
-    problems += _name_rows(by_row)
+    runs, problems_of_runs = _make_runs(rows, seeds, asked, given)
+    problems += problems_of_runs
     output_dir = Path(asked.get("output_dir", "runs/demo" if "demo" in given else "runs"))
     problems += _check_output_dir(asked, output_dir)
     if keep.export_dir and is_sweep:
@@ -134,6 +121,29 @@ def parse_command_line(argv: Sequence[str]) -> Request:
         data_dir=Path(runs[0].config.data_dir),
         offline=runs[0].config.offline,
     )
+
+
+def _make_runs(
+    rows: Sequence[int | None],
+    seeds: Sequence[int],
+    asked: Mapping[str, Any],
+    given: Mapping[str, Any],
+) -> tuple[list[Run], list[str]]:
+    """A run for each row and seed, and the problems of their options."""
+    overrides = None
+    if "rows" in asked:
+        overrides = {name: given[name] for name in given if name not in CIRCUMSTANCES}
+    # What is computed elsewhere need not be possible here.
+    find = find_problems if asked.get("ray", LOCAL) == LOCAL else find_option_problems
+    runs, by_row = [], {}
+    configs = {number: configure(ROWS.get(number), given) for number in rows}
+    uses_lora = any(config.uses_lora for config in configs.values())
+    for number, config in configs.items():
+        # Beside rows that use LoRA, its flags are for them, and no mistake for the others.
+        ignored = LORA_FLAGS if uses_lora and not config.uses_lora else ()
+        by_row[number] = find(config, {n: v for n, v in given.items() if n not in ignored})
+        runs += [Run(replace(config, seed=seed), overrides) for seed in seeds]
+    return runs, _name_rows(by_row)
 
 
 def parse_seeds(asked: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[list[int], list[str]]:
