@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoints import CHECKPOINT_NAME, Checkpoints
-from classifier import (
-    fingerprint,
-)
+from classifier import fingerprint
 from config_rules import find_machine_problems, find_problems
 from corpora import describe_data, find_encoding
 from data_utils import Corpus, EncodedTexts, Splits, count_max_tokens, make_loaders

@@ -51,13 +51,7 @@ from ray_worker import Inbox, Outcome, VersionError, call_in_thread, compute_tas
 from run_records import read_record, write_incomplete
 from runs import Keep, Run
 from shared_work import SharedWork
-from sweep import (
-    describe_not_kept,
-    describe_run,
-    find_done,
-    record_complete,
-    require_one_table,
-)
+from sweep import describe_not_kept, describe_run, find_done, record_complete, require_one_table
 from version import find_commit
 from vocabulary import portable
 

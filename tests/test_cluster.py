@@ -6,14 +6,7 @@ from dataclasses import replace
 import pytest
 
 import cluster_request
-from cluster import (
-    Node,
-    Task,
-    demand_memory,
-    describe_lack,
-    find_demand,
-    make_tasks,
-)
+from cluster import Node, Task, demand_memory, describe_lack, find_demand, make_tasks
 from cluster_request import ClusterRequest
 from command_line import parse_command_line
 from errors import ConfigError

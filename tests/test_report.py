@@ -22,12 +22,7 @@ from demo_data import demo_messages
 from errors import RecordError
 from experiment_config import ExperimentConfig
 from experiment_rows import ROWS, configure
-from findings import (
-    describe_detectable,
-    describe_smallest,
-    find_differences,
-    tabulate_findings,
-)
+from findings import describe_detectable, describe_smallest, find_differences, tabulate_findings
 from report import write_report
 from run_records import read_records, write_complete, write_incomplete
 from runs import Run
