@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from classifier import build_classifier, may_merge, takes_fast_path
 from data_utils import PARTS, EncodedTexts, Splits
+from errors import LESS_MEMORY
 from experiment_config import ExperimentConfig
 from frozen_features import TOKENS_PER_BATCH, count_frozen_blocks, cut_texts
 from gpt_model import GPTModel
@@ -201,7 +202,4 @@ def _advise_on_memory(
             "Half the --batch_size with twice the --accumulation_steps makes the same updates "
             "with less."
         )
-    return (
-        "A smaller --batch_size, --context_length or --model_size needs less, and so does LoRA; "
-        "--accumulation_steps would need more, for all gradients at once."
-    )
+    return f"{LESS_MEMORY} --accumulation_steps would need more, for all gradients at once."
