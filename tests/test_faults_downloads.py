@@ -436,10 +436,10 @@ def test_faults_of_the_hub(script: Script, fault: str) -> None:
     script.settings["no_waits"] = True
     status, out, err = script.run("--weights_dir", "weights")
     assert (status, out) == (1, "")
-    first, second = err[err.index("Error: ") :].splitlines()
-    assert "could not be had from the Hugging Face hub" in first
-    assert reason in first
-    assert "put that file at weights/gpt2/model.safetensors" in second
+    (message,) = err[err.index("Error: ") :].splitlines()
+    assert "not found in Hugging Face's cache, and not downloaded" in message
+    assert reason in message
+    assert "put that file at weights/gpt2/model.safetensors" in message
     assert not list((script.folder / "weights").rglob("model.safetensors"))
 
 
