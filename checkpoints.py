@@ -19,10 +19,11 @@ from torch import Tensor
 
 from errors import CheckpointError, DataError
 from interruption import Patience
-from output import report
+from outcomes import History
+from output import print_lines
 from parallel import from_first, is_first, tensors_from_first
 from tensor_files import damaged, fill_trained, read_tensors, trained_tensors, write_tensors
-from training import History, Keeper, TrainingState
+from training import Keeper, TrainingState
 
 logger = logging.getLogger("experiments")
 
@@ -109,7 +110,7 @@ class Checkpoints(Keeper):
         self._saved_step = state.step
         logger.info("Continuing after step %d, from %s", state.step, self._path)
         for line in lines:
-            report(line)
+            print_lines(line)
         self._patience.heed()
 
     def _read(self) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:

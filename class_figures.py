@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-N_PAIRS = 5
+from metrics import find_confused
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,11 @@ class ClassFigures:
 
     def confusions(self) -> str:
         """The pairs of classes that are confused most often, in words."""
-        counts = self.confusion * (1 - np.eye(len(self.labels)))
-        order = np.argsort(-counts, axis=None, kind="stable")[:N_PAIRS]
-        pairs = [divmod(int(at), len(self.labels)) for at in order if counts.flat[at] > 0]
+        counts = self.confusion
+        pairs = find_confused(counts)
         if not pairs:
             return "No text was taken for one of another class."
-        texts = self.confusion.sum(axis=1)
+        texts = counts.sum(axis=1)
         worded = [
             f'"{self.labels[i]}" taken for "{self.labels[j]}" ({counts[i, j]:.3g} of '
             f"{texts[i]:.0f} texts)"

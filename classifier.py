@@ -23,7 +23,7 @@ def load_weights(config: ExperimentConfig) -> GPTModel:
     """A GPT-2 without a head, with the weights that training starts from, on the CPU.
 
     Raises:
-        DataError, CheckpointError: the weights cannot be had or read.
+        DataError, CheckpointError: the weights are missing or damaged.
     """
     torch.manual_seed(config.seed)
     if config.weights == "random":
@@ -47,7 +47,7 @@ def build_classifier(
             shared with it. By default the weights are loaded.
 
     Raises:
-        DataError, CheckpointError: the weights cannot be had or read.
+        DataError, CheckpointError: the weights are missing or damaged.
     """
     with torch.device("meta"):
         model = GPTModel(replace(config.gpt, causal=not config.disable_causal_mask))

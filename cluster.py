@@ -12,10 +12,10 @@ from functools import cache
 from typing import Any
 
 from cluster_request import ClusterRequest
-from experiment import SharedWork, prefix_key
 from experiment_config import ExperimentConfig
 from memory_needs import count_positions, estimate_memory
 from runs import Run, identify
+from shared_work import SharedWork, prefix_key
 from sweep import describe_run
 
 WAYS_OUT = {

@@ -14,7 +14,7 @@ from processes import is_launched
 LEAST_GPU = 0.0001  # that Ray can give
 LOCAL = "local"  # the address of a Ray that is started for the sweep alone
 INSTALL = "pip install -r requirements-ray.txt"
-# Flags that have no sense beside --ray, and why.
+# Flags that are of no use with --ray, and why.
 USELESS = {
     "resume": "a run that is lost begins anew, on any node, so there is no checkpoint to go on "
     "from; what is complete is never repeated",
@@ -27,15 +27,15 @@ class ClusterRequest:
     """Which Ray is to run a sweep, and what each of its tasks may take."""
 
     address: str = LOCAL  # or HOST:PORT, or auto
-    gpus_per_run: float | None = None  # of each task, where GPUs are used; none is 1
-    cpus_per_run: int | None = None  # the same where none are; none is all of the smallest node
+    gpus_per_run: float | None = None  # of each task, where GPUs are used; by default 1
+    cpus_per_run: int | None = None  # where none are; by default all of the smallest node
 
 
 def parse_cluster(
     asked: Mapping[str, Any], given: Mapping[str, Any]
 ) -> tuple[ClusterRequest | None, list[str]]:
-    """The cluster that --ray and what belongs to it ask for, and a problem for each flag of them
-    that has no sense."""
+    """The cluster that --ray and what belongs to it ask for, and a problem for each of these flags
+    that is wrong."""
     needing = [name for name in ("gpus_per_run", "cpus_per_run") if name in asked]
     if "ray" not in asked:
         return None, [

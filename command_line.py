@@ -31,11 +31,11 @@ from experiment_rows import (
     differing_options,
     find_row,
     format_command,
-    format_flag,
+    format_flags,
     list_rows,
     parse_rows,
 )
-from files import ROOM, describe_path, find_path_fault
+from files import ROOM, find_path_problem
 from flags import ACTIONS, build_parser, name_unknown
 from processes import is_launched
 from runs import EPOCH, RESULT_NAME, Keep, Run
@@ -89,21 +89,8 @@ def parse_command_line(argv: Sequence[str]) -> Request:
     problems += problems_of_rows + problems_of_seeds + problems_of_keep + problems_of_cluster
     problems += _find_conflicts(asked, given)
     is_sweep = len(rows) > 1 or not {"seeds", "num_seeds", "ray"}.isdisjoint(asked)
-    overrides = None
-    if "rows" in asked:
-        overrides = {name: given[name] for name in given if name not in CIRCUMSTANCES}
-    # What is computed elsewhere need not be possible here.
-    find = find_problems if asked.get("ray", LOCAL) == LOCAL else find_option_problems
-    runs, by_row = [], {}
-    configs = {number: configure(ROWS.get(number), given) for number in rows}
-    uses_lora = any(config.uses_lora for config in configs.values())
-    for number, config in configs.items():
-        # Beside rows that use LoRA, its flags are for them, and no mistake for the others.
-        ignored = LORA_FLAGS if uses_lora and not config.uses_lora else ()
-        useful = {name: given[name] for name in given if name not in ignored}
-        by_row[number] = find(config, useful)
-        runs += [Run(replace(config, seed=seed), overrides) for seed in seeds]
-    problems += _name_rows(by_row)
+    runs, problems_of_runs = _make_runs(rows, seeds, asked, given)
+    problems += problems_of_runs
     output_dir = Path(asked.get("output_dir", "runs/demo" if "demo" in given else "runs"))
     problems += _check_output_dir(asked, output_dir)
     if keep.export_dir and is_sweep:
@@ -136,6 +123,29 @@ def parse_command_line(argv: Sequence[str]) -> Request:
     )
 
 
+def _make_runs(
+    rows: Sequence[int | None],
+    seeds: Sequence[int],
+    asked: Mapping[str, Any],
+    given: Mapping[str, Any],
+) -> tuple[list[Run], list[str]]:
+    """A run for each row and seed, and the problems of their options."""
+    overrides = None
+    if "rows" in asked:
+        overrides = {name: given[name] for name in given if name not in CIRCUMSTANCES}
+    # What is computed elsewhere need not be possible here.
+    find = find_problems if asked.get("ray", LOCAL) == LOCAL else find_option_problems
+    runs, by_row = [], {}
+    configs = {number: configure(ROWS.get(number), given) for number in rows}
+    uses_lora = any(config.uses_lora for config in configs.values())
+    for number, config in configs.items():
+        # Beside rows that use LoRA, its flags are for them, and no mistake for the others.
+        ignored = LORA_FLAGS if uses_lora and not config.uses_lora else ()
+        by_row[number] = find(config, {n: v for n, v in given.items() if n not in ignored})
+        runs += [Run(replace(config, seed=seed), overrides) for seed in seeds]
+    return runs, _name_rows(by_row)
+
+
 def parse_seeds(asked: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[list[int], list[str]]:
     """The seeds of --seeds, --num_seeds and --seed, and a problem for each that is none."""
     first = given.get("seed", OPTIONS["seed"].default)
@@ -162,7 +172,7 @@ def parse_seeds(asked: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[lis
 
 
 def parse_keep(asked: Mapping[str, Any]) -> tuple[Keep, list[str]]:
-    """What is kept of runs, and a problem for each flag of it that has no sense."""
+    """What is kept of runs, and a problem for each of its flags that is wrong."""
     export_dir = asked.get("export_hf")
     keeps = "resume" in asked or "save_model" in asked or export_dir is not None
     every = asked.get("checkpoint_every", EPOCH if keeps else None)
@@ -187,7 +197,7 @@ def parse_keep(asked: Mapping[str, Any]) -> tuple[Keep, list[str]]:
 
 def _find_conflicts(asked: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Problems between flags that say what is to be done."""
-    doing = [name for name in ("dry_run", *READING) if name in asked]
+    doing = _exclusive(asked)
     problems = []
     if len(doing) > 1:
         problems.append(f"{' with '.join(f'--{name}' for name in doing)}: give one of them")
@@ -200,17 +210,22 @@ def _find_conflicts(asked: Mapping[str, Any], given: Mapping[str, Any]) -> list[
     return problems
 
 
+def _exclusive(asked: Mapping[str, Any]) -> list[str]:
+    """The flags of those asked for that are alone in what they do."""
+    return [name for name in ("dry_run", *READING) if name in asked]
+
+
 def _check_output_dir(asked: Mapping[str, Any], output_dir: Path) -> Iterator[str]:
     if asked.get("output_dir") == "":
         yield '--output_dir "": empty; give a folder, or leave --output_dir out'
-    elif fault := find_path_fault(output_dir, ROOM):
-        yield describe_path("output_dir", output_dir, fault)
+    elif problem := find_path_problem("output_dir", output_dir, ROOM):
+        yield problem
 
 
 def _check_export_dir(export_dir: Path, output_dir: Path) -> Iterator[str]:
     """Records are read and replaced, and an exported model is one's own: they stay apart."""
-    if fault := find_path_fault(export_dir, ROOM):
-        yield describe_path("export_hf", export_dir, fault)
+    if problem := find_path_problem("export_hf", export_dir, ROOM):
+        yield problem
         return
     export, output = (Path(os.path.realpath(folder)) for folder in (export_dir, output_dir))
     if export == output or output in export.parents or export in output.parents:
@@ -229,8 +244,7 @@ def _find_launch_problems(
     asked: Mapping[str, Any], runs: Sequence[Run], is_sweep: bool
 ) -> list[str]:
     """What torchrun's processes cannot do, or too many of them."""
-    doing = [name for name in ("dry_run", *READING) if name in asked]
-    if doing:
+    if doing := _exclusive(asked):
         return [f"--{doing[0]} with torchrun: nothing is run; give the same command to python"]
     if is_sweep:
         return [
@@ -262,7 +276,7 @@ def _announce_row(config: ExperimentConfig, asked: int | None) -> None:
         if not differing:
             logger.info("Row %d: %s", number, row.command)
         elif number == asked:
-            flags = " ".join(format_flag(name, getattr(config, name)) for name in differing)
+            flags = format_flags(differing)
             logger.info("A variant of row %d, not the row, because of %s", number, flags)
     if asked is None and not find_row(config) and not config.demo:
         logger.info("Running: %s", format_command(config))

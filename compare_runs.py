@@ -9,16 +9,11 @@ from pathlib import Path
 from comparisons import ALPHA, Difference, compare
 from errors import RecordError
 from experiment_rows import ROWS, format_command
-from findings import (
-    common_seeds,
-    describe_detectable,
-    describe_smallest,
-    format_interval,
-    format_p,
-)
+from findings import common_seeds, describe_detectable, describe_smallest, format_interval, format_p
 from published import PUBLISHED_SEED
 from record_weights import require_one_base
-from run_records import RESULT_NAME, read_record, read_records
+from run_records import read_record, read_records
+from runs import RESULT_NAME
 from tables import (
     Configuration,
     Section,

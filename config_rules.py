@@ -12,7 +12,7 @@ from typing import Any
 from dataset_rules import find_dataset_problems, format_given
 from errors import shorten
 from experiment_config import CONTEXT_LENGTHS, OPTIONS, ExperimentConfig, describe_number
-from files import ROOM, describe_path, find_path_fault
+from files import ROOM, find_path_problem
 from model_sizes import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig
 
 # What people call choices that have another name here.
@@ -171,8 +171,8 @@ def _check_weights(config: ExperimentConfig) -> Iterator[str]:
 def _check_weights_file(config: ExperimentConfig) -> Iterator[str]:
     if config.weights in ("pretrained", "random", ""):
         return
-    if fault := find_path_fault(config.weights):
-        yield describe_path("weights", config.weights, fault)
+    if problem := find_path_problem("weights", config.weights):
+        yield problem
     elif not Path(config.weights).exists():
         yield (
             f'--weights "{config.weights}": no such file or folder; give pretrained, random, or '
@@ -183,8 +183,8 @@ def _check_weights_file(config: ExperimentConfig) -> Iterator[str]:
 def _check_folders(config: ExperimentConfig) -> Iterator[str]:
     for name in ("data_dir", "weights_dir"):
         folder = getattr(config, name)
-        if folder and (fault := find_path_fault(folder, ROOM)):
-            yield describe_path(name, folder, fault)
+        if folder and (problem := find_path_problem(name, folder, ROOM)):
+            yield problem
 
 
 def _check_device(config: ExperimentConfig) -> Iterator[str]:

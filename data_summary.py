@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import pandas as pd
 
 from data_utils import Corpus, EncodedTexts, Splits
+from outcomes import Accuracy
 from output import printable
-from terminal_columns import shorten
-from training import Accuracy
+from text_tables import cut
 
 LABEL_COLUMNS = 30  # of a label on the terminal
 
@@ -83,4 +83,4 @@ def _format_parts(n: Splits[int]) -> str:
 
 
 def _show(label: str) -> str:
-    return f'"{shorten(printable(label), LABEL_COLUMNS)}"'
+    return f'"{cut(printable(label), LABEL_COLUMNS)}"'

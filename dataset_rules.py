@@ -8,7 +8,7 @@ from typing import Any
 
 from errors import shorten
 from experiment_config import ExperimentConfig
-from files import describe_path, describe_special, find_path_fault
+from files import describe_special, find_path_problem
 
 DATASET_FLAGS = {
     "text_column",
@@ -64,8 +64,8 @@ def find_dataset_problems(config: ExperimentConfig, given: Mapping[str, Any]) ->
 def _check_file(name: str, path: str | None) -> Iterator[str]:
     if not path:
         return
-    if fault := find_path_fault(path):
-        yield describe_path(name, path, fault)
+    if problem := find_path_problem(name, path):
+        yield problem
     elif not Path(path).exists():
         yield f'--{name} "{path}": no such file'
     elif special := describe_special(Path(path)):

@@ -31,7 +31,7 @@ SIGNATURES = {
     rb"\s*\[\s*\{": "a JSON array; save it with one object a line (jq -c '.[]')",
     rb"\s*\{\s*[\r\n]": "JSON on several lines; save it with one object a line (jq -c .)",
 }
-BAD = re.compile("[\0\ud800-\udfff]")  # NUL, or a byte that is no text
+BAD = re.compile("[\0\ud800-\udfff]")  # NUL, or what the error handler "mark" makes of a byte
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:

@@ -95,7 +95,7 @@ def fetch(url: str, *, max_bytes: int) -> bytes:
     off is resumed, where the server allows it.
 
     Raises:
-        DownloadError: it is not there, is larger than ``max_bytes``, or could not be had in
+        DownloadError: it is not there, is larger than ``max_bytes``, or did not come in
             ``ATTEMPTS`` attempts or ``DEADLINE_SECONDS``.
     """
     deadline = time.monotonic() + DEADLINE_SECONDS

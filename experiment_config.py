@@ -187,8 +187,8 @@ class ExperimentConfig:
     delimiter: str | None = option(
         None,
         GROUPS[2],
-        "what separates columns: comma, semicolon, tab or pipe; none is found from the first "
-        "lines, or from an Excel line such as sep=;",
+        "what separates columns: comma, semicolon, tab or pipe; by default, this is found from the "
+        "first lines, or from an Excel line such as sep=;",
         parse=delimiter,
         choices=DELIMITERS,
     )
@@ -312,15 +312,15 @@ class ExperimentConfig:
     precision: str = option(
         "fp32",
         GROUPS[4],
-        "number format of matrix products: fp32, tf32 (on CUDA only), or bf16 (what trains and the "
-        "classifier stay in fp32)",
+        "number format of matrix products: fp32, tf32 (on CUDA only), or bf16 (trained "
+        "weights and the classifier stay in fp32)",
         choices=PRECISIONS,
     )
     no_feature_reuse: bool = option(
         False,
         GROUPS[4],
-        "compute everything at every step, also what never changes: slow, the yardstick for the "
-        "fast path",
+        "compute everything at every step, even what never changes: slow, and the yardstick for "
+        "the fast path",
     )
     feature_memory: float | None = option(
         None,

@@ -43,7 +43,7 @@ class Row:
     @property
     def command(self) -> str:
         """The row as a line for a shell."""
-        return " ".join([SCRIPT, *map(format_flag, self.flags, self.flags.values())])
+        return f"{SCRIPT} {format_flags(self.flags)}".rstrip()
 
 
 def format_flag(name: str, value: Any) -> str:
@@ -51,6 +51,11 @@ def format_flag(name: str, value: Any) -> str:
     if value is True:
         return f"--{name}"
     return f'--{name} "{value}"' if " " in str(value) else f"--{name} {value}"
+
+
+def format_flags(flags: Mapping[str, Any]) -> str:
+    """The same of several."""
+    return " ".join(map(format_flag, flags, flags.values()))
 
 
 ROWS = {
@@ -201,16 +206,13 @@ def format_command(config: ExperimentConfig) -> str:
         for name, option in OPTIONS.items()
         if getattr(config, name) != option.default and name not in CIRCUMSTANCES[1:]
     }
-    return printable(" ".join([SCRIPT, *map(format_flag, flags, flags.values())]))
+    return printable(f"{SCRIPT} {format_flags(flags)}".rstrip())
 
 
-def differing_options(config: ExperimentConfig, row: Row) -> list[str]:
-    """Names of the options that make ``config`` a variant of ``row`` and not the row."""
-    return [
-        name
-        for name in OPTIONS
-        if name not in CIRCUMSTANCES and getattr(config, name) != getattr(row.config, name)
-    ]
+def differing_options(config: ExperimentConfig, row: Row) -> dict[str, Any]:
+    """The options that make ``config`` a variant of ``row`` and not the row."""
+    values = {name: getattr(config, name) for name in OPTIONS if name not in CIRCUMSTANCES}
+    return {name: v for name, v in values.items() if v != getattr(row.config, name)}
 
 
 def parse_rows(text: str) -> tuple[list[int], list[str]]:

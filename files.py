@@ -43,9 +43,10 @@ def find_path_fault(path: str | Path, below: str = "") -> str | None:
     return None
 
 
-def describe_path(name: str, path: str | Path, fault: str) -> str:
-    """The problem that the path of a flag is one which no file can have."""
-    return f'--{name} "{shorten(path, 60)}": {fault}'
+def find_path_problem(name: str, path: str | Path, below: str = "") -> str | None:
+    """The same for the path of the flag ``name``, as a sentence."""
+    fault = find_path_fault(path, below)
+    return f'--{name} "{shorten(path, 60)}": {fault}' if fault else None
 
 
 @contextmanager

@@ -8,14 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from comparisons import (
-    ALPHA,
-    Difference,
-    compare,
-    detectable_points,
-    holm,
-    smallest_difference,
-)
+from comparisons import ALPHA, Difference, compare, detectable_points, holm, smallest_difference
 from experiment_rows import COMPARISONS, ROWS
 from tables import Configuration, Section, mark_single
 

@@ -27,7 +27,7 @@ from config_rules import find_export_problems
 from data_utils import PADDING_TOKEN
 from errors import ExportError
 from experiment_config import ExperimentConfig
-from files import ROOM, describe_path, find_path_fault, parse_json
+from files import ROOM, find_path_problem, parse_json
 from gpt_model import BLOCK_MODULES, TRANSPOSED, GPTModel, published_names
 from hf_tokenizer import TOKENIZER_NAMES, write_tokenizer
 from lora import LoRALinear
@@ -46,8 +46,8 @@ def require_export_folder(folder: Path) -> None:
 
     It may be there if it is empty, or an earlier export and nothing else: then it is replaced.
     """
-    if fault := find_path_fault(folder, ROOM):
-        raise ExportError(describe_path("export_hf", folder, fault))
+    if problem := find_path_problem("export_hf", folder, ROOM):
+        raise ExportError(problem)
     try:
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
         if names and not _is_export(folder, names):

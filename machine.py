@@ -26,6 +26,11 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def set_precision(name: str) -> None:
+    """Have PyTorch multiply matrices of float32 as ``--precision`` says."""
+    torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+
+
 def free_bytes(device: torch.device) -> int:
     """Bytes of memory that this process can still have on a device."""
     if device.type == "cuda":

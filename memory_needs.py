@@ -7,9 +7,10 @@ saves.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -18,12 +19,16 @@ from torch import Tensor, nn
 
 from classifier import build_classifier, may_merge, takes_fast_path
 from data_utils import PARTS, EncodedTexts, Splits
+from errors import LESS_MEMORY
 from experiment_config import ExperimentConfig
 from frozen_features import TOKENS_PER_BATCH, count_frozen_blocks, cut_texts
 from gpt_model import GPTModel
 from lora import MergedLoRALinear
-from machine import choose_device
+from machine import choose_device, free_bytes
+from parallel import size
 from training import MAX_MERGED_TEXTS, trained_parts
+
+logger = logging.getLogger("experiments")
 
 # Python, PyTorch and the texts. On a GPU it stands for CUDA's context and libraries: an assumption.
 PROCESS_BYTES = 500_000_000
@@ -159,3 +164,42 @@ def _product_bytes(config: ExperimentConfig) -> int:
 
 def _count_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+# ---------------------------------------------------------------- what is said of it
+
+
+def require_memory(texts: Splits[EncodedTexts], config: ExperimentConfig) -> None:
+    """Raise ``MemoryError`` where AdamW's two moments are sure not to fit, and warn where what a
+    training step needs beside them may not fit as well. The weights are in memory already."""
+    need = estimate_memory(config, *count_positions(texts, config), size())
+    free = free_bytes(choose_device(config.device))
+    if need.moments > free:
+        raise MemoryError(
+            f"AdamW's moments alone take {need.moments / 1e9:.1f} GB, and {free / 1e9:.1f} GB are "
+            "free"
+        )
+    if 1.25 * need.training > free:
+        logger.warning(
+            "Memory is short: training takes about %.1f GB, and %.1f GB are free. %s",
+            need.training / 1e9,
+            free / 1e9,
+            _advise_on_memory(texts, config, need),
+        )
+
+
+def _advise_on_memory(
+    texts: Splits[EncodedTexts], config: ExperimentConfig, need: MemoryNeed
+) -> str:
+    """What would need less. Accumulating keeps all gradients, which may be more than it saves."""
+    halved = replace(
+        config,
+        batch_size=max(1, config.batch_size // 2),
+        accumulation_steps=2 * config.accumulation_steps,
+    )
+    if estimate_memory(halved, *count_positions(texts, halved), size()).training < need.training:
+        return (
+            "Half the --batch_size with twice the --accumulation_steps makes the same updates "
+            "with less."
+        )
+    return f"{LESS_MEMORY} --accumulation_steps would need more, for all gradients at once."

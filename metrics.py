@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from outcomes import Predictions
 from output import printable
-from terminal_columns import TERMINAL_COLUMNS, align, display_width, shorten
-from training import Predictions
+from text_tables import TERMINAL_COLUMNS, align, cut, display_width
 
 MAX_SHOWN = 12  # classes that are all shown on a terminal
 N_WORST = 5  # of more, the worst, and the most frequent confusions
@@ -51,7 +53,7 @@ def format_metrics(metrics: dict[str, Any]) -> str:
     ``TERMINAL_COLUMNS``. Of many classes, only the worst and the most frequent confusions."""
     confusion = metrics["confusion"]
     classes = [
-        {**part, "label": shorten(printable(part["label"]), TERMINAL_COLUMNS)}
+        {**part, "label": cut(printable(part["label"]), TERMINAL_COLUMNS)}
         for part in metrics["classes"]
     ]
     lines = [f"Test balanced accuracy: {metrics['balanced_accuracy']:.2%}"]
@@ -75,7 +77,7 @@ def _align_classes(
     classes: Sequence[dict[str, Any]], width: int, confusion: Sequence[Sequence[int]] = ()
 ) -> list[str]:
     """A table with a line for each class, labels cut to ``width``, the confusion if it is given."""
-    labels = [shorten(part["label"], width) for part in classes]
+    labels = [cut(part["label"], width) for part in classes]
     rows = [
         [
             label,
@@ -96,15 +98,17 @@ def _list_confusions(
     classes: Sequence[dict[str, Any]], confusion: Sequence[Sequence[int]]
 ) -> list[str]:
     """What was most often taken for something else."""
-    found = [
-        (count, part, other)
-        for part, counts in zip(classes, confusion, strict=True)
-        for other, count in zip(classes, counts, strict=True)
-        if count and other is not part
+    labels = [cut(part["label"], LABEL_COLUMNS) for part in classes]
+    pairs = find_confused(np.array(confusion))
+    return ["Most frequent confusions:"] * bool(pairs) + [
+        f"  {labels[i]} as {labels[j]}: {confusion[i][j]} of {classes[i]['texts']} texts"
+        for i, j in pairs
     ]
-    most = sorted(found, key=lambda pair: -pair[0])[:N_WORST]
-    return ["Most frequent confusions:"] * bool(most) + [
-        f"  {shorten(part['label'], LABEL_COLUMNS)} as {shorten(other['label'], LABEL_COLUMNS)}: "
-        f"{count} of {part['texts']} texts"
-        for count, part, other in most
-    ]
+
+
+def find_confused(confusion: np.ndarray) -> list[tuple[int, int]]:
+    """The ``N_WORST`` pairs of different classes in a confusion (C, C) that have the most texts;
+    fewer if others have none."""
+    counts = confusion * (1 - np.eye(len(confusion)))
+    order = np.argsort(-counts, axis=None, kind="stable")[:N_WORST]
+    return [divmod(int(at), len(counts)) for at in order if counts.flat[at] > 0]

@@ -16,7 +16,7 @@ import unicodedata
 ACTING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
 
-def report(text: str) -> None:
+def print_lines(text: str) -> None:
     """Print lines of results. A value that may hold line breaks is made :func:`printable` before
     it enters one."""
     write(_printable_lines(text))

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from output import printable
+from text_tables import cut
 
 BLUE, ORANGE, GREY = "#1f6f9f", "#d9730d", "#6b6b6b"
 STYLE = {
@@ -28,7 +29,7 @@ STYLE = {
 
 
 MAX_COUNTED_CLASSES = 20  # in a confusion matrix with its counts
-MAX_LABEL_LENGTH = 30
+MAX_LABEL_COLUMNS = 30
 
 
 @dataclass(frozen=True)
@@ -184,7 +185,7 @@ def confusion_matrix(labels: Sequence[str], confusion: np.ndarray) -> bytes:
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     axes.grid(visible=False)
-    names = [shorten(printable(label)) for label in labels]
+    names = [cut(printable(label), MAX_LABEL_COLUMNS) for label in labels]
     size = 9 if n <= MAX_COUNTED_CLASSES else 7
     axes.set_xticks(range(n), names, rotation=90, fontsize=size)
     axes.set_yticks(range(n), names, fontsize=size)
@@ -199,8 +200,3 @@ def confusion_matrix(labels: Sequence[str], confusion: np.ndarray) -> bytes:
         # Matplotlib only measures with its own font, which lacks most scripts.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         return _draw(figure)
-
-
-def shorten(label: str) -> str:
-    """A name that leaves room for the picture."""
-    return label if len(label) <= MAX_LABEL_LENGTH else f"{label[: MAX_LABEL_LENGTH - 1]}…"

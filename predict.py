@@ -16,13 +16,12 @@ from console import Once, Parser, run_for_people
 from dataset_rules import find_encoding_problems
 from errors import ConfigError, shorten
 from experiment_config import DEVICES, OPTIONS, show_default
-from files import describe_path, find_path_fault
+from files import find_path_fault, find_path_problem
 from interruption import ending_at_once
 from output import printable, use_utf8, write
 from prediction_formats import FORMATS, Prediction, format_prediction
 from runs import CONFIG_NAME
 from separated_values import TextFormat, are_positions
-from standard_input import read_lines
 
 if TYPE_CHECKING:  # imported where texts are classified: --help and mistakes need no PyTorch
     import tiktoken
@@ -195,8 +194,8 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
             f"TEXT {files[0]}: that is a file; give --csv {files[0]} for a table, or < {files[0]} "
             "for its lines"
         )
-    if arguments.csv and (fault := find_path_fault(arguments.csv)):
-        problems.append(describe_path("csv", arguments.csv, fault))
+    if arguments.csv and (problem := find_path_problem("csv", arguments.csv)):
+        problems.append(problem)
     if problems:
         raise ConfigError(problems)
     return arguments
@@ -211,15 +210,16 @@ def perform(argv: Sequence[str] | None) -> int:
     """Classify what is asked for. Returns the exit status.
 
     Raises:
-        ConfigError: the command line has no sense.
-        DataError, CheckpointError: texts, vocabulary, model or base weights cannot be had.
+        ConfigError: the command line is wrong.
+        DataError, CheckpointError: texts, vocabulary, model or base weights are
+            missing or damaged.
         ImportError: a package is missing.
     """
     with ending_at_once():
         arguments = parse_command_line(argv)
-        from experiment import find_encoding
+        from corpora import find_encoding
         from saved_models import load_classifier
-        from texts_to_classify import read_texts
+        from texts_to_classify import read_lines, read_texts
 
     given = {name: getattr(arguments, name) for name in OF_THIS_MACHINE}
     classifier = load_classifier(

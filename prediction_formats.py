@@ -7,6 +7,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from errors import shorten
 from output import printable
 
 FORMATS = ("text", "csv", "jsonl")
@@ -48,7 +49,5 @@ def format_prediction(number: int, prediction: Prediction, form: str, width: int
         return f'{number},"{label}",{prediction.probability:.9g}'
     if form == "jsonl":
         return json.dumps(vars(prediction))
-    shown = printable(prediction.text[: SHOWN_CHARACTERS + 1])
-    if len(shown) > SHOWN_CHARACTERS:
-        shown = shown[:SHOWN_CHARACTERS] + "..."
+    shown = shorten(printable(prediction.text[: SHOWN_CHARACTERS + 1]), SHOWN_CHARACTERS)
     return f"{printable(prediction.label):<{width}}  {prediction.probability:.4f}  {shown}"

@@ -38,26 +38,20 @@ from cluster import (
     make_tasks,
 )
 from cluster_request import LOCAL, ClusterRequest
+from corpora import find_encoding, load_corpus
 from data_summary import describe_corpus
 from data_utils import Corpus
 from errors import ClusterError, RecordError
-from experiment import SharedWork, find_encoding, load_corpus
 from experiment_config import ExperimentConfig
 from files import write_atomically
 from interruption import Interrupted, Patience
 from machine import PACKAGES
-from output import report
+from output import print_lines
 from ray_worker import Inbox, Outcome, VersionError, call_in_thread, compute_task
 from run_records import read_record, write_incomplete
 from runs import Keep, Run
-from sweep import (
-    describe_not_kept,
-    describe_run,
-    find_done,
-    record_complete,
-    require_same_data,
-    require_same_weights,
-)
+from shared_work import SharedWork
+from sweep import describe_not_kept, describe_run, find_done, record_complete, require_one_table
 from version import find_commit
 from vocabulary import portable
 
@@ -131,7 +125,7 @@ class Ledger:
         self._end(run)
         minutes = outcome.seconds / 60
         logger.info("%s, done on %s in %.2f minutes", self._place(run), outcome.node, minutes)
-        report("\n".join([f"{describe_run(run)}:", *read_record(folder).lines]))
+        print_lines("\n".join([f"{describe_run(run)}:", *read_record(folder).lines]))
         if outcome.result.not_kept:
             self.failed.append(run)
             logger.error("%s", describe_not_kept(outcome.result, folder))
@@ -163,7 +157,7 @@ def run_ray_sweep(
 
     Raises:
         ClusterError: no Ray answers, no node can run what is left, or versions differ.
-        DataError: the texts or the vocabulary cannot be had.
+        DataError: the texts or the vocabulary are missing or damaged.
         RecordError: a record cannot be written, or the folder holds runs on other data or
             from other weights of the same name.
         Interrupted: the process was asked to stop; what is complete is recorded.
@@ -175,8 +169,7 @@ def run_ray_sweep(
         return []
     config = runs[0].config  # texts, vocabulary and device are the same for all
     corpus = load_corpus(config)
-    require_same_data(output_dir, corpus)
-    require_same_weights(output_dir, runs)
+    require_one_table(output_dir, corpus, runs)
     logger.info(describe_corpus(corpus, is_own=bool(config.dataset)))
     encoding = portable(find_encoding(config))
     with connected(request.address) as patience:
@@ -375,7 +368,7 @@ def _start(address: str, **options: Any) -> None:
     try:
         ray.init(address, runtime_env=RUNTIME, **QUIET, **options)
     except Exception as error:  # Ray's have no class in common
-        raise ClusterError(f"--ray: Ray cannot be had ({_reason(error)}).") from error
+        raise ClusterError(f"--ray: Ray did not start or answer ({_reason(error)}).") from error
 
 
 def find_cluster(address: str) -> str:

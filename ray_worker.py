@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import ray
 
 if TYPE_CHECKING:
-    from experiment import ExperimentResult, SharedWork
     from experiment_config import ExperimentConfig
+    from outcomes import ExperimentResult
+    from shared_work import SharedWork
 
 ANSWER_SECONDS = 600.0  # that texts may take to come, and results to go, of which models are large
 SIGN_SECONDS = 2.0  # from one sign of life to the next
@@ -129,7 +130,7 @@ def require_versions(versions: Mapping[str, str]) -> None:
 def _compute_runs(
     parcel: Sequence[ray.ObjectRef], inbox: ray.actor.ActorHandle, keeps_models: bool
 ) -> None:
-    from experiment import SharedWork
+    from shared_work import SharedWork
 
     texts, (configs, sharing) = ray.get(list(parcel), timeout=ANSWER_SECONDS)
     shared = SharedWork(sharing, *texts)

@@ -8,21 +8,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from corpora import describe_data, load_corpus
 from data_utils import PARTS, Corpus, Splits
 from errors import RecordError
-from experiment import describe_data, load_corpus
 from files import write_atomically
 from output import printable
 from pages import PICTURES_NAME, Block, Picture, render_html, render_markdown
 from record_weights import require_one_base
-from report_page import OTHERS_TITLE, Findings, compose, tabulate_others
+from report_page import OTHERS_TITLE, ReportData, compose, tabulate_others
 from run_records import Record, read_records
 from tables import group_records, require_one_dataset, tabulate
-from text_tables import align, fill
+from text_tables import align_wrapped, fill
 
 logger = logging.getLogger("experiments")
 
-SHORT_COLUMNS = ["row", "n", "train %", "val %", "test %", "95 % interval", "min"]
+SHORT_COLUMNS = [
+    *("row", "n", "train %", "val %", "test %", "95 % interval", "min"),
+    *("flags", "command"),  # tables have one of these
+]
 
 
 def write_report(output_dir: Path, data_dir: Path, offline: bool = False) -> str:
@@ -38,7 +41,7 @@ def write_report(output_dir: Path, data_dir: Path, offline: bool = False) -> str
     Raises:
         RecordError: there are no records, they do not belong together, or the report cannot be
             written.
-        DataError: the messages cannot be had.
+        DataError: the texts are missing or damaged.
     """
     records = read_records(output_dir)
     if not records:
@@ -54,11 +57,9 @@ def write_report(output_dir: Path, data_dir: Path, offline: bool = False) -> str
     if not records:
         raise RecordError(f"--output_dir {output_dir} holds no record that fits its data.")
     sections, others = group_records([record for record in records if record.is_complete])
-    findings = Findings(records, sections, others, corpus)
-    _write_page(compose(findings), output_dir)
-    return "\n\n".join(
-        [*_shorten(findings), f"Report: {printable(str(output_dir / 'report.html'))}"]
-    )
+    data = ReportData(records, sections, others, corpus)
+    _write_page(compose(data), output_dir)
+    return "\n\n".join([*_shorten(data), f"Report: {printable(str(output_dir / 'report.html'))}"])
 
 
 def _corpus_of(records: Sequence[Record], data_dir: Path, offline: bool) -> Corpus:
@@ -98,18 +99,17 @@ def _fits(record: Record, corpus: Corpus) -> bool:
     return fits
 
 
-def _shorten(findings: Findings) -> list[str]:
+def _shorten(data: ReportData) -> list[str]:
     """The tables that are printed, each under the heading that it has on the page."""
     short = [
-        (section.title, tabulate(section).query("n != ''"), "flags")
-        for section in findings.sections
+        (section.title, tabulate(section).query("n != ''"))
+        for section in data.sections
         if section.configurations
     ]
-    if findings.others:
-        short.append((OTHERS_TITLE, tabulate_others(findings.others), "command"))
+    if data.others:
+        short.append((OTHERS_TITLE, tabulate_others(data.others)))
     return [
-        f"{fill(title)}\n{align(table.filter([*SHORT_COLUMNS, wrapped]), wrapped)}"
-        for title, table, wrapped in short
+        f"{fill(title)}\n{align_wrapped(table.filter(SHORT_COLUMNS))}" for title, table in short
     ]
 
 

@@ -20,16 +20,15 @@ from findings import describe_smallest, find_differences, tabulate_findings
 from pages import Block, Heading, Paragraph, Picture, Table, Terms
 from report_explanation import EXPLANATION
 from run_records import Record
-from tables import Configuration, Section, figures, tabulate
+from tables import BASELINE, Configuration, Section, figures, tabulate
 
 TITLE = "Which choices matter when a GPT is finetuned as a classifier?"
 OTHERS_TITLE = "Other configurations"
-BASELINE = "characters, linear SVM (baseline)"
 N_HARDEST = 10
 
 
 @dataclass(frozen=True)
-class Findings:
+class ReportData:
     """What a report is on: its records, grouped, and the texts that they were made on."""
 
     records: Sequence[Record]
@@ -54,23 +53,23 @@ class Findings:
         return in_sections + [("", part) for part in self.others]
 
 
-def compose(findings: Findings) -> list[Block]:
+def compose(data: ReportData) -> list[Block]:
     """The page, from its title to the explanation of its words."""
-    corpus = findings.corpus
+    corpus = data.corpus
     baseline = classify_by_characters(corpus.parts)
     names = (f"{number:02d}-" for number in count(1))  # of the files of pictures
-    blocks = [*_introduce(findings.records)]
-    for section in findings.sections:
+    blocks = [*_introduce(data.records)]
+    for section in data.sections:
         # On one's own data, nothing is as published.
-        if section.configurations or not findings.is_own:
+        if section.configurations or not data.is_own:
             blocks += _describe_section(section, baseline, corpus, names)
-    blocks += describe_others(findings.others)
+    blocks += describe_others(data.others)
     # Of the messages, all classes are of one size, and old records say nothing of them.
-    own = [(row, part) for row, part in findings.named if part.records[0].config.dataset]
+    own = [(row, part) for row, part in data.named if part.records[0].config.dataset]
     if own:
         blocks += _describe_classes(own, names)
-    blocks += _audit(findings.named, baseline, corpus.parts)
-    blocks += _list_incomplete(findings.records)
+    blocks += _audit(data.named, baseline, corpus.parts)
+    blocks += _list_incomplete(data.records)
     return [*blocks, Heading("How to read it"), Terms(EXPLANATION)]
 
 

@@ -26,16 +26,22 @@ import torch
 
 from data_utils import PARTS, Splits
 from errors import RecordError
-from experiment import ExperimentResult, format_accuracies, format_minutes
 from experiment_config import OPTIONS, ExperimentConfig
 from experiment_rows import find_row, format_command
 from files import parse_json, write_atomically
 from metrics import format_metrics, measure_classes
+from outcomes import (
+    Accuracy,
+    ExperimentResult,
+    History,
+    Predictions,
+    format_accuracies,
+    format_minutes,
+)
 from own_data import checksum_files
 from record_schema import COLUMNS, check_predictions, check_result
 from record_weights import is_outdated
 from runs import RESULT_NAME, Run, identify
-from training import Accuracy, History, Predictions
 from version import find_commit
 
 logger = logging.getLogger("experiments")
@@ -124,7 +130,7 @@ def write_complete(
     """Write the record of a run that came to its end, in place of an earlier one.
 
     Args:
-        data: what it was trained on, as :func:`experiment.describe_data` has it.
+        data: what it was trained on, as :func:`corpora.describe_data` has it.
 
     Returns:
         Its folder.

@@ -10,7 +10,7 @@ from command_line import Request
 from hf_export import require_export_folder
 from interruption import ending_at_once
 from machine import choose_device
-from output import report
+from output import print_lines
 from run_records import require_writable
 from runs import Keep, Run
 from sweep import describe_plan, find_done, log_comparison, order_runs, run_and_record, run_sweep
@@ -22,7 +22,7 @@ def perform(request: Request) -> int:
     """Do what is asked for. Returns the exit status: 1 if a run of a sweep failed, else 0.
 
     Raises:
-        DataError, RecordError: data or records cannot be had, are damaged, or do not fit.
+        DataError, RecordError: data or records are missing, are damaged, or do not fit.
         ExperimentError: the only run failed.
     """
     output_dir, runs = request.output_dir, order_runs(request.runs)
@@ -30,10 +30,10 @@ def perform(request: Request) -> int:
         with ending_at_once():
             from compare_runs import compare_runs
 
-        report(compare_runs(*request.compare, output_dir))
+        print_lines(compare_runs(*request.compare, output_dir))
         return 0
     if request.dry_run:
-        report(describe_plan(runs, output_dir, request.keep))
+        print_lines(describe_plan(runs, output_dir, request.keep))
         return 0
     if not request.report and parallel.is_first():
         require_writable(output_dir)
@@ -50,7 +50,7 @@ def perform(request: Request) -> int:
     with ending_at_once():
         from report import write_report
 
-    report(write_report(output_dir, request.data_dir, request.offline))
+    print_lines(write_report(output_dir, request.data_dir, request.offline))
     for run in failed:
         logger.error("Failed: %s", run.name)
     return 1 if failed else 0
@@ -63,7 +63,7 @@ def perform_one(run: Run, output_dir: Path, keep: Keep) -> None:
         if keep.export_dir and not done and parallel.is_first():
             require_export_folder(keep.export_dir)
         if done:
-            report("\n".join(done.lines))
+            print_lines("\n".join(done.lines))
             log_comparison(run, done.accuracy("test"))
         folder = run.folder(output_dir)
         if not parallel.from_first(bool(done)):

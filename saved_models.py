@@ -18,7 +18,7 @@ from errors import CheckpointError, ConfigError
 from experiment_config import OPTIONS, ExperimentConfig
 from files import parse_json, write_atomically
 from gpt_model import GPTModel
-from machine import choose_device
+from machine import choose_device, set_precision
 from runs import CONFIG_NAME
 from tensor_files import damaged, fill_trained, read_tensors, trained_tensors, write_tensors
 from weight_files import WEIGHTS_NAME, describe_base
@@ -93,8 +93,8 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
 
     Raises:
         CheckpointError: it cannot be read, is damaged, or its base weights are others.
-        ConfigError: what is given has no sense, or this machine cannot do it.
-        DataError: the base weights cannot be had.
+        ConfigError: what is given is wrong, or this machine cannot do it.
+        DataError: the base weights are missing.
     """
     path = folder / CONFIG_NAME
     try:
@@ -120,7 +120,7 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
         _require_same_base(base, describe_base(config), folder)
     model = build_classifier(config, None if base else _empty_model(config), len(labels))
     fill_trained(model, tensors, folder / WEIGHTS_NAME)
-    torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+    set_precision(config.precision)
     model = model.eval().to(choose_device(config.device))
     return SavedClassifier(model, config, tuple(labels), config.context_length)
 
@@ -183,7 +183,7 @@ def _read_options(content: dict[str, Any]) -> ExperimentConfig:
     """The configuration that a saved model has, but for what depends on the machine.
 
     Raises:
-        KeyError, TypeError, ValueError: it is not there, or has no sense.
+        KeyError, TypeError, ValueError: it is not there, or breaks rules.
     """
     options = {name: content["options"][name] for name in MODEL_OPTIONS}
     for name, value in options.items():

@@ -15,7 +15,6 @@ from errors import DataError
 from experiment_config import DELIMITERS
 
 SAMPLE_LINES = 100  # from which the delimiter is found
-QUOTINGS = {"auto": csv.QUOTE_MINIMAL, "csv": csv.QUOTE_MINIMAL, "none": csv.QUOTE_NONE}
 IN_NO_TEXT = "\t|"  # delimiters that hardly any text holds
 
 
@@ -62,7 +61,8 @@ def separate(
         DataError: the delimiter cannot be told, a column is missing, or a row is damaged.
     """
     csv.field_size_limit(2**31 - 1)  # a long text is no damage; more does not fit everywhere
-    options = {"quoting": QUOTINGS[form.quoting], "strict": True}
+    quoting = csv.QUOTE_NONE if form.quoting == "none" else csv.QUOTE_MINIMAL
+    options = {"quoting": quoting, "strict": True}
     delimiter, lines = _take_delimiter(lines, columns, form, path, options)
     record: list[tuple[int, str]] = []  # the lines of the row that is being read
     reader = csv.reader(_recorded(lines, record), delimiter=delimiter, **options)
@@ -180,6 +180,6 @@ def _may_be_merged(cells: Sequence[str], delimiter: str) -> bool:
 
 
 def _take_apart(lines: Iterable[str], delimiter: str, width: int) -> list[list[str]]:
-    """The lines of a row as rows of their own; none if they have not the fields of one."""
+    """The lines of a row as rows of their own; none unless each has the fields of one."""
     rows = [line.rstrip("\r\n").split(delimiter) for line in lines if line.strip()]
     return rows if all(len(fields) == width for fields in rows) else []

@@ -9,13 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from checkpoints import CHECKPOINT_NAME
+from corpora import describe_data
 from data_utils import Corpus
 from errors import DataError, ExperimentError, RecordError, describe_error
-from experiment import ExperimentResult, SharedWork, describe_data, run_experiment, sharing_order
+from experiment import run_experiment
 from experiment_rows import find_row, format_command
 from files import checksum_file
 from machine import choose_device, describe_machine
-from output import printable, report
+from outcomes import Accuracy, ExperimentResult
+from output import print_lines, printable
 from parallel import is_first
 from record_weights import is_outdated
 from run_records import (
@@ -27,8 +29,8 @@ from run_records import (
     write_incomplete,
 )
 from runs import Keep, Run, identify
+from shared_work import SharedWork, sharing_order
 from split_files import write_split
-from training import Accuracy
 from variants import compare_with_published
 from version import find_commit
 from weight_files import WEIGHTS_NAME
@@ -155,7 +157,7 @@ def run_sweep(runs: Sequence[Run], output_dir: Path, keep: Keep | None = None) -
         The runs that failed; they are recorded, and the others went on.
 
     Raises:
-        DataError: the messages cannot be had.
+        DataError: the texts are missing or damaged.
         RecordError: a record cannot be written, or the folder holds runs on other data or from
             other weights of the same name, which could not stand in one table with these.
     """
@@ -169,10 +171,9 @@ def run_sweep(runs: Sequence[Run], output_dir: Path, keep: Keep | None = None) -
             continue
         if not shared:
             shared = SharedWork([run.config for run in runs])
-            require_same_data(output_dir, shared.corpus)
-            require_same_weights(output_dir, runs)
+            require_one_table(output_dir, shared.corpus, runs)
         logger.info("%s", place)
-        report(f"{describe_run(run)}:")
+        print_lines(f"{describe_run(run)}:")
         try:
             run_and_record(run, output_dir, shared, keep)
         except (RecordError, BrokenPipeError):
@@ -184,28 +185,25 @@ def run_sweep(runs: Sequence[Run], output_dir: Path, keep: Keep | None = None) -
     return failed
 
 
-def require_same_data(output_dir: Path, corpus: Corpus) -> None:
-    """Raise :class:`RecordError` if a folder holds runs on other data than these."""
+def require_one_table(output_dir: Path, corpus: Corpus, runs: Sequence[Run]) -> None:
+    """Raise :class:`RecordError` if a folder holds runs that could not stand in one table with
+    these: on other data, or other runs from what ``--weights PATH`` was before.
+
+    Raises:
+        DataError: the file of ``--weights`` cannot be read, or is no GPT-2.
+    """
     data = describe_data(corpus)
+    names, ours = {run.config.weights for run in runs}, {identify(run.config) for run in runs}
     for record in read_records(output_dir):
-        if record.is_complete and record.result["data"] != data:
+        if not record.is_complete:
+            continue
+        if record.result["data"] != data:
             raise RecordError(
                 f"{record.folder} was made on other data or another split "
                 f"({record.result['data']['name']}), and the two could not stand in one table. "
                 "Name another folder with --output_dir."
             )
-
-
-def require_same_weights(output_dir: Path, runs: Sequence[Run]) -> None:
-    """Raise :class:`RecordError` if a folder holds other runs than these that started from what
-    their ``--weights PATH`` was before.
-
-    Raises:
-        DataError: that file cannot be read, or is no GPT-2.
-    """
-    names, ours = {run.config.weights for run in runs}, {identify(run.config) for run in runs}
-    for record in read_records(output_dir):
-        is_other = record.is_complete and identify(record.config) not in ours
+        is_other = identify(record.config) not in ours
         if is_other and record.config.weights in names and is_outdated(record):
             raise RecordError(
                 f"{record.folder} started from another file than --weights "

@@ -16,11 +16,13 @@ from comparisons import accuracy_interval, prediction_interval
 from data_utils import PARTS, Splits
 from errors import RecordError
 from experiment_config import ExperimentConfig
-from experiment_rows import ROWS, Row, configure, find_row, format_command, format_flag
+from experiment_rows import ROWS, Row, configure, find_row, format_command, format_flags
 from published import PUBLISHED_SEED, messages_apart, published_count
 from run_records import Record
 from runs import identify
 
+BASELINE = "characters, linear SVM (baseline)"
+NO_FLAGS = "(none)"
 COLUMNS = (
     *("row", "flags", "n", "train %", "val %", "test %", "95 % interval"),
     *("published %", "verdict", "min", "published min", "trained"),
@@ -75,11 +77,7 @@ class Section:
         """What its rows have in common."""
         if not self.overrides:
             return "The rows"
-        return f"Variants: the rows with {_flags_text(self.overrides)}"
-
-
-def _flags_text(flags: dict[str, Any]) -> str:
-    return " ".join(map(format_flag, flags, flags.values())) or "(none)"
+        return f"Variants: the rows with {format_flags(self.overrides)}"
 
 
 def group_records(records: Sequence[Record]) -> tuple[list[Section], list[Configuration]]:
@@ -118,7 +116,7 @@ def _make_section(overrides: dict[str, Any], groups: dict[str, list[Record]]) ->
         if first != number:
             section.same[number] = first
         elif key in groups:
-            flags = _flags_text(row.flags)
+            flags = format_flags(row.flags) or NO_FLAGS
             section.configurations[number] = Configuration(str(number), flags, (*groups[key],))
     return section
 
@@ -135,7 +133,7 @@ def tabulate(section: Section, baseline: Splits[np.ndarray] | None = None) -> pd
     """The table of a section: a line for each row, texts as they are printed."""
     lines = []
     for number, row in ROWS.items():
-        line = {"row": str(number), "flags": _flags_text(row.flags)}
+        line = {"row": str(number), "flags": format_flags(row.flags) or NO_FLAGS}
         configuration = section.configurations.get(number)
         if configuration:
             line |= figures(configuration)
@@ -147,7 +145,7 @@ def tabulate(section: Section, baseline: Splits[np.ndarray] | None = None) -> pd
             line["test %"] = "not run"
         lines.append(line)
     if baseline:
-        line = {"row": "", "flags": "characters, linear SVM (baseline)", "n": "1"}
+        line = {"row": "", "flags": BASELINE, "n": "1"}
         for part, name in zip(PARTS, ("train %", "val %", "test %"), strict=True):
             line[name] = f"{100 * getattr(baseline, part).mean():.2f}"
         line["95 % interval"] = _accuracy_interval(baseline.test[None])

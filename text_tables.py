@@ -1,42 +1,75 @@
-"""Tables for a terminal."""
+"""Tables for a terminal, where some characters take two columns and some none."""
 
 from __future__ import annotations
 
 import textwrap
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
 
 import pandas as pd
 
-MAX_WIDTH = 100
-LEAST_WIDTH = 21  # of the column that is wrapped: the longest names of flags
+TERMINAL_COLUMNS = 100
+LEAST_WIDTH = 21  # of a column that is wrapped: the longest names of flags
+WIDE = "\ufe0f"  # makes the emoji before it as wide as most are
+
+
+def display_width(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    return sum(map(_columns, text))
+
+
+def _columns(character: str) -> int:
+    if character == WIDE:
+        return 1
+    is_jamo = "\u1160" <= character <= "\u11ff"  # drawn into the syllable before it
+    if is_jamo or unicodedata.category(character) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def cut(text: str, width: int) -> str:
+    """A text of at most ``width`` columns: where it is cut, it ends with "…"."""
+    ends = list(accumulate(map(_columns, text)))
+    if not ends or ends[-1] <= width:
+        return text
+    return f"{text[: bisect_right(ends, width - 1)]}…"
+
+
+def align(rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:
+    """A line for each row: the column ``left`` is flush left, the others are flush right."""
+    widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
+    flush_left = range(len(widths))[left]
+    lines = []
+    for row in rows:
+        spaces = [
+            " " * (width - display_width(cell)) for cell, width in zip(row, widths, strict=True)
+        ]
+        cells = [
+            cell + space if i == flush_left else space + cell
+            for i, (cell, space) in enumerate(zip(row, spaces, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def align_wrapped(table: pd.DataFrame) -> str:
+    """A table of texts in lines of at most ``TERMINAL_COLUMNS`` columns, if they can be that short:
+    the texts of its last column are broken into lines."""
+    head, rows = [*table.columns], table.to_numpy().tolist()
+    widths = [max(map(display_width, column)) for column in zip(head, *rows, strict=True)][:-1]
+    room = max(LEAST_WIDTH, TERMINAL_COLUMNS - sum(widths) - 2 * len(widths))
+    lines = [head]
+    for *cells, text in rows:
+        first, *others = _wrap(text, room) or [""]
+        lines += [[*cells, first], *([*[""] * len(cells), piece] for piece in others)]
+    return "\n".join(align(lines, left=-1))
 
 
 def fill(text: str) -> str:
-    """A text in lines of at most ``MAX_WIDTH`` columns."""
-    return "\n".join(_wrap(text, MAX_WIDTH))
-
-
-def align(table: pd.DataFrame, wrapped: str) -> str:
-    """A table of texts in lines of at most ``MAX_WIDTH`` columns, where that can be.
-
-    Args:
-        wrapped: the column whose texts are broken into lines; it comes last.
-    """
-    columns = [name for name in table.columns if name != wrapped]
-    widths = [max(map(len, [name, *table[name]])) for name in columns]
-    room = max(LEAST_WIDTH, MAX_WIDTH - sum(widths) - 2 * len(widths))
-    lines = [_line(columns, widths, wrapped)]
-    for _, row in table.iterrows():
-        pieces = textwrap.wrap(
-            row[wrapped], room, break_on_hyphens=False, break_long_words=False
-        ) or [""]
-        lines.append(_line([row[name] for name in columns], widths, pieces[0]))
-        lines += [_line([""] * len(columns), widths, piece) for piece in pieces[1:]]
-    return "\n".join(lines)
-
-
-def _line(texts: list[str], widths: list[int], last: str) -> str:
-    cells = [text.rjust(width) for text, width in zip(texts, widths, strict=True)]
-    return "  ".join([*cells, last]).rstrip()
+    """A text in lines of at most ``TERMINAL_COLUMNS`` columns."""
+    return "\n".join(_wrap(text, TERMINAL_COLUMNS))
 
 
 def _wrap(text: str, width: int) -> list[str]:

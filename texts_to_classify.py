@@ -1,11 +1,15 @@
-"""The texts of a file that predict.py classifies."""
+"""The texts that predict.py classifies: of a file, or of standard input."""
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
+from decoding import BAD
+from errors import DataError
 from own_tables import names_evident
 from separated_values import Row, TextFormat, merged
 from text_files import read_rows
@@ -54,3 +58,27 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def read_lines() -> Iterator[str]:
+    """The lines of standard input, which is UTF-8; they end with LF, CRLF or CR.
+
+    Raises:
+        DataError: a line is not UTF-8, or no text.
+    """
+    # Bytes that are no UTF-8 are marked, so that a line is complained of when its turn has come.
+    sys.stdin.reconfigure(encoding="utf-8-sig", errors="mark", newline=None)
+    for number, line in enumerate(sys.stdin, start=1):
+        if bad := BAD.search(line):
+            raise DataError(f"Standard input, line {number}: {_explain(line, bad)}")
+        yield line.removesuffix("\n")
+
+
+def _explain(line: str, bad: re.Match[str]) -> str:
+    """What is wrong with a line, and what may be done."""
+    reason = f"byte 0x{ord(bad[0]) & 0xFF:02x} at place {bad.start() + 1} is not UTF-8"
+    if bad[0] == "\0":
+        reason = "a NUL byte, which no text holds"
+    is_wide = "\0" in line or line.startswith(("\udcff\udcfe", "\udcfe\udcff"))  # its mark
+    likely = "utf-16" if is_wide else "cp1252"
+    return f"{reason}. Give UTF-8; if this is {likely}, `iconv -f {likely} -t utf-8` converts it."

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,102 +20,12 @@ from data_utils import Batch, Splits, merge_batches
 from errors import TrainingError
 from experiment_config import ExperimentConfig
 from gpt_model import GPTModel
-from output import report
+from outcomes import Accuracy, History, LossRecord, Predictions, format_epoch
+from output import print_lines
 from parallel import add_gradients, size
 from progress import Progress, follow
 
 MAX_MERGED_TEXTS = 32  # in one pass over several batches
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """``correct`` texts out of ``total``."""
-
-    correct: int
-    total: int
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Accuracy:
-        """What ``dataclasses.asdict`` and JSON made of it, turned back."""
-        return cls(content["correct"], content["total"])
-
-    @property
-    def percent(self) -> float:
-        """In percent; not a number where there was nothing to classify."""
-        return 100 * self.correct / self.total if self.total else math.nan
-
-    def __str__(self) -> str:
-        return f"{self.percent:.2f}%"
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a model made of N texts."""
-
-    logits: Tensor  # (N, C) float32, on the CPU
-    labels: Tensor  # (N,) int64
-
-    @property
-    def classes(self) -> Tensor:
-        """The predicted class (N,) of each text."""
-        return self.logits.argmax(dim=-1)
-
-    @property
-    def accuracy(self) -> Accuracy:
-        """How many are right."""
-        return Accuracy(int((self.classes == self.labels).sum()), len(self.labels))
-
-
-@dataclass(frozen=True)
-class LossRecord:
-    """Mean losses after the update of batch ``step``, counted from 0 over all epochs."""
-
-    epoch: int
-    step: int
-    train: float
-    validation: float
-
-    def __str__(self) -> str:
-        return (
-            f"Ep {self.epoch} (Step {self.step:06d}): Train loss {self.train:.3f}, "
-            f"Val loss {self.validation:.3f}"
-        )
-
-
-def format_epoch(train: Accuracy, validation: Accuracy) -> str:
-    """The line that follows an epoch."""
-    return f"Training accuracy: {train} | Validation accuracy: {validation}"
-
-
-@dataclass
-class History:
-    """What a training run left behind."""
-
-    losses: list[LossRecord] = field(default_factory=list)
-    epoch_accuracies: list[tuple[Accuracy, Accuracy]] = field(default_factory=list)
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> History:
-        """What ``dataclasses.asdict`` and JSON made of it, turned back."""
-        return cls(
-            [
-                LossRecord(loss["epoch"], loss["step"], loss["train"], loss["validation"])
-                for loss in content["losses"]
-            ],
-            [
-                (Accuracy.from_json(train), Accuracy.from_json(validation))
-                for train, validation in content["epoch_accuracies"]
-            ],
-        )
-
-    def lines(self) -> list[str]:
-        """The lines that were printed on the way."""
-        lines = []
-        n_epochs = max([loss.epoch for loss in self.losses] + [len(self.epoch_accuracies)])
-        for epoch in range(1, n_epochs + 1):
-            lines += [str(loss) for loss in self.losses if loss.epoch == epoch]
-            lines += [format_epoch(*pair) for pair in self.epoch_accuracies[epoch - 1 : epoch]]
-        return lines
 
 
 def trained_parts(model: GPTModel) -> list[list[nn.Parameter]]:
@@ -386,7 +295,7 @@ def _evaluate_losses(
     validation_loss = evaluate_loss(model, loaders.validation, config, config.eval_iter)
     _require_finite(train_loss + validation_loss, f"A loss evaluated after step {step}")
     record = LossRecord(epoch, step, train_loss, validation_loss)
-    report(str(record))
+    print_lines(str(record))
     return record
 
 
@@ -397,7 +306,7 @@ def _evaluate_epoch(
     validation_accuracy = classify_texts(
         model, loaders.validation, config, config.eval_iter
     ).accuracy
-    report(format_epoch(train_accuracy, validation_accuracy))
+    print_lines(format_epoch(train_accuracy, validation_accuracy))
     return train_accuracy, validation_accuracy
 
 

@@ -10,7 +10,7 @@ from experiment_rows import (
     differing_options,
     find_nearest_row,
     find_row,
-    format_flag,
+    format_flags,
 )
 from published import PUBLISHED_SEED, messages_apart
 from runs import Run, identify
@@ -33,24 +33,19 @@ def compare_with_published(run: Run, correct: int, total: int) -> str | None:
 
 def describe_variant(run: Run, row: int) -> str:
     """The run as a variant of a row, with the flags that it differs in."""
-    differing = differing_options(run.config, ROWS[row])
-    flags = " ".join(format_flag(name, getattr(run.config, name)) for name in differing)
-    return f"A variant of row {row} ({flags})"
+    return f"A variant of row {row} ({format_flags(differing_options(run.config, ROWS[row]))})"
 
 
 def find_varied_row(run: Run) -> int:
     """The number of the row that a run's flags were given beside, or else of the one that is in it
     with most of its flags."""
-    asked = (
-        []
-        if run.overrides is None
-        else [
+    asked = []
+    if run.overrides is not None:
+        asked = [
             number
             for number, row in ROWS.items()
             if identify(replace(configure(row, run.overrides), seed=run.config.seed))
             == identify(run.config)
         ]
-    )
-    if not asked:
-        return find_nearest_row(run.config)[0]
-    return min(asked, key=lambda number: len(differing_options(run.config, ROWS[number])))
+    nearest, _ = find_nearest_row(run.config)
+    return min(asked, key=lambda n: len(differing_options(run.config, ROWS[n])), default=nearest)

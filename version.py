@@ -23,7 +23,7 @@ def describe_version() -> str:
 def find_commit() -> str | None:
     """The commit of this code, "+" behind it if files were changed since; none outside git.
 
-    Asked once, as early as can be: later on, the files may no longer be those that run.
+    Asked once, as early as possible: later, the files may no longer be those that run.
     """
     folder = Path(__file__).resolve().parent
     if not (folder / ".git").exists():

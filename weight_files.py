@@ -163,8 +163,8 @@ def _download(published: PublishedWeights, folder: Path | None, offline: bool) -
         # What the hub misses in its cache, it looked for there because of another error.
         reason = first_line(error.__cause__ or error)
         raise DataError(
-            f"{WEIGHTS_NAME} of {published.repository}, revision {published.revision}, could not "
-            f"be read from the Hugging Face hub or its cache ({reason}). "
+            f"{WEIGHTS_NAME} of {published.repository}, revision {published.revision}, was not "
+            f"found in Hugging Face's cache, and not downloaded ({reason}). "
             f"Without a network, put that file at {place / WEIGHTS_NAME}{flag}, or take "
             "--weights random."
         ) from error

@@ -163,10 +163,7 @@ KINDS = (
     ),
     Kind(
         "a folder as --weights_dir takes it.",
-        lambda facts: (
-            any(published.name in facts.names for published in PUBLISHED_WEIGHTS.values())
-            and not facts.shapes
-        ),
+        lambda facts: any(size.name in facts.names for size in PUBLISHED_WEIGHTS.values()),
         "Give --weights_dir {folder}, and leave --weights out.",
     ),
     Kind(

@@ -37,10 +37,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from classifier import build_classifier, classify, count_trained_blocks
 from data_utils import Batch, EncodedTexts, Splits
-from experiment import SharedWork
 from experiment_config import ExperimentConfig
 from experiment_rows import ROWS
 from frozen_features import FrozenPrefix, cut_texts, prepare_inputs
+from shared_work import SharedWork
 
 N_TEXTS = Splits(1045, 149, 300)
 MEAN_TOKENS = 31  # of a message, where nothing is padded

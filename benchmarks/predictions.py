@@ -27,13 +27,15 @@ from transformers import pipeline
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from checkpoints import Checkpoints
-from data_utils import find_dataset, read_messages
-from experiment import SharedWork, find_encoding, run_experiment
+from corpora import find_encoding
+from experiment import run_experiment
 from experiment_config import ExperimentConfig
 from machine import describe_machine
 from predict import Prediction, predict
 from runs import Keep
 from saved_models import load_classifier
+from shared_work import SharedWork
+from sms_data import find_dataset, read_messages
 from version import find_commit
 
 BATCH_SIZES = (1, 4, 8, 16, 32, 64)

@@ -22,7 +22,6 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiment import prefix_key
 from experiment_config import ExperimentConfig
 from experiment_rows import ROWS, configure
 from memory_needs import MemoryNeed, estimate_memory
@@ -30,6 +29,7 @@ from model_sizes import MODEL_SIZES
 from readme_tables import RESULTS
 from run_records import Record, read_records
 from runs import Run
+from shared_work import prefix_key
 from sweep import order_runs
 
 MEASURED = json.loads((Path(__file__).parent / "measured.json").read_text())

@@ -13,11 +13,11 @@ import transformers
 from fault_server import IMPATIENT, FaultServer
 from helpers import count_faults
 
+import corpora
 import downloads
-import experiment
-from data_utils import DATASET_NAME
 from demo_data import demo_messages
 from model_sizes import MODEL_SIZES, GPTConfig
+from sms_data import DATASET_NAME
 
 # A shell has what it starts in the background ignore SIGINT, which tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -57,7 +57,7 @@ def few_messages() -> pd.DataFrame:
 @pytest.fixture
 def few_demo_messages(few_messages: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo has only a few messages."""
-    monkeypatch.setattr(experiment, "demo_messages", lambda: few_messages)
+    monkeypatch.setattr(corpora, "demo_messages", lambda: few_messages)
 
 
 @pytest.fixture

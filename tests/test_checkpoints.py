@@ -14,15 +14,18 @@ from helpers import config_from_flags
 from safetensors.torch import load_file, save_file
 
 import checkpoints
+import corpora
 import experiment
+import shared_work
 import training
 from additional_experiments import main
 from checkpoints import CHECKPOINT_NAME, Checkpoints
 from errors import CheckpointError, DataError
-from experiment import ExperimentResult, run_experiment
+from experiment import run_experiment
 from experiment_config import ExperimentConfig
 from files import replacing
 from interruption import Interrupted, Patience, interruptible
+from outcomes import ExperimentResult
 from run_records import read_records
 from runs import Keep
 from tensor_files import read_tensors, write_tensors
@@ -118,7 +121,7 @@ def test_a_checkpoint_of_another_run_is_refused(
         with pytest.raises(CheckpointError, match="belongs to a run on other"):
             run_experiment(other, keep=keep)
     run_experiment(replace(config, device="cpu"), keep=keep)  # a circumstance
-    monkeypatch.setattr(experiment, "demo_messages", lambda: few_messages[1:])
+    monkeypatch.setattr(corpora, "demo_messages", lambda: few_messages[1:])
     with pytest.raises(CheckpointError, match="belongs to a run on other data"):
         run_experiment(config, keep=keep)
 
@@ -284,7 +287,8 @@ def test_a_second_signal_stops_at_once(signal_after_step: list, tmp_path: Path) 
 def send_within(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     """Send SIGTERM once, when the run is at a place."""
     owner, _, name = place.rpartition(".")
-    real = getattr({"experiment": experiment, "Checkpoints": Checkpoints}[owner], name)
+    owners = {"experiment": experiment, "shared_work": shared_work, "Checkpoints": Checkpoints}
+    real = getattr(owners[owner], name)
     sent = []
 
     def send_first(*arguments: object, **named: object) -> object:
@@ -293,14 +297,13 @@ def send_within(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
             signal.raise_signal(signal.SIGTERM)
         return real(*arguments, **named)
 
-    target = experiment if owner == "experiment" else Checkpoints
-    monkeypatch.setattr(target, name, send_first)
+    monkeypatch.setattr(owners[owner], name, send_first)
 
 
 @pytest.mark.parametrize(
     "place",
     [
-        "experiment.build_classifier",
+        "shared_work.build_classifier",
         "Checkpoints.restore",
         "Checkpoints.end_training",
         "experiment.classify_texts",

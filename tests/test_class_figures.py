@@ -9,7 +9,7 @@ import pytest
 
 from class_figures import ClassFigures
 from pictures import confusion_matrix
-from text_tables import MAX_WIDTH, align, fill
+from text_tables import TERMINAL_COLUMNS, align_wrapped, fill
 
 SEEDS = [
     {
@@ -106,10 +106,10 @@ def test_printed_tables_fit_a_terminal() -> None:
         [["12", "10", *figures, "90.3 to 96.3", "3724.78", flags], ["1", *[""] * 6, "(none)"]],
         columns=[*names, "flags"],
     )
-    lines = align(table, "flags").splitlines()
-    assert max(map(len, lines)) <= MAX_WIDTH
+    lines = align_wrapped(table).splitlines()
+    assert max(map(len, lines)) <= TERMINAL_COLUMNS
     at = lines[0].index("flags")
     assert " ".join(line[at:] for line in lines[1:]) == f"{flags} (none)"
     assert lines[0].split()[0] == "row"
     assert lines[-1].split() == ["1", "(none)"]
-    assert max(map(len, fill(f"Variants: {flags} {flags}").splitlines())) <= MAX_WIDTH
+    assert max(map(len, fill(f"Variants: {flags} {flags}").splitlines())) <= TERMINAL_COLUMNS

@@ -6,21 +6,14 @@ from dataclasses import replace
 import pytest
 
 import cluster_request
-from cluster import (
-    Node,
-    Task,
-    demand_memory,
-    describe_lack,
-    find_demand,
-    make_tasks,
-)
+from cluster import Node, Task, demand_memory, describe_lack, find_demand, make_tasks
 from cluster_request import ClusterRequest
 from command_line import parse_command_line
 from errors import ConfigError
-from experiment import SharedWork
 from experiment_rows import ROWS, configure, find_row
 from memory_needs import count_positions, estimate_memory
 from runs import Run
+from shared_work import SharedWork
 from sweep import order_runs
 
 SHARING = {1, 2, 3, 4, 14, 15, 16, 18, 19}

@@ -5,9 +5,10 @@ import pytest
 
 from additional_experiments import main
 from data_summary import format_summary, summarise
-from data_utils import Splits, read_messages, split_messages
+from data_utils import Splits
 from demo_data import byte_encoding
-from terminal_columns import TERMINAL_COLUMNS, display_width
+from sms_data import read_messages, split_messages
+from text_tables import TERMINAL_COLUMNS, display_width
 
 OWN = ["--weights", "random", "--model_size", "gpt2-tiny (3M)", "--max_steps", "1"]
 
@@ -61,7 +62,7 @@ def test_a_sweep_says_once_what_it_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """Row 13 has another context than rows 1 and 2; a number of bytes is a number of tokens."""
-    monkeypatch.setattr("experiment.gpt2_encoding", lambda *_: byte_encoding())
+    monkeypatch.setattr("corpora.gpt2_encoding", lambda *_: byte_encoding())
     lengths = {"train": [20] * 9 + [40], "val": [41, 1, 40], "test": [2000, 41, 30, 30]}
     paths = {}
     for name, sizes in lengths.items():

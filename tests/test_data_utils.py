@@ -10,21 +10,17 @@ import torch
 from helpers import small_gpt2_encoding
 
 from data_utils import (
-    DATASET_NAME,
     PADDING_TOKEN,
     EncodedTexts,
     Splits,
     encode_splits,
     encode_texts,
-    find_dataset,
     make_loaders,
-    read_messages,
-    split_messages,
-    write_csv_files,
 )
 from demo_data import byte_encoding
 from errors import DataError
 from experiment_config import ExperimentConfig
+from sms_data import DATASET_NAME, find_dataset, read_messages, split_messages, write_csv_files
 from vocabulary import gpt2_encoding
 
 # ---------------------------------------------------------------- split

@@ -31,13 +31,13 @@ from fault_server import (
     stall,
 )
 
-import data_utils
 import downloads
+import sms_data
 import vocabulary
-from data_utils import DATASET_NAME, find_dataset
 from downloads import fetch, fetch_first, first_line, is_offline
 from errors import DataError, DownloadError
 from experiment_config import ExperimentConfig
+from sms_data import DATASET_NAME, find_dataset
 from vocabulary import gpt2_encoding
 from weight_files import find_weights
 
@@ -371,12 +371,12 @@ GOOD_ZIP = make_zip(CONTENT)
 @pytest.fixture
 def serve_dataset(fault_server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Serve:
     """Serve a small dataset, each answer under an address of its own."""
-    monkeypatch.setattr(data_utils, "DATASET_SHA256", hashlib.sha256(CONTENT).hexdigest())
-    monkeypatch.setattr(data_utils, "DATASET_BYTES", len(CONTENT))
+    monkeypatch.setattr(sms_data, "DATASET_SHA256", hashlib.sha256(CONTENT).hexdigest())
+    monkeypatch.setattr(sms_data, "DATASET_BYTES", len(CONTENT))
 
     def serve(*answers: Answer) -> None:
         urls = [fault_server.address(answer) for answer in answers]
-        monkeypatch.setattr(data_utils, "DATASET_URLS", urls)
+        monkeypatch.setattr(sms_data, "DATASET_URLS", urls)
 
     return serve
 

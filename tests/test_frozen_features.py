@@ -10,19 +10,13 @@ import torch.nn.functional as F
 
 import frozen_features
 from classifier import build_classifier, classify
-from data_utils import (
-    EncodedTexts,
-    Splits,
-    encode_splits,
-    make_loaders,
-    merge_batches,
-    split_messages,
-)
+from data_utils import EncodedTexts, Splits, encode_splits, make_loaders, merge_batches
 from demo_data import byte_encoding
 from errors import HiddenStateError
 from experiment_config import ExperimentConfig
 from frozen_features import HiddenStates, count_frozen_blocks, prepare_inputs
 from gpt_model import GPTModel
+from sms_data import split_messages
 from training import _backward, _merge
 
 TINY = ExperimentConfig(model_size="gpt2-tiny (3M)", weights="random", demo=True, batch_size=3)

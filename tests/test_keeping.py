@@ -9,14 +9,16 @@ from helpers import config_from_flags
 import experiment
 from additional_experiments import main
 from checkpoints import CHECKPOINT_NAME
+from corpora import load_corpus
 from data_utils import Corpus
 from demo_data import byte_encoding
 from errors import ExportError
-from experiment import SharedWork, load_corpus, run_experiment
+from experiment import run_experiment
 from experiment_config import ExperimentConfig
 from hf_export import require_export_folder
 from run_records import Record, read_records
 from runs import Keep
+from shared_work import SharedWork
 
 pytestmark = pytest.mark.usefixtures("few_demo_messages")
 

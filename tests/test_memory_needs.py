@@ -7,15 +7,14 @@ import pytest
 import torch
 from helpers import SCRIPT, environment_without_network
 
-import experiment
+import memory_needs
 from benchmarks.scaling import MEASURED, find_record, need_of
 from classifier import build_classifier, classify
 from data_utils import Batch, EncodedTexts, Splits
-from experiment import require_memory
 from experiment_config import TRAINABLE_LAYERS, ExperimentConfig
 from experiment_rows import ROWS
 from frozen_features import count_frozen_blocks
-from memory_needs import MemoryNeed, _count_kept, count_positions, estimate_memory
+from memory_needs import MemoryNeed, _count_kept, count_positions, estimate_memory, require_memory
 
 TINY = ExperimentConfig(model_size="gpt2-tiny (3M)", weights="random", device="cpu")
 
@@ -161,16 +160,18 @@ def test_row_9s_first_step_is_as_measured() -> None:
 
 RUN = """
 import sys
-import experiment
+import corpora
 from command_line import parse_command_line
 from demo_data import demo_messages
+from experiment import run_experiment
 from memory_needs import count_positions, estimate_memory
+from shared_work import SharedWork
 
 few = demo_messages().groupby("Label").head(12)
-experiment.demo_messages = lambda: few
+corpora.demo_messages = lambda: few
 (run,) = parse_command_line(sys.argv[1:]).runs
-shared = experiment.SharedWork([run.config])
-peak = experiment.run_experiment(run.config, shared).peak_memory
+shared = SharedWork([run.config])
+peak = run_experiment(run.config, shared).peak_memory
 positions = count_positions(shared.texts(run.config), run.config)
 print(peak, estimate_memory(run.config, *positions).total)
 """
@@ -216,10 +217,10 @@ def test_accumulation_is_advised_where_it_helps(
     config = replace(TINY, trainable_layers="all", model_size="gpt2-small (124M)")
     texts = make_texts(5, width=n_tokens)
     need = estimate(config, n_tokens=n_tokens)
-    monkeypatch.setattr(experiment, "free_bytes", lambda device: need.training)
+    monkeypatch.setattr(memory_needs, "free_bytes", lambda device: need.training)
     require_memory(texts, config)
     assert advice in caplog.text
     caplog.clear()
-    monkeypatch.setattr(experiment, "free_bytes", lambda device: 2 * need.training)
+    monkeypatch.setattr(memory_needs, "free_bytes", lambda device: 2 * need.training)
     require_memory(texts, config)
     assert not caplog.text

@@ -6,8 +6,8 @@ import torch
 from sklearn.metrics import f1_score
 
 from metrics import format_metrics, measure_classes
-from terminal_columns import TERMINAL_COLUMNS, align, display_width, shorten
-from training import Predictions
+from outcomes import Predictions
+from text_tables import TERMINAL_COLUMNS, align, cut, display_width
 
 
 def predictions(actual: list[int], predicted: list[int], n_classes: int) -> Predictions:
@@ -134,12 +134,12 @@ def test_what_columns_characters_take() -> None:
 
 
 def test_texts_are_cut_by_columns() -> None:
-    assert shorten("abcdef", 6) == "abcdef"
-    assert shorten("abcdefg", 6) == "abcde…"
-    assert shorten("日本語", 6) == "日本語"
-    assert shorten("日本語だ", 6) == "日本…", "half a character is none"
-    assert shorten("e\u0301" * 7, 6) == "e\u0301" * 5 + "…", "a mark stays with its letter"
-    assert shorten("e\u0301" * 6, 6) == "e\u0301" * 6
+    assert cut("abcdef", 6) == "abcdef"
+    assert cut("abcdefg", 6) == "abcde…"
+    assert cut("日本語", 6) == "日本語"
+    assert cut("日本語だ", 6) == "日本…", "half a character is none"
+    assert cut("e\u0301" * 7, 6) == "e\u0301" * 5 + "…", "a mark stays with its letter"
+    assert cut("e\u0301" * 6, 6) == "e\u0301" * 6
 
 
 def test_columns_are_aligned() -> None:

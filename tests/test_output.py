@@ -12,12 +12,12 @@ import torch
 from fault_server import FaultServer
 from safetensors.torch import load_file, save_file
 
-import data_utils
-import experiment
+import corpora
 import predict
+import sms_data
 from additional_experiments import main
 from demo_data import byte_encoding
-from output import LogFormatter, printable, report
+from output import LogFormatter, print_lines, printable
 
 ORDERS = "\x1b]0;x\x07\x1b[2J\x9b1A\u202e\nForged: 1\rover"
 SHOWN = r"\x1b]0;x\x07\x1b[2J\x9b1A\u202e\nForged: 1\rover"
@@ -52,7 +52,7 @@ def test_what_acts_is_shown_and_nothing_else() -> None:
 
 
 def test_results_and_logs(capsys: pytest.CaptureFixture) -> None:
-    report("one \x1b[2J\u202e\ntwo\r")
+    print_lines("one \x1b[2J\u202e\ntwo\r")
     assert capsys.readouterr().out == "one \\x1b[2J\\u202e\ntwo\\r\n"
     record = logging.makeLogRecord(
         {"msg": "own\nlines: %s, %d of %.1f", "args": (OSError(ORDERS), 3, 4.25)}
@@ -87,7 +87,7 @@ def test_the_words_of_a_server(
     capsys: pytest.CaptureFixture,
 ) -> None:
     urls = [fault_server.address(answer_rudely(status)) for status in (503, 404)]
-    monkeypatch.setattr(data_utils, "DATASET_URLS", urls)
+    monkeypatch.setattr(sms_data, "DATASET_URLS", urls)
     assert main(["--weights", "random"]) == 1
     error = capsys.readouterr().err
     phrase = r"\x1b]0;x\x07\x1b[2J\x9b1A"
@@ -144,7 +144,7 @@ def test_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """In errors, in the table of classes, and in what predict.py says of a text."""
-    monkeypatch.setattr(experiment, "gpt2_encoding", lambda offline: byte_encoding())
+    monkeypatch.setattr(corpora, "gpt2_encoding", lambda offline: byte_encoding())
     rows = [("Label", "Text"), *((f"{ORDERS}{i % 2}", f"text {i}") for i in range(40))]
     table = write_csv(tmp_path / "a.csv", rows)
     flags = ["--dataset", table, "--model_size", "gpt2-tiny (3M)", "--weights", "random"]

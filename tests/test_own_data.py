@@ -420,7 +420,7 @@ def bytes_for_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """No vocabulary is needed: bytes are tokens."""
     from demo_data import byte_encoding
 
-    monkeypatch.setattr("experiment.gpt2_encoding", lambda *_: byte_encoding())
+    monkeypatch.setattr("corpora.gpt2_encoding", lambda *_: byte_encoding())
 
 
 @pytest.mark.usefixtures("bytes_for_tokens")
@@ -485,7 +485,7 @@ def test_a_changed_file_is_not_done(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_spaces_without_end_are_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("experiment.gpt2_encoding", lambda *_: small_gpt2_encoding())
+    monkeypatch.setattr("corpora.gpt2_encoding", lambda *_: small_gpt2_encoding())
     path = write_topics(tmp_path / "a.csv")
     with open(path, "a") as file:
         file.writelines(f"9,{' ' * 10**6}{i},sport\n" for i in range(2))

@@ -13,7 +13,7 @@ from helpers import make_result, sizes_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiment import describe_data, load_corpus
+from corpora import describe_data, load_corpus
 from experiment_rows import ROWS, configure
 from output import printable
 from pages import (

@@ -15,13 +15,14 @@ import torch
 from helpers import config_from_flags, environment_without_network, small_gpt2_encoding
 from safetensors.torch import load_file, save_file
 
-import experiment
+import corpora
 import predict
 import saved_models
 from additional_experiments import main
+from corpora import load_corpus
 from demo_data import byte_encoding
 from errors import CheckpointError, ConfigError, DataError
-from experiment import load_corpus, run_experiment
+from experiment import run_experiment
 from predict import Prediction, format_prediction
 from runs import Keep
 from saved_models import load_classifier
@@ -342,7 +343,7 @@ def test_unusual_texts(
     """Spaces without end, which tiktoken runs out of stack on, and bytes that are not UTF-8."""
     for file, content in saved.items():
         (tmp_path / file).write_bytes(content)
-    monkeypatch.setattr(experiment, "find_encoding", lambda _: small_gpt2_encoding())
+    monkeypatch.setattr(corpora, "find_encoding", lambda _: small_gpt2_encoding())
     (tmp_path / "a.csv").write_text(f"Text\nfine\n{' ' * 10**6}a\n")
     assert predict.main([str(tmp_path), "--csv", str(tmp_path / "a.csv"), "--format", "csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3

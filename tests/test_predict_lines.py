@@ -21,7 +21,7 @@ from output import use_utf8, write
 from prediction_formats import Prediction, disarm, format_prediction
 from runs import Keep
 from saved_models import load_classifier
-from standard_input import read_lines
+from texts_to_classify import read_lines
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ import pandas as pd
 import plain_protocol
 import pytest
 
-import experiment
+import corpora
 from additional_experiments import main
-from data_utils import split_messages
 from demo_data import byte_encoding
 from experiment import run_experiment
 from experiment_config import ExperimentConfig
 from experiment_rows import ROWS
 from model_sizes import MODEL_SIZES
+from sms_data import split_messages
 
 TINY = {"model_size": "gpt2-tiny (3M)", "weights": "random"}
 SHORT = {**TINY, "demo": True, "num_epochs": 2, "eval_freq": 2, "eval_iter": 2}
@@ -55,7 +55,7 @@ def test_equals_the_plain_implementation(
         # Long texts take the plain implementation long, so there are fewer of them.
         flags |= {"num_epochs": 1, "eval_freq": 100, "eval_iter": 1, "batch_size": 4}
         few_messages = pd.concat([few_messages[:6], few_messages[-6:]])
-    monkeypatch.setattr(experiment, "demo_messages", lambda: few_messages)
+    monkeypatch.setattr(corpora, "demo_messages", lambda: few_messages)
     config = ExperimentConfig(**flags)
     result = run_experiment(config)
 

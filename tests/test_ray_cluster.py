@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from cluster import Task
 from command_line import parse_command_line
-from experiment import load_corpus
+from corpora import load_corpus
 from ray_sweep import Ledger, fail_begun
 from ray_worker import Outcome
 from run_records import read_records

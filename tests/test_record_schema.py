@@ -17,8 +17,8 @@ from helpers import make_result, sizes_of
 
 import sweep
 from additional_experiments import main
+from corpora import describe_data, load_corpus
 from errors import RecordError
-from experiment import describe_data, load_corpus
 from experiment_rows import ROWS, configure
 from machine import describe_machine
 from record_schema import check_result

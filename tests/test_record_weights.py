@@ -12,13 +12,15 @@ from helpers import make_result
 from safetensors.torch import load_file, save_file
 
 import experiment
+import shared_work
 import sweep
 from additional_experiments import main
 from errors import DataError
-from experiment import ExperimentResult, SharedWork
 from experiment_config import ExperimentConfig
+from outcomes import ExperimentResult
 from run_records import RESULT_NAME, Record, read_records, write_complete
 from runs import Run
+from shared_work import SharedWork
 
 pytestmark = pytest.mark.usefixtures("few_demo_messages")
 
@@ -229,14 +231,14 @@ def test_a_sweep_does_not_share_what_has_changed(
 def test_a_file_that_changes_while_it_is_read_is_refused(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = experiment.build_classifier
+    real = shared_work.build_classifier
 
     def build_and_change(*arguments: object, **options: object) -> object:
         model = real(*arguments, **options)
         change(weights)
         return model
 
-    monkeypatch.setattr(experiment, "build_classifier", build_and_change)
+    monkeypatch.setattr(shared_work, "build_classifier", build_and_change)
     with pytest.raises(DataError, match=r"w\.safetensors changed while it was read"):
         SharedWork([ExperimentConfig(**TINY)]).model(ExperimentConfig(**TINY))
 

@@ -12,25 +12,21 @@ import pytest
 from helpers import make_result, sizes_of
 from sklearn.svm import LinearSVC
 
-import experiment
+import corpora
 from additional_experiments import main
 from baseline import classify_by_characters, find_copies, keep_letters
 from comparisons import compare
-from data_utils import Splits, read_messages, split_messages
+from corpora import describe_data, load_corpus
+from data_utils import Splits
 from demo_data import demo_messages
 from errors import RecordError
-from experiment import describe_data, load_corpus
 from experiment_config import ExperimentConfig
 from experiment_rows import ROWS, configure
-from findings import (
-    describe_detectable,
-    describe_smallest,
-    find_differences,
-    tabulate_findings,
-)
+from findings import describe_detectable, describe_smallest, find_differences, tabulate_findings
 from report import write_report
 from run_records import read_records, write_complete, write_incomplete
 from runs import Run
+from sms_data import read_messages, split_messages
 from tables import group_records, judge, tabulate
 
 DATA = {"name": "demo", "split_sha256": "0" * 64}
@@ -288,7 +284,7 @@ def test_the_page_is_whole_and_self_contained(
     hostile = "<script>alert(1)</script> | a *b* `c` ![x](http://y)"
     messages = demo_messages()
     messages.loc[:, "Text"] = [f"{text} {i} {hostile}" for i, text in enumerate(messages["Text"])]
-    monkeypatch.setattr(experiment, "demo_messages", lambda: messages)
+    monkeypatch.setattr(corpora, "demo_messages", lambda: messages)
     corpus = load_corpus(ExperimentConfig(demo=True))
     data, labels = describe_data(corpus), corpus.parts.test["Label"].tolist()
     n_test = len(labels)
@@ -335,7 +331,7 @@ def test_a_record_of_other_sizes_is_no_report(tmp_path: Path) -> None:
 
 def test_a_report_on_four_test_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     messages = pd.concat([demo_messages()[:10], demo_messages()[-10:]], ignore_index=True)
-    monkeypatch.setattr(experiment, "demo_messages", lambda: messages)
+    monkeypatch.setattr(corpora, "demo_messages", lambda: messages)
     corpus = load_corpus(ExperimentConfig(demo=True))
     data = describe_data(corpus)
     labels = split_messages(messages).test["Label"].tolist()

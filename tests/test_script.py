@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from helpers import SCRIPT, environment_without_network
 
-import experiment
+import memory_needs
 from additional_experiments import main
-from data_utils import DATASET_NAME
 from demo_data import byte_encoding, demo_messages
+from sms_data import DATASET_NAME
 
 
 def run(*flags: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
@@ -186,13 +186,13 @@ def test_a_loss_that_is_not_finite_exits_with_1(capsys: pytest.CaptureFixture) -
 def test_too_little_memory_is_foreseen(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(experiment, "free_bytes", lambda device: 10_000_000)
+    monkeypatch.setattr(memory_needs, "free_bytes", lambda device: 10_000_000)
     assert main(["--demo", "--trainable_layers", "all"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert "out of memory: AdamW's moments alone take 0.0 GB" in err
     assert "--model_size" in err
-    monkeypatch.setattr(experiment, "free_bytes", lambda device: 40_000_000)
+    monkeypatch.setattr(memory_needs, "free_bytes", lambda device: 40_000_000)
     flags = ["--demo", "--trainable_layers", "all", "--max_steps", "1"]
     assert main(flags) == 0
     assert "Memory is short" in capsys.readouterr().err

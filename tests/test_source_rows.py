@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 
 from additional_experiments import main
-from data_utils import DATASET_NAME, read_messages, split_messages
+from corpora import describe_data, load_corpus
 from demo_data import byte_encoding, demo_messages
-from experiment import describe_data, load_corpus
 from experiment_config import ExperimentConfig
 from run_records import Record, read_records
+from sms_data import DATASET_NAME, read_messages, split_messages
 from split_files import write_split
 
 OWN = ["--weights", "random", "--model_size", "gpt2-tiny (3M)", "--max_steps", "1"]
@@ -38,7 +38,7 @@ def topics_by_line(path: Path) -> dict[int, str]:
 
 def run(tmp_path: Path, *flags: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Record, Path]:
     """The record of a run on own data, and its split."""
-    monkeypatch.setattr("experiment.gpt2_encoding", lambda *_: byte_encoding())
+    monkeypatch.setattr("corpora.gpt2_encoding", lambda *_: byte_encoding())
     assert main([*flags, *OWN, "--output_dir", str(tmp_path / "runs")]) == 0
     (record,) = read_records(tmp_path / "runs")
     (split,) = (tmp_path / "runs").glob("split-*.csv")

@@ -12,18 +12,21 @@ import pandas as pd
 import pytest
 import torch
 
-import experiment
+import corpora
+import shared_work
 import sweep
 from additional_experiments import main
 from classifier import build_classifier, load_weights
 from command_line import parse_command_line
 from errors import RecordError, TrainingError
-from experiment import ExperimentResult, SharedWork, run_experiment
+from experiment import run_experiment
 from experiment_config import ExperimentConfig
 from experiment_rows import ROWS, configure, find_row
 from gpt_model import GPTModel
+from outcomes import ExperimentResult
 from run_records import RESULT_NAME, read_record, read_records
 from runs import Keep, Run
+from shared_work import SharedWork
 from sweep import describe_plan, order_runs, run_sweep
 
 pytestmark = pytest.mark.usefixtures("few_demo_messages")
@@ -56,7 +59,7 @@ def test_states_and_weights_are_computed_once(
     checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     embedded = count_calls(monkeypatch, GPTModel, "embed", lambda _, tokens: len(tokens))
-    loaded = count_calls(monkeypatch, experiment, "load_weights", lambda config: config)
+    loaded = count_calls(monkeypatch, shared_work, "load_weights", lambda config: config)
     runs = make_runs(SHARING, checkpoint) + make_runs((1, 4, 3), checkpoint, seeds=(124,))
     runs = order_runs([replace(run, config=replace(run.config, max_steps=1)) for run in runs])
     assert run_sweep(runs, tmp_path / "runs") == []
@@ -162,14 +165,14 @@ def test_nothing_of_a_model_outlives_its_run(
     layers: str, checkpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[weakref.ref] = []
-    real = experiment.build_classifier
+    real = shared_work.build_classifier
 
     def build(*arguments: object, **named: object) -> GPTModel:
         model = real(*arguments, **named)
         built.extend(weakref.ref(p) for p in model.parameters() if p.requires_grad)
         return model
 
-    monkeypatch.setattr(experiment, "build_classifier", build)
+    monkeypatch.setattr(shared_work, "build_classifier", build)
     config = make_runs((1,), checkpoint)[0].config
     configs = [replace(config, trainable_layers=layers, seed=seed) for seed in (1, 2)]
     shared = SharedWork(configs)
@@ -257,7 +260,7 @@ def test_a_sweep_on_other_data_is_refused_before_it_runs(
 ) -> None:
     runs = order_runs(make_runs((1, 2), "random"))
     run_sweep(runs[:1], tmp_path)
-    monkeypatch.setattr(experiment, "demo_messages", lambda: few_messages[::-1])
+    monkeypatch.setattr(corpora, "demo_messages", lambda: few_messages[::-1])
     started = count_calls(monkeypatch, sweep, "run_experiment", lambda config, *_: config)
     with pytest.raises(RecordError, match="other data or another split"):
         run_sweep(runs, tmp_path)

@@ -5,21 +5,23 @@ import pandas as pd
 import pytest
 import torch
 
-import experiment
+import corpora
 import training
 from classifier import build_classifier, classify
 from data_utils import make_loaders
 from errors import TrainingError
-from experiment import SharedWork, run_experiment
+from experiment import run_experiment
 from experiment_config import ExperimentConfig
-from training import Accuracy, batch_losses, classify_texts, train
+from outcomes import Accuracy
+from shared_work import SharedWork
+from training import batch_losses, classify_texts, train
 
 DEMO = {"model_size": "gpt2-tiny (3M)", "weights": "random", "demo": True, "num_epochs": 2}
 
 
 @pytest.fixture(autouse=True)
 def small_demo(few_messages: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiment, "demo_messages", lambda: few_messages)
+    monkeypatch.setattr(corpora, "demo_messages", lambda: few_messages)
 
 
 def printed(capsys: pytest.CaptureFixture, **options: object) -> str:

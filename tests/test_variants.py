@@ -10,9 +10,10 @@ from helpers import make_result
 import sweep
 from additional_experiments import main
 from command_line import parse_command_line
-from data_utils import Corpus, split_messages
+from data_utils import Corpus
 from demo_data import demo_messages
 from run_records import RESULT_NAME
+from sms_data import split_messages
 from variants import compare_with_published
 
 VARIANT = "A variant of row {} ({}): its published {} % does not apply"

@@ -1,0 +1,142 @@
+"""What an experiment gives: losses, predictions, accuracies, and the lines that it prints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from data_utils import Splits
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """``correct`` texts out of ``total``."""
+
+    correct: int
+    total: int
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Accuracy:
+        """What ``dataclasses.asdict`` and JSON made of it, turned back."""
+        return cls(content["correct"], content["total"])
+
+    @property
+    def percent(self) -> float:
+        """In percent; not a number where there was nothing to classify."""
+        return 100 * self.correct / self.total if self.total else math.nan
+
+    def __str__(self) -> str:
+        return f"{self.percent:.2f}%"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model made of N texts."""
+
+    logits: Tensor  # (N, C) float32, on the CPU
+    labels: Tensor  # (N,) int64
+
+    @property
+    def classes(self) -> Tensor:
+        """The predicted class (N,) of each text."""
+        return self.logits.argmax(dim=-1)
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """How many are right."""
+        return Accuracy(int((self.classes == self.labels).sum()), len(self.labels))
+
+
+@dataclass(frozen=True)
+class LossRecord:
+    """Mean losses after the update of batch ``step``, counted from 0 over all epochs."""
+
+    epoch: int
+    step: int
+    train: float
+    validation: float
+
+    def __str__(self) -> str:
+        return (
+            f"Ep {self.epoch} (Step {self.step:06d}): Train loss {self.train:.3f}, "
+            f"Val loss {self.validation:.3f}"
+        )
+
+
+def format_epoch(train: Accuracy, validation: Accuracy) -> str:
+    """The line that follows an epoch."""
+    return f"Training accuracy: {train} | Validation accuracy: {validation}"
+
+
+@dataclass
+class History:
+    """What a training run left behind."""
+
+    losses: list[LossRecord] = field(default_factory=list)
+    epoch_accuracies: list[tuple[Accuracy, Accuracy]] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> History:
+        """What ``dataclasses.asdict`` and JSON made of it, turned back."""
+        return cls(
+            [
+                LossRecord(loss["epoch"], loss["step"], loss["train"], loss["validation"])
+                for loss in content["losses"]
+            ],
+            [
+                (Accuracy.from_json(train), Accuracy.from_json(validation))
+                for train, validation in content["epoch_accuracies"]
+            ],
+        )
+
+    def lines(self) -> list[str]:
+        """The lines that were printed on the way."""
+        lines = []
+        n_epochs = max([loss.epoch for loss in self.losses] + [len(self.epoch_accuracies)])
+        for epoch in range(1, n_epochs + 1):
+            lines += [str(loss) for loss in self.losses if loss.epoch == epoch]
+            lines += [format_epoch(*pair) for pair in self.epoch_accuracies[epoch - 1 : epoch]]
+        return lines
+
+
+@dataclass(frozen=True)
+class ExperimentResult:
+    """What one experiment gave.
+
+    ``seconds`` has ``features`` (the hidden states it rests on, also where another experiment
+    had them computed), ``training`` (with the evaluations in between) and ``evaluation`` (of the
+    whole parts, at the end).
+    """
+
+    history: History
+    accuracy: Splits[Accuracy]
+    test: Predictions
+    test_lines: list[int]  # of the source file, where each test text begins
+    labels: tuple[str, ...]  # names of the classes, by number
+    seconds: dict[str, float]
+    n_trained: int  # parameters
+    n_parameters: int  # trained or not
+    peak_memory: int  # bytes
+    machine: dict[str, Any]  # that computed it, as describe_machine has it
+    weights: dict[str, Any]  # that it started from, as describe_base has them
+    kept: dict[str, str] = field(default_factory=dict)  # "model", "export": their SHA-256
+    not_kept: dict[str, str] = field(default_factory=dict)  # the same: why they are not there
+
+
+def format_minutes(seconds: Mapping[str, float]) -> str:
+    """The line that follows training."""
+    minutes = (seconds["features"] + seconds["training"]) / 60
+    return f"Training completed in {minutes:.2f} minutes."
+
+
+def format_accuracies(accuracy: Splits[Accuracy]) -> list[str]:
+    """The lines that end a run."""
+    return [
+        f"Training accuracy: {accuracy.train}",
+        f"Validation accuracy: {accuracy.validation}",
+        f"Test accuracy: {accuracy.test}",
+    ]
