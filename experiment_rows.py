@@ -7,6 +7,7 @@ Finetuning Experiments". Accuracies are in percent, minutes were taken on one A1
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,10 @@ def format_flag(name: str, value: Any) -> str:
     """``--name value`` as one would type it; a switch has no value."""
     if value is True:
         return f"--{name}"
-    return f'--{name} "{value}"' if " " in str(value) else f"--{name} {value}"
+    text = str(value)
+    if re.fullmatch(r"[\w ()%+=:,./-]+", text):  # means nothing to a shell in double quotes
+        return f'--{name} "{text}"' if re.search("[ ()]", text) else f"--{name} {text}"
+    return f"--{name} {shlex.quote(text)}"
 
 
 def format_flags(flags: Mapping[str, Any]) -> str:

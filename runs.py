@@ -45,21 +45,20 @@ class Run:
     def name(self) -> str:
         """The name of its folder: the row, what differs from it, the seed, and a hash of all.
 
-        Values are whole; flags that would make it too long are counted only.
+        Values are whole; where they would make it too long, the longest flags are counted only.
         """
         number, row = find_nearest_row(self.config)
-        choices = [choice for choice in _choices(self.config) if choice[0] not in row.flags]
-        words, left_out = [f"row-{number:02d}"], 0
-        end = f"seed-{self.config.seed}_{identify(self.config)}"
-        for name, value in choices:
-            word = name if value is True else f"{name}-{_safe(value)}"
-            if len("_".join([*words, word, end])) <= MAX_NAME_LENGTH:
-                words.append(word)
-            else:
-                left_out += 1
-        if left_out:
-            words.append(f"and-{left_out}-more")
-        return "_".join([*words, end])
+        words = [
+            name if value is True else f"{name}-{_safe(value)}"
+            for name, value in _choices(self.config)
+            if name not in row.flags
+        ]
+        start, end = f"row-{number:02d}", f"seed-{self.config.seed}_{identify(self.config)}"
+        kept = list(words)
+        while kept and len("_".join([start, *kept, end])) > MAX_NAME_LENGTH:
+            kept.remove(max(kept, key=len))
+        left_out = [f"and-{len(words) - len(kept)}-more"] if kept != words else []
+        return "_".join([start, *kept, *left_out, end])
 
     def folder(self, output_dir: Path) -> Path:
         """Where its record is, or is to be."""

@@ -1,5 +1,6 @@
 import os
 import re
+import shlex
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -373,6 +374,17 @@ def test_delimiters_by_name_or_as_they_are() -> None:
             config = config_from_flags(["--dataset", "a.csv", "--delimiter", text])
             assert config.delimiter == name
     assert "--delimiter pipe" in format_command(config), "as a shell takes it"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a b.csv", "a$(touch b) c.csv", "`x` y", 'a"b c', "it's", "a;b", "a|b&c", "*", "~", "a\\b"],
+)
+def test_printed_commands_are_as_a_shell_takes_them(name: str) -> None:
+    Path(name).touch()
+    config = config_from_flags(["--dataset", name, "--text_column", f"{name} "])
+    assert config_from_flags(shlex.split(format_command(config))[2:]) == config
+    assert not re.search("[`$]", re.sub("'[^']*'", "", format_command(config))), "nothing to run"
 
 
 def test_one_file_is_split_into_what_no_other_is() -> None:

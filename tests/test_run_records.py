@@ -145,6 +145,11 @@ def test_what_is_too_long_is_left_out_whole() -> None:
     assert name_of(weights="x" * 500, batch_size=4, eval_iter=3) == (
         "row-01_batch_size-4_eval_iter-3_and-1-more"
     )
+    own = {"dataset": "/home/some/one/data/reviews-of-2024.csv", "text_column": "review text"}
+    assert name_of(**own, label_column="sentiment", learning_rate=1e-4, batch_size=4) == (
+        "row-01_text_column-review-text_label_column-sentiment_batch_size-4_learning_rate-0.0001"
+        "_and-1-more"
+    ), "what the runs of one folder have in common is the longest"
 
 
 def test_a_folder_that_was_named_otherwise_stays_the_runs(tmp_path: Path) -> None:
