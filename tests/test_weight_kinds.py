@@ -124,7 +124,11 @@ FOLDERS: dict[str, tuple[list[str], str, str]] = {
         "max_shard_size",
     ),
     "GGUF": (["README.md", "gpt2.Q4_K_M.gguf"], "GGUF", "safetensors file"),
-    "a model in the hub's cache": (["refs/main", "snapshots/1/model.safetensors"], "cache", "snapshots"),
+    "a model in the hub's cache": (
+        ["refs/main", "snapshots/1/model.safetensors"],
+        "cache",
+        "snapshots",
+    ),
     "the hub's cache": (["models--gpt2/refs/main", "version.txt"], "cache", "snapshots"),
     "its snapshots": ([f"{'0a' * 20}/model.safetensors"], "cache", "snapshots"),
     "a text": (["README.md"], "holds no model.safetensors", "Name one file"),
