@@ -54,7 +54,8 @@ def summarise(parts: Splits[pd.DataFrame], labels: Sequence[str]) -> DataSummary
 def format_summary(summary: DataSummary, name: str) -> list[str]:
     """The lines of a summary for people; the first has the sizes."""
     counts = summary.counts
-    largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+    largest = max(counts, key=counts.__getitem__)
+    smallest = min(reversed(counts), key=counts.__getitem__)  # another one, if all are alike
     return [
         f"{printable(name)}: {_format_parts(summary.n_texts)} of {len(counts):,} classes",
         f"Largest class: {_show(largest)}, {counts[largest]:,} texts; "

@@ -20,6 +20,7 @@ SIGNATURES = {
     rb"%PDF-": "a PDF",
     rb"\{\\rtf": "a document of a word processor (RTF); save it as plain text",
     rb"BZh[1-9]1AY|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!\x1a": "packed; unpack it",
+    rb"\x1f\x8b": "packed twice as .gz; unpack it",
     rb".{257}ustar": "a tar archive; unpack it",
     rb"SQLite format 3\0": "an SQLite database; export the table as CSV",
     rb"ARROW1|FEA1|\xff\xff\xff\xff.{3}\0\x10\0\0\0": "an Arrow file; save it as Parquet",

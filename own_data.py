@@ -118,7 +118,7 @@ def _number_classes(table: Table, labels: Sequence[str]) -> pd.DataFrame:
         line = rows["Line"][rows["Label"] == unknown[0]].iloc[0]
         raise DataError(
             f'{table.path}: the class "{unknown[0][:60]}" is not in the training file. It is first '
-            f"in line {line}."
+            f"in line {line}. Add texts of it to the training file, or take them out of this one."
         )
     if rows.empty:
         raise DataError(f"{table.path}: empty.")

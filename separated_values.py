@@ -14,7 +14,7 @@ from delimiters import describe_delimiter, find_delimiter
 from errors import DataError
 from experiment_config import DELIMITERS
 
-SAMPLE_LINES = 100  # from which the delimiter is found
+SAMPLE_LINES = 100  # from which the delimiter is found, or the names of JSON
 IN_NO_TEXT = "\t|"  # delimiters that hardly any text holds
 
 
@@ -152,9 +152,10 @@ def find_columns(first: Sequence[str], columns: Sequence[str], path: Path) -> li
         if len(found) != 1:
             names = ", ".join(f'"{name.strip()[:40]}"' for name in first[:10])
             raise DataError(
-                f'{path} has {len(found)} columns "{name}"; its first line names {names}. '
-                "Name others with --label_column and --text_column (--column for predict.py), or "
-                "give positions: 1, 2, ..., with --header yes if the first line is one of names."
+                f'{path} has {len(found)} columns "{name}"; it has {names}. Name others with '
+                "--label_column and --text_column (--column for predict.py). For CSV and TSV, "
+                "positions will do, too: 1, 2, ..., with --header yes if the first line is one of "
+                "names."
             )
     return [found[0] for found in places]
 

@@ -117,4 +117,6 @@ def damaged(path: Path, reason: object) -> CheckpointError:
     """The error to raise when a file does not hold what it should."""
     if isinstance(reason, FileNotFoundError):
         return CheckpointError(f"{path} is not there.")
+    if isinstance(reason, KeyError):
+        reason = f"it lacks {reason}"
     return CheckpointError(f"{path} is damaged ({reason}). Delete it, and run again.")

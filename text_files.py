@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from decoding import decode_lines, require_text
 from errors import DataError
 from files import describe_special
-from separated_values import Row, TextFormat, are_positions, find_columns, separate
+from separated_values import SAMPLE_LINES, Row, TextFormat, are_positions, find_columns, separate
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 BATCH = 1024  # rows of a Parquet file that are read at once
@@ -84,7 +84,25 @@ def _json_rows(
     lines: Iterator[tuple[int, str]], columns: Sequence[str], path: Path
 ) -> Iterator[Row]:
     _require_names(columns, path, "JSON lines have")
-    keys: list[str] = []  # of the columns
+    objects = _json_objects(lines, path)
+    sample = list(itertools.islice(objects, SAMPLE_LINES))
+    if not sample:
+        raise DataError(f"{path} is empty.")
+    # An object may lack what is missing in it, also the first one.
+    names = list(dict.fromkeys(name for _, values in sample for name in values))
+    keys = [names[i] for i in find_columns(names, columns, path)]
+    for number, values in itertools.chain(sample, objects):
+        try:
+            fields = [_as_text(values.get(key), key) for key in keys]
+        except ValueError as error:
+            raise _damaged_line(path, number, error) from error
+        yield Row(number, fields)
+
+
+def _json_objects(
+    lines: Iterator[tuple[int, str]], path: Path
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects in lines of JSON, with the numbers of their lines."""
     for number, line in lines:
         if not line.strip():
             continue
@@ -99,18 +117,16 @@ def _json_rows(
             )
             if not isinstance(values, dict):
                 raise ValueError("no object")
-            if not keys:
-                names = list(values)
-                keys = [names[i] for i in find_columns(names, columns, path)]
-            fields = [_as_text(values.get(key)) for key in keys]
         except (ValueError, RecursionError) as error:
-            raise DataError(
-                f"{path}, line {number}: {str(error)[:200]}. Of JSON, each line must be an object, "
-                'such as {"Label": "ham", "Text": "See you!"}.'
-            ) from error
-        yield Row(number, fields)
-    if not keys:
-        raise DataError(f"{path} is empty.")
+            raise _damaged_line(path, number, error) from error
+        yield number, values
+
+
+def _damaged_line(path: Path, number: int, error: Exception) -> DataError:
+    return DataError(
+        f"{path}, line {number}: {str(error)[:200]}. Of JSON, each line must be an object, such as "
+        '{"Label": "ham", "Text": "See you!"}.'
+    )
 
 
 def _require_single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -132,17 +148,18 @@ def _parquet_rows(stream: BinaryIO, columns: Sequence[str], path: Path) -> Itera
         ) from error
     number = 0
     try:
-        file = pyarrow.parquet.ParquetFile(stream)
+        file = pyarrow.parquet.ParquetFile(stream, page_checksum_verification=True)
         names = file.schema_arrow.names
         wanted = [names[i] for i in find_columns(names, columns, path)]
         for batch in file.iter_batches(BATCH, columns=wanted):
             fields = zip(*(batch.column(name).to_pylist() for name in wanted), strict=True)
             for values in fields:
                 number += 1
-                yield Row(number, [_as_text(value) for value in values])
-    except (pyarrow.ArrowException, ValueError) as error:
+                yield Row(number, list(map(_as_text, values, wanted)))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # it has errors of all three
+        reason = " ".join(str(error).split())[:200]
         raise DataError(
-            f"{path}, after row {number}: {str(error)[:200]}. Fetch it again, or save it as CSV."
+            f"{path}, after row {number}: {reason}. Fetch it again, or save it as CSV."
         ) from error
 
 
@@ -151,7 +168,7 @@ def _require_names(columns: Sequence[str], path: Path, kind: str) -> None:
         raise DataError(f"{path}: {kind} names for its columns: give these, and not positions.")
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: Any, column: str) -> str:
     """A value of a typed format as CSV has it; what is missing is empty.
 
     Raises:
@@ -162,6 +179,6 @@ def _as_text(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, str | int | float):
-        raise ValueError(f"a column holds a {type(value).__name__}, and no text")
+        raise ValueError(f'the column "{column[:60]}" holds a {type(value).__name__}, and no text')
     str(value).encode()  # half of a surrogate pair is no text
     return str(value)

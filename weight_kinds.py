@@ -64,9 +64,9 @@ def any_of(*ways: Callable[[Facts], bool]) -> Callable[[Facts], bool]:
 
 
 def is_shard(facts: Facts) -> bool:
-    """Whether a file is one of several that make a model."""
-    part = re.search(r"-\d+-of-(\d+)\.", facts.path.name)
-    return bool(part) and int(part[1]) > 1
+    """Whether a file, or one in a folder, is one of several that make a model."""
+    parts = (re.search(r"-\d+-of-(\d+)\.", name) for name in facts.names or (facts.path.name,))
+    return any(part and int(part[1]) > 1 for part in parts)
 
 
 SAVE_AGAIN = (
@@ -88,7 +88,10 @@ KINDS = (
     ),
     Kind(
         "an adapter, which is of use only on top of the weights that it was trained on.",
-        any_of(named(r"adapter_(config|model)\..*"), holds_tensor(r".*\.lora_(A|B|embedding).*")),
+        any_of(
+            named(r"adapter_(config|model)\..*"),
+            holds_tensor(r"base_model\.model\..*|prompt_embeddings|.*\.lora_(A|B|embedding).*"),
+        ),
         "Merge it into them with PEFT (merge_and_unload, then save_pretrained) and give that "
         "folder, or train one here with --trainable_layers lora.",
     ),
@@ -116,11 +119,11 @@ KINDS = (
     ),
     Kind(
         "a GGUF or GGML file, for llama.cpp.",
-        begins(rb"GGUF|lmgg|fmgg|tjgg"),
+        any_of(begins(rb"GGUF|lmgg|fmgg|tjgg"), named(r".*\.(gguf|ggml)")),
         "Take the model's safetensors file, from where this one was made.",
     ),
     Kind(
-        "numbers of NumPy.",
+        "an array of NumPy.",
         begins(rb"\x93NUMPY|PK\x03\x04.{0,100}\.npy"),
         "Give a GPT-2 as a safetensors file, with the names of tensors that transformers uses.",
     ),
@@ -168,8 +171,8 @@ KINDS = (
     ),
     Kind(
         "a folder of Hugging Face's cache.",
-        named("snapshots"),
-        "Give the folder in {folder}/snapshots that has the file.",
+        named(r"snapshots|models--.+|[0-9a-f]{40}"),
+        "Give the folder in a model's snapshots that has the file.",
     ),
 )
 

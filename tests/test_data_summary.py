@@ -42,6 +42,12 @@ def test_what_is_worth_knowing() -> None:
     ]
 
 
+def test_classes_of_one_size_are_not_one() -> None:
+    every = part((0, "a"), (1, "b"))
+    summary = summarise(Splits(every, every, every), ["x", "y"])
+    assert format_summary(summary, "my.csv")[1] == 'Largest class: "x", 3 texts; smallest: "y", 3'
+
+
 def test_labels_of_any_length_are_shown() -> None:
     summary = summarise(PARTS, ["x" * 5000, "語" * 80, "z\x1b[31m"])
     for line in format_summary(summary, "my.csv"):

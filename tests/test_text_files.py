@@ -237,7 +237,7 @@ JSON_FAULTS = {
     "[1]": "line 2: no object",
     "{": "line 2: Expecting",
     '{"Label": "a", "Label": "b", "Text": "c"}': "line 2: it has a key twice",
-    '{"Label": ["a"], "Text": "c"}': "line 2: a column holds a list",
+    '{"Label": ["a"], "Text": "c"}': 'line 2: the column "Label" holds a list',
     '{"Label": "\\ud800", "Text": "c"}': "line 2: .*surrogates",
     "[" * 100_000: "line 2",
 }
@@ -253,8 +253,15 @@ def test_damaged_json(line: str) -> None:
 def test_json_has_names() -> None:
     with pytest.raises(DataError, match="give these, and not positions"):
         rows_of(b'{"Label": "a", "Text": "b"}\n', "a.jsonl", ("1", "2"))
-    with pytest.raises(DataError, match='has 0 columns "Label"; its first line names "label"'):
+    with pytest.raises(DataError, match='has 0 columns "Label"; it has "label", "Text"'):
         rows_of(b'{"label": "a", "Text": "b"}\n', "a.jsonl")
+
+
+def test_an_object_may_lack_a_key_also_the_first_one() -> None:
+    rows = [{"Text": "a"}, {"Label": "ham", "Text": "b"}, {"Label": "spam"}]
+    assert fields_of(json_lines(rows), "a.jsonl") == [["", "a"], ["ham", "b"], ["spam", ""]]
+    with pytest.raises(DataError, match='has 2 columns "Label"'):
+        rows_of(json_lines([*rows, {" Label ": "ham", "Text": "c"}]), "a.jsonl")
 
 
 def parquet(path: Path) -> list[list[str]]:
@@ -271,9 +278,20 @@ def test_parquet(tmp_path: Path) -> None:
     content = (tmp_path / "a.parquet").read_bytes()
     (tmp_path / "a.parquet.gz").write_bytes(gzip.compress(content))
     assert parquet(tmp_path / "a.parquet.gz") == expected
-    (tmp_path / "b.parquet").write_bytes(content[:-20])
-    with pytest.raises(DataError, match=r"b\.parquet"):
-        parquet(tmp_path / "b.parquet")
+    for damaged in (content[:-20], content[:4] + b"\xff" * 200 + content[204:]):
+        (tmp_path / "b.parquet").write_bytes(damaged)
+        with pytest.raises(DataError, match=r"b\.parquet, after row 0: .*Fetch it again"):
+            parquet(tmp_path / "b.parquet")
+
+
+def test_checksums_that_parquet_has_are_checked(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    write_table = pytest.importorskip("pyarrow.parquet").write_table
+    table, path = pyarrow.table({"Text": ["abcdefgh"], "Label": ["ham"]}), tmp_path / "a.parquet"
+    write_table(table, path, write_page_checksum=True, write_statistics=False)
+    path.write_bytes(path.read_bytes().replace(b"abcdefgh", b"abcdefgH", 1))
+    with pytest.raises(DataError, match=r"a\.parquet, after row 0: .*Fetch it again"):
+        parquet(path)
 
 
 def test_parquet_by_what_is_asked_of_pyarrow(
@@ -284,7 +302,7 @@ def test_parquet_by_what_is_asked_of_pyarrow(
     class File:
         schema_arrow = types.SimpleNamespace(names=["Text", "id", "Label"])
 
-        def __init__(self, stream: object) -> None:
+        def __init__(self, stream: object, page_checksum_verification: bool) -> None:
             assert stream.read(4) == b"PAR1"
 
         def iter_batches(self, size: int, columns: list[str]) -> list[object]:
@@ -316,6 +334,7 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 OTHERS = {
+    gzip.compress(gzip.compress(b"Label,Text")): "is packed twice",
     b"PK\x03\x04" + bytes(range(256)): "is a zip, as Excel workbooks",
     b"\xd0\xcf\x11\xe0\xa1\xb1" + bytes(500): "is an old Excel workbook",
     b"%PDF-1.7\n%\xe2\xe3": "is a PDF",

@@ -118,7 +118,19 @@ FOLDERS: dict[str, tuple[list[str], str, str]] = {
     "OpenAI's": (["checkpoint", "hparams.json", "model.ckpt.meta"], "TensorFlow", "save_pre"),
     "a run": (["result.json", "predictions.csv"], "folder of a run", "--resume"),
     "--weights_dir": (["gpt2/model.safetensors"], "as --weights_dir takes it", "--weights_dir"),
-    "the hub's cache": (["snapshots/1/model.safetensors", "refs/main"], "cache", "/snapshots"),
+    "shards without an index": (
+        ["model-1-of-2.safetensors", "model-2-of-2.safetensors"],
+        "in several files",
+        "max_shard_size",
+    ),
+    "GGUF": (["README.md", "gpt2.Q4_K_M.gguf"], "GGUF", "safetensors file"),
+    "a model in the hub's cache": (
+        ["refs/main", "snapshots/1/model.safetensors"],
+        "cache",
+        "snapshots",
+    ),
+    "the hub's cache": (["models--gpt2/refs/main", "version.txt"], "cache", "snapshots"),
+    "its snapshots": ([f"{'0a' * 20}/model.safetensors"], "cache", "snapshots"),
     "a text": (["README.md"], "holds no model.safetensors", "Name one file"),
     "nothing": ([], "holds no model.safetensors", "Name one file"),
 }
@@ -133,6 +145,19 @@ def test_folders(kind: str, tmp_path: Path) -> None:
     message = refusal(tmp_path)
     assert what in message
     assert way_out in message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "base_model.model.transformer.h.0.attn.c_attn.lora_A.weight",
+        "base_model.model.transformer.h.0.mlp.c_fc.ia3_l",
+        "prompt_embeddings",
+    ],
+)
+def test_adapters_by_their_tensors(name: str, tmp_path: Path) -> None:
+    save_file({name: torch.ones(2)}, tmp_path / "a.safetensors")
+    assert "merge_and_unload" in refusal(tmp_path / "a.safetensors")
 
 
 def test_the_only_shard_that_is_there(checkpoint: str, tmp_path: Path) -> None:
