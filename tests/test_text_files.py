@@ -334,7 +334,7 @@ def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 OTHERS = {
-    gzip.compress(gzip.compress(b"Label,Text")): "is packed twice",
+    gzip.compress(gzip.compress(b"Label,Text", mtime=0), mtime=0): "is packed twice",
     b"PK\x03\x04" + bytes(range(256)): "is a zip, as Excel workbooks",
     b"\xd0\xcf\x11\xe0\xa1\xb1" + bytes(500): "is an old Excel workbook",
     b"%PDF-1.7\n%\xe2\xe3": "is a PDF",

@@ -83,7 +83,7 @@ FILES: dict[str, tuple[str, bytes, str, str]] = {
     "TensorFlow": ("model.ckpt.index", b"\0\0", "TensorFlow", "save_pretrained"),
     "ONNX": ("model.onnx", b"\x08\x08\x12\x07pytorch", "ONNX", "safetensors file"),
     "a page": ("model.safetensors", b"<!DOCTYPE html><html>", "web page", "Download"),
-    "gzip": ("model.safetensors.gz", gzip.compress(b"a" * 99), "archive", "Unpack"),
+    "gzip": ("model.safetensors.gz", gzip.compress(b"a" * 99, mtime=0), "archive", "Unpack"),
     "zip": ("a.zip", some_zip(), "archive", "Unpack"),
     "an index": ("model.safetensors.index.json", b"{}", "in several files", "max_shard_size"),
     "a configuration": ("config.json", b"{}", "text", "the safetensors file"),
