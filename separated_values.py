@@ -181,6 +181,7 @@ def _may_be_merged(cells: Sequence[str], delimiter: str) -> bool:
 
 
 def _take_apart(lines: Iterable[str], delimiter: str, width: int) -> list[list[str]]:
-    """The lines of a row as rows of their own; none if they have not the fields of one."""
+    """The lines of a row as rows of their own; none if they have too few fields. They may have
+    more: texts without quotes may hold delimiters."""
     rows = [line.rstrip("\r\n").split(delimiter) for line in lines if line.strip()]
-    return rows if all(len(fields) == width for fields in rows) else []
+    return rows if width > 1 and all(len(fields) >= width for fields in rows) else []

@@ -296,6 +296,10 @@ def test_rows_that_a_quote_merged(tmp_path: Path) -> None:
         load(path)
     corpus = load(path, quoting="csv")
     assert sum(len(part) for part in vars(corpus.parts).values()) == 12
+    commas = stray.replace("lovely food", "lovely food, I say").replace("Never", "No, never")
+    path.write_text("Label,Text\n" + "ham,a\nspam,b\n" * 5 + whole + commas)
+    with pytest.raises(DataError, match=r"a\.csv, line 14: a quote opens there"):
+        load(path)
     path.write_text("Text,Label\n" + "a,ham\nb,spam\n" * 5 + 'a,"ham\nb,spam\nc,ham"\n')
     with pytest.raises(DataError, match=r"line 12: a quote opens there"):
         load(path)

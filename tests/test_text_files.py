@@ -148,6 +148,8 @@ def test_lines_that_could_be_rows_are_told() -> None:
         ["pos", "lovely food"],
         ["neg", 'the so called chef"'],
     ]
+    (row,) = rows_of(b'Text\n"one, two\nthree, four"\n', "a.csv", ("Text",))
+    assert not row.apart, "of one column, no line is a row without being a text"
     for text in ("Dear Sir,\nyou, me, all,\nyours", "two\nlines", "one, line"):
         (row,) = rows_of(f'Label,Text\nham,"{text}"\n'.encode())
         assert row.fields == ["ham", text]
