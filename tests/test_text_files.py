@@ -211,6 +211,18 @@ def test_utf16_is_recognised() -> None:
         rows_of("Label,Text\nham,".encode("utf-16") + b"\x00\xd8\x41\x00", encoding="utf-16")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF8", "utf_8_sig", "cp1252", "latin-1", "ascii"])
+def test_what_fits_is_said_whatever_was_named(encoding: str) -> None:
+    with pytest.raises(DataError, match=r"add --encoding utf-16\."):
+        rows_of("Label,Text\nham,a\n".encode("utf-16"), encoding=encoding)
+
+
+@pytest.mark.parametrize("encoding", ["UTF8", "utf_8", "utf-8-sig"])
+def test_cp1252_is_suggested_whatever_utf8_is_called(encoding: str) -> None:
+    with pytest.raises(DataError, match=r"line 2: not .* add --encoding cp1252"):
+        rows_of(b"Label,Text\nham,caf\xe9\n", encoding=encoding)
+
+
 # ---------------------------------------------------------------- other formats
 
 
