@@ -265,8 +265,9 @@ def test_damaged_json(line: str) -> None:
 
 
 def test_json_has_names() -> None:
-    with pytest.raises(DataError, match="give these, and not positions"):
+    with pytest.raises(DataError, match='has 0 columns "1"; it has "Label", "Text"'):
         rows_of(b'{"Label": "a", "Text": "b"}\n', "a.jsonl", ("1", "2"))
+    assert fields_of(b'{"1": "a", "0": "b"}\n', "a.jsonl", ("0", "1")) == [["b", "a"]]
     with pytest.raises(DataError, match='has 0 columns "Label"; it has "label", "Text"'):
         rows_of(b'{"label": "a", "Text": "b"}\n', "a.jsonl")
 
