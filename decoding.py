@@ -51,10 +51,16 @@ def require_text(head: bytes, encoding: str, path: Path) -> None:
         if re.match(signature, head, re.DOTALL | re.IGNORECASE):
             raise DataError(f"{path} is {found}. What is read is {READ}.")
     fitting = _find_wide(head)
-    if fitting and encoding == "utf-8":
+    if fitting and not _is_one_of(encoding, "utf-16", "utf-32"):
         raise DataError(
-            f"{path} is not UTF-8, but seems to be {fitting.upper()}: add --encoding {fitting}."
+            f"{path} is not {encoding.upper()}, but seems to be {fitting.upper()}: add --encoding "
+            f"{fitting}."
         )
+
+
+def _is_one_of(encoding: str, *families: str) -> bool:
+    """Whether an encoding, however its name is spelled, is of a family, such as utf-16."""
+    return codecs.lookup(encoding).name.startswith(families)
 
 
 def _find_wide(head: bytes) -> str | None:
@@ -105,7 +111,7 @@ def _explain(line: str, bad: str, encoding: str, is_ascii: bool) -> str:
     if bad == "\0":
         return f"a NUL byte, which no text holds. What is read is {READ}."
     reason = f"not {encoding.upper()}: byte 0x{ord(bad) & 0xFF:02x}. "
-    if encoding == "utf-8" and is_ascii and _is_windows(line):
+    if _is_one_of(encoding, "utf-8") and is_ascii and _is_windows(line):
         return reason + "If it was saved by Windows, add --encoding cp1252; or save it as UTF-8."
     return reason + "Save the file as UTF-8, or name its encoding with --encoding."
 

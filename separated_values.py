@@ -71,7 +71,7 @@ def separate(
         for cells in reader:
             line = record[0][0]
             if cells and not width:
-                at, width = find_columns(cells, columns, path), len(cells)
+                at, width = _find_columns(cells, columns, path), len(cells)
             if not cells and width == 1:
                 cells = [""]  # where a row is one text, a blank line is an empty one
             if cells and len(cells) != width:
@@ -139,23 +139,38 @@ def merged(line: int, path: Path) -> DataError:
     )
 
 
-def find_columns(first: Sequence[str], columns: Sequence[str], path: Path) -> list[int]:
-    """Where the columns are in a row.
+def find_names(names: Sequence[str], columns: Sequence[str], path: Path) -> list[int]:
+    """Where the columns of some names are among all names.
 
     Raises:
         DataError: one is not there, or more than once.
     """
-    places = [_find(first, name, are_positions(columns)) for name in columns]
+    places = [_find(names, name, False) for name in columns]
     for name, found in zip(columns, places, strict=True):
-        if len(found) != 1 and are_positions(columns):
-            raise DataError(f"{path} has no column {name[:40]}: its rows have {len(first)} fields.")
         if len(found) != 1:
-            names = ", ".join(f'"{name.strip()[:40]}"' for name in first[:10])
+            known = ", ".join(f'"{known.strip()[:40]}"' for known in names[:10])
             raise DataError(
-                f'{path} has {len(found)} columns "{name}"; it has {names}. Name others with '
+                f'{path} has {len(found)} columns "{name[:60]}"; it has {known}. Name others with '
                 "--label_column and --text_column (--column for predict.py). For CSV and TSV, "
                 "positions will do, too: 1, 2, ..., with --header yes if the first line is one of "
                 "names."
+            )
+    return [found[0] for found in places]
+
+
+def _find_columns(first: Sequence[str], columns: Sequence[str], path: Path) -> list[int]:
+    """Where columns are in a row, by their names or their positions.
+
+    Raises:
+        DataError: one is not there, or more than once.
+    """
+    if not are_positions(columns):
+        return find_names(first, columns, path)
+    places = [_find(first, column, True) for column in columns]
+    for column, found in zip(columns, places, strict=True):
+        if not found:
+            raise DataError(
+                f"{path} has no column {column[:40]}: its rows have {len(first)} fields."
             )
     return [found[0] for found in places]
 
@@ -181,6 +196,7 @@ def _may_be_merged(cells: Sequence[str], delimiter: str) -> bool:
 
 
 def _take_apart(lines: Iterable[str], delimiter: str, width: int) -> list[list[str]]:
-    """The lines of a row as rows of their own; none unless each has the fields of one."""
+    """The lines of a row as rows of their own; none if one has too few fields. One may have more:
+    texts without quotes may hold delimiters."""
     rows = [line.rstrip("\r\n").split(delimiter) for line in lines if line.strip()]
-    return rows if all(len(fields) == width for fields in rows) else []
+    return rows if width > 1 and all(len(fields) >= width for fields in rows) else []

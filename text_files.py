@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from decoding import decode_lines, require_text
 from errors import DataError
 from files import describe_special
-from separated_values import SAMPLE_LINES, Row, TextFormat, are_positions, find_columns, separate
+from separated_values import SAMPLE_LINES, Row, TextFormat, are_positions, find_names, separate
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 BATCH = 1024  # rows of a Parquet file that are read at once
@@ -28,7 +28,7 @@ def read_rows(path: Path, columns: Sequence[str], form: TextFormat | None = None
     """The rows of a table, one after the other.
 
     Args:
-        columns: names; or, if all are numbers, positions counted from 1.
+        columns: names; or, if all are numbers, positions counted from 1 in CSV and TSV.
         form: what is known about the file.
 
     Raises:
@@ -83,14 +83,13 @@ def _is_object(line: str) -> bool:
 def _json_rows(
     lines: Iterator[tuple[int, str]], columns: Sequence[str], path: Path
 ) -> Iterator[Row]:
-    _require_names(columns, path, "JSON lines have")
     objects = _json_objects(lines, path)
     sample = list(itertools.islice(objects, SAMPLE_LINES))
     if not sample:
         raise DataError(f"{path} is empty.")
     # An object may lack what is missing in it, also the first one.
     names = list(dict.fromkeys(name for _, values in sample for name in values))
-    keys = [names[i] for i in find_columns(names, columns, path)]
+    keys = [names[i] for i in find_names(names, columns, path)]
     for number, values in itertools.chain(sample, objects):
         try:
             fields = [_as_text(values.get(key), key) for key in keys]
@@ -137,7 +136,6 @@ def _require_single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _parquet_rows(stream: BinaryIO, columns: Sequence[str], path: Path) -> Iterator[Row]:
-    _require_names(columns, path, "a Parquet file has")
     try:
         import pyarrow
         import pyarrow.parquet
@@ -150,7 +148,7 @@ def _parquet_rows(stream: BinaryIO, columns: Sequence[str], path: Path) -> Itera
     try:
         file = pyarrow.parquet.ParquetFile(stream, page_checksum_verification=True)
         names = file.schema_arrow.names
-        wanted = [names[i] for i in find_columns(names, columns, path)]
+        wanted = [names[i] for i in find_names(names, columns, path)]
         for batch in file.iter_batches(BATCH, columns=wanted):
             fields = zip(*(batch.column(name).to_pylist() for name in wanted), strict=True)
             for values in fields:
@@ -161,11 +159,6 @@ def _parquet_rows(stream: BinaryIO, columns: Sequence[str], path: Path) -> Itera
         raise DataError(
             f"{path}, after row {number}: {reason}. Fetch it again, or save it as CSV."
         ) from error
-
-
-def _require_names(columns: Sequence[str], path: Path, kind: str) -> None:
-    if are_positions(columns):
-        raise DataError(f"{path}: {kind} names for its columns: give these, and not positions.")
 
 
 def _as_text(value: Any, column: str) -> str:

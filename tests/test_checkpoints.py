@@ -62,7 +62,7 @@ def outcome(result: ExperimentResult) -> tuple:
     [
         ("", 1, [1, 2, 3, 4, 10, 11]),
         ("", "epoch", [5, 11]),
-        ("--trainable_layers all", 4, [5, 9]),
+        pytest.param("--trainable_layers all", 4, [5, 9], marks=pytest.mark.slow),
         ("--trainable_layers lora --lora_rank 2 --average_embeddings", 5, [6, 11]),
         (
             "--no_padding --batch_size 1 --accumulation_steps 8 --max_steps 90 --eval_freq 7",

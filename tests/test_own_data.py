@@ -110,7 +110,9 @@ def test_three_files(tmp_path: Path) -> None:
     assert counts(corpus.parts.test) == {2: 5, 1: 1}
     assert corpus.file_sha256.count("+") == 2
     write_topics(tmp_path / "b.csv", {"money": 2, "chess": 1})
-    with pytest.raises(DataError, match=r'b\.csv: the class "chess" is not in the training file'):
+    with pytest.raises(
+        DataError, match=r'b\.csv: the class "chess" is not in the training file.* out'
+    ):
         load(Path(train), val_dataset=validation, test_dataset=test)
 
 
@@ -296,6 +298,10 @@ def test_rows_that_a_quote_merged(tmp_path: Path) -> None:
         load(path)
     corpus = load(path, quoting="csv")
     assert sum(len(part) for part in vars(corpus.parts).values()) == 12
+    commas = stray.replace("lovely food", "lovely food, I say").replace("Never", "No, never")
+    path.write_text("Label,Text\n" + "ham,a\nspam,b\n" * 5 + whole + commas)
+    with pytest.raises(DataError, match=r"a\.csv, line 14: a quote opens there"):
+        load(path)
     path.write_text("Text,Label\n" + "a,ham\nb,spam\n" * 5 + 'a,"ham\nb,spam\nc,ham"\n')
     with pytest.raises(DataError, match=r"line 12: a quote opens there"):
         load(path)
@@ -449,6 +455,7 @@ def test_a_run_on_own_data(tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
     assert (table["probability"] >= 1 / 3).all()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bytes_for_tokens")
 def test_every_row_works_on_own_data(tmp_path: Path) -> None:
     path = write_topics(tmp_path / "a.tsv", separator="\t")
@@ -484,6 +491,7 @@ def test_a_changed_file_is_not_done(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "complete already" not in err
 
 
+@pytest.mark.slow
 def test_spaces_without_end_are_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("corpora.gpt2_encoding", lambda *_: small_gpt2_encoding())
     path = write_topics(tmp_path / "a.csv")

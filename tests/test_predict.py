@@ -420,6 +420,7 @@ def test_first_texts_that_are_no_names() -> None:
         assert len(texts_of(content)) == content.count(b"\n")
 
 
+@pytest.mark.slow
 def test_files_are_streamed(tmp_path: Path) -> None:
     with open(tmp_path / "a.csv", "w") as file:
         file.write("Text,n\n" + "hello,1\n" * 200_000)

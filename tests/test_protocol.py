@@ -46,7 +46,16 @@ COMBINATIONS = [
 ]
 
 
-@pytest.mark.parametrize("flags", COMBINATIONS, ids=describe)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        pytest.param(flags, marks=pytest.mark.slow)
+        if flags.get("context_length") == "model_context_length"  # 1024 tokens a text
+        else flags
+        for flags in COMBINATIONS
+    ],
+    ids=describe,
+)
 def test_equals_the_plain_implementation(
     flags: dict, few_messages: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,6 +90,7 @@ def test_a_changed_file_is_not_done_for_a_sweep(
     assert main(["--report", "--output_dir", "runs"]) == 0
 
 
+@pytest.mark.slow
 def test_a_sweep_does_not_put_two_files_into_one_table(
     weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -169,6 +170,7 @@ def test_early_records_are_done_unless_the_file_is_newer(
     assert "0 of them done" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_what_early_records_do_not_say_is_said(
     weights: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -137,3 +137,9 @@ def test_a_later_version_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -
         write_tensors(path, TENSORS, HEADER)
     with pytest.raises(CheckpointError, match="has version 3 of its format, and this program"):
         read_tensors(path)
+
+
+def test_what_is_missing_is_named(path: Path) -> None:
+    save_file(TENSORS | {"transposed": torch.ones(2)}, path, {"format": "pt"})
+    with pytest.raises(CheckpointError, match="it lacks 'header'"):
+        read_tensors(path)

@@ -148,6 +148,8 @@ def test_lines_that_could_be_rows_are_told() -> None:
         ["pos", "lovely food"],
         ["neg", 'the so called chef"'],
     ]
+    (row,) = rows_of(b'Text\n"one, two\nthree, four"\n', "a.csv", ("Text",))
+    assert not row.apart, "of one column, no line is a row without being a text"
     for text in ("Dear Sir,\nyou, me, all,\nyours", "two\nlines", "one, line"):
         (row,) = rows_of(f'Label,Text\nham,"{text}"\n'.encode())
         assert row.fields == ["ham", text]
@@ -209,6 +211,18 @@ def test_utf16_is_recognised() -> None:
         rows_of("Label,Text\nham,".encode("utf-16") + b"\x00\xd8\x41\x00", encoding="utf-16")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "UTF8", "utf_8_sig", "cp1252", "latin-1", "ascii"])
+def test_what_fits_is_said_whatever_was_named(encoding: str) -> None:
+    with pytest.raises(DataError, match=r"add --encoding utf-16\."):
+        rows_of("Label,Text\nham,a\n".encode("utf-16"), encoding=encoding)
+
+
+@pytest.mark.parametrize("encoding", ["UTF8", "utf_8", "utf-8-sig"])
+def test_cp1252_is_suggested_whatever_utf8_is_called(encoding: str) -> None:
+    with pytest.raises(DataError, match=r"line 2: not .* add --encoding cp1252"):
+        rows_of(b"Label,Text\nham,caf\xe9\n", encoding=encoding)
+
+
 # ---------------------------------------------------------------- other formats
 
 
@@ -251,8 +265,9 @@ def test_damaged_json(line: str) -> None:
 
 
 def test_json_has_names() -> None:
-    with pytest.raises(DataError, match="give these, and not positions"):
+    with pytest.raises(DataError, match='has 0 columns "1"; it has "Label", "Text"'):
         rows_of(b'{"Label": "a", "Text": "b"}\n', "a.jsonl", ("1", "2"))
+    assert fields_of(b'{"1": "a", "0": "b"}\n', "a.jsonl", ("0", "1")) == [["b", "a"]]
     with pytest.raises(DataError, match='has 0 columns "Label"; it has "label", "Text"'):
         rows_of(b'{"label": "a", "Text": "b"}\n', "a.jsonl")
 
