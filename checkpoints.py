@@ -91,7 +91,7 @@ class Checkpoints(Keeper):
             if header["identity"] != self._identify():
                 raise CheckpointError(
                     f"{self._path} belongs to a run on other data, weights or versions. Delete it "
-                    "to start anew, or leave --resume out."
+                    "to start anew; a single run does so without --resume, too."
                 )
             fill_trained(state.model, _below("model", tensors), self._path)
             state.optimizer.restore(_below("moments", tensors))
