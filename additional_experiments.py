@@ -8,14 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from interruption import ending_at_once
+from ablation.system.signals import ending_at_once
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script. Returns the exit status: 0, 2 for wrong usage, 1 for other faults."""
     arguments = sys.argv[1:] if argv is None else argv
     with ending_at_once():  # from the first moment on
-        from console import run_for_people
+        from ablation.system.console import run_for_people
 
         return run_for_people(
             lambda: answer(arguments),
@@ -31,7 +31,7 @@ def answer(arguments: Sequence[str]) -> int:
         ImportError: a package is missing.
     """
     with ending_at_once():
-        from command_line import parse_command_line
+        from ablation.config.command_line import parse_command_line
 
         request = parse_command_line(arguments)
         if request.text is not None:

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from errors import DataError
-from experiment_config import ExperimentConfig
-from output import printable
+from ablation.config.options import ExperimentConfig
+from ablation.system.errors import DataError
+from ablation.system.output import printable
 
 SPLIT_SEED = 123  # the split's own: it never follows --seed
 PARTS = ("train", "validation", "test")

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from errors import CheckpointError
-from model_sizes import GPTConfig
+from ablation.config.sizes import GPTConfig
+from ablation.system.errors import CheckpointError
 
 # Repository and revision of each size on the Hugging Face hub.
 

@@ -11,24 +11,24 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from config_rules import check_value
-from console import Once, Parser, run_for_people
-from dataset_rules import find_encoding_problems
-from errors import ConfigError, shorten
-from experiment_config import DEVICES, OPTIONS, show_default
-from files import find_path_fault, find_path_problem
-from interruption import ending_at_once
-from output import printable, use_utf8, write
-from prediction_formats import FORMATS, Prediction, format_prediction
-from runs import CONFIG_NAME
-from separated_values import TextFormat, are_positions
+from ablation.classifier.prediction_formats import FORMATS, Prediction, format_prediction
+from ablation.config.dataset_rules import find_encoding_problems
+from ablation.config.options import DEVICES, OPTIONS, show_default
+from ablation.config.rules import check_value
+from ablation.config.runs import CONFIG_NAME
+from ablation.data.separated_values import TextFormat, are_positions
+from ablation.system.console import Once, Parser, run_for_people
+from ablation.system.errors import ConfigError, shorten
+from ablation.system.files import find_path_fault, find_path_problem
+from ablation.system.output import printable, use_utf8, write
+from ablation.system.signals import ending_at_once
 
 if TYPE_CHECKING:  # imported where texts are classified: --help and mistakes need no PyTorch
     import tiktoken
     import torch
 
-    from progress import Progress
-    from saved_models import SavedClassifier
+    from ablation.classifier.saved_models import SavedClassifier
+    from ablation.system.progress import Progress
 
 TEXTS_AT_ONCE = 2048  # read, sorted by length, classified, and given back in their order
 OF_THIS_MACHINE = ("weights", "weights_dir", "device", "offline")  # options that a model may need
@@ -50,7 +50,7 @@ def predict(
     Raises:
         DataError: a text is not Unicode.
     """
-    from progress import Progress
+    from ablation.system.progress import Progress
 
     texts, first = iter(texts), 1
     with Progress("classified", "texts", None) as progress:
@@ -72,9 +72,9 @@ def _probabilities(
     """The probability of each class for each text, numbered from ``first``: (N, C), float64."""
     import torch
 
-    from classifier import classify
+    from ablation.classifier.build import classify
+    from ablation.finetuning.frozen_features import batch_by_length, cut_texts
     from data_utils import EncodedTexts, encode_texts
-    from frozen_features import batch_by_length, cut_texts
 
     config, model = classifier.config, classifier.model
     numbers: dict[tuple[int, ...], int] = {}  # equal texts are classified once
@@ -217,9 +217,9 @@ def perform(argv: Sequence[str] | None) -> int:
     """
     with ending_at_once():
         arguments = parse_command_line(argv)
-        from corpora import find_encoding
-        from saved_models import load_classifier
-        from texts_to_classify import read_lines, read_texts
+        from ablation.classifier.saved_models import load_classifier
+        from ablation.data.corpora import find_encoding
+        from ablation.data.texts_to_classify import read_lines, read_texts
 
     given = {name: getattr(arguments, name) for name in OF_THIS_MACHINE}
     classifier = load_classifier(

@@ -5,15 +5,22 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import parallel
-from command_line import Request
-from hf_export import require_export_folder
-from interruption import ending_at_once
-from machine import choose_device
-from output import print_lines
-from run_records import require_writable
-from runs import Keep, Run
-from sweep import describe_plan, find_done, log_comparison, order_runs, run_and_record, run_sweep
+from ablation.classifier.export import require_export_folder
+from ablation.config.command_line import Request
+from ablation.config.runs import Keep, Run
+from ablation.sweeps.records import require_writable
+from ablation.sweeps.sweep import (
+    describe_plan,
+    find_done,
+    log_comparison,
+    order_runs,
+    run_and_record,
+    run_sweep,
+)
+from ablation.system import parallel
+from ablation.system.machine import choose_device
+from ablation.system.output import print_lines
+from ablation.system.signals import ending_at_once
 
 logger = logging.getLogger("experiments")
 
@@ -28,7 +35,7 @@ def perform(request: Request) -> int:
     output_dir, runs = request.output_dir, order_runs(request.runs)
     if request.compare:
         with ending_at_once():
-            from compare_runs import compare_runs
+            from ablation.reports.compare_runs import compare_runs
 
         print_lines(compare_runs(*request.compare, output_dir))
         return 0
@@ -41,14 +48,14 @@ def perform(request: Request) -> int:
         perform_one(runs[0], output_dir, request.keep)
         return 0
     if request.cluster:
-        from ray_sweep import run_ray_sweep  # Ray is not always there
+        from ablation.sweeps.ray_sweep import run_ray_sweep  # Ray is not always there
 
         failed = run_ray_sweep(runs, output_dir, request.keep, request.cluster)
     else:
         failed = run_sweep(runs, output_dir, request.keep)
     # Pictures and statistics take a while to import, and a single run needs none.
     with ending_at_once():
-        from report import write_report
+        from ablation.reports.report import write_report
 
     print_lines(write_report(output_dir, request.data_dir, request.offline))
     for run in failed:

@@ -35,12 +35,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from classifier import build_classifier, classify, count_trained_blocks
+from ablation.classifier.build import build_classifier, classify, count_trained_blocks
+from ablation.config.options import ExperimentConfig
+from ablation.config.rows import ROWS
+from ablation.finetuning.frozen_features import FrozenPrefix, cut_texts, prepare_inputs
+from ablation.finetuning.shared_work import SharedWork
 from data_utils import Batch, EncodedTexts, Splits
-from experiment_config import ExperimentConfig
-from experiment_rows import ROWS
-from frozen_features import FrozenPrefix, cut_texts, prepare_inputs
-from shared_work import SharedWork
 
 N_TEXTS = Splits(1045, 149, 300)
 MEAN_TOKENS = 31  # of a message, where nothing is padded

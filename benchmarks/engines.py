@@ -25,7 +25,7 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from run_records import read_records
+from ablation.sweeps.records import read_records
 
 SCRIPT = str(Path(__file__).resolve().parent.parent / "additional_experiments.py")
 PYTHON = [sys.executable, SCRIPT]

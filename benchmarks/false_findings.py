@@ -24,7 +24,7 @@ from scipy.special import digamma, polygamma
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from comparisons import ALPHA, accuracy_interval, p_values, standard_errors
+from ablation.reports.comparisons import ALPHA, accuracy_interval, p_values, standard_errors
 
 N_COMPARISONS = 18  # in the whole table of rows
 ALPHAS = (ALPHA, ALPHA / N_COMPARISONS)

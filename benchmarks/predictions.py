@@ -26,17 +26,17 @@ from transformers import pipeline
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from checkpoints import Checkpoints
-from corpora import find_encoding
-from experiment import run_experiment
-from experiment_config import ExperimentConfig
-from machine import describe_machine
+from ablation.classifier.saved_models import load_classifier
+from ablation.config.options import ExperimentConfig
+from ablation.config.runs import Keep
+from ablation.data.corpora import find_encoding
+from ablation.data.sms import find_dataset, read_messages
+from ablation.finetuning.checkpoints import Checkpoints
+from ablation.finetuning.experiment import run_experiment
+from ablation.finetuning.shared_work import SharedWork
+from ablation.system.machine import describe_machine
+from ablation.system.version import find_commit
 from predict import Prediction, predict
-from runs import Keep
-from saved_models import load_classifier
-from shared_work import SharedWork
-from sms_data import find_dataset, read_messages
-from version import find_commit
 
 BATCH_SIZES = (1, 4, 8, 16, 32, 64)
 SAMPLE = 192  # texts, to find the pipeline's best batch size

@@ -22,15 +22,15 @@ from tabulate import tabulate
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiment_config import ExperimentConfig
-from experiment_rows import ROWS, configure
-from memory_needs import MemoryNeed, estimate_memory
-from model_sizes import MODEL_SIZES
-from readme_tables import RESULTS
-from run_records import Record, read_records
-from runs import Run
-from shared_work import prefix_key
-from sweep import order_runs
+from ablation.config.options import ExperimentConfig
+from ablation.config.rows import ROWS, configure
+from ablation.config.runs import Run
+from ablation.config.sizes import MODEL_SIZES
+from ablation.finetuning.memory import MemoryNeed, estimate_memory
+from ablation.finetuning.shared_work import prefix_key
+from ablation.reports.readme_tables import RESULTS
+from ablation.sweeps.records import Record, read_records
+from ablation.sweeps.sweep import order_runs
 
 MEASURED = json.loads((Path(__file__).parent / "measured.json").read_text())
 

@@ -13,11 +13,11 @@ import transformers
 from fault_server import IMPATIENT, FaultServer
 from helpers import count_faults
 
-import corpora
-import downloads
-from demo_data import demo_messages
-from model_sizes import MODEL_SIZES, GPTConfig
-from sms_data import DATASET_NAME
+from ablation.config.sizes import MODEL_SIZES, GPTConfig
+from ablation.data import corpora
+from ablation.data.demo import demo_messages
+from ablation.data.sms import DATASET_NAME
+from ablation.system import downloads
 
 # A shell has what it starts in the background ignore SIGINT, which tests send.
 signal.signal(signal.SIGINT, signal.default_int_handler)

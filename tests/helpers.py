@@ -12,11 +12,17 @@ import tiktoken
 import torch
 from tiktoken_ext.openai_public import r50k_pat_str
 
-from command_line import parse_command_line
+from ablation.config.command_line import parse_command_line
+from ablation.config.options import ExperimentConfig
+from ablation.finetuning.outcomes import (
+    Accuracy,
+    ExperimentResult,
+    History,
+    LossRecord,
+    Predictions,
+)
+from ablation.system.machine import describe_machine
 from data_utils import PADDING_TOKEN, Corpus, Splits
-from experiment_config import ExperimentConfig
-from machine import describe_machine
-from outcomes import Accuracy, ExperimentResult, History, LossRecord, Predictions
 
 SCRIPT = Path(__file__).parent.parent / "additional_experiments.py"
 PATCHED = Path(__file__).with_name("patched_script.py")  # the same with other limits

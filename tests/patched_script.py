@@ -44,10 +44,10 @@ if settings.pop("forbid_network", False):
 if settings.pop("no_waits", False):
     time.sleep = lambda seconds: None
 commands = settings.pop("commands", None)
-if "vocabulary" in settings:  # whose files are then no vocabulary
+if "ablation.data.vocabulary" in settings:  # whose files are then no vocabulary
     import tiktoken
 
-    from demo_data import byte_encoding
+    from ablation.data.demo import byte_encoding
 
     tiktoken.get_encoding = lambda name: byte_encoding()
 for module, attributes in settings.items():

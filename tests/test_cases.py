@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from ablation.config.options import ExperimentConfig
+from ablation.data.own_data import load_own_corpus
+from ablation.system.errors import DataError
 from data_utils import Corpus
-from errors import DataError
-from experiment_config import ExperimentConfig
-from own_data import load_own_corpus
 
 DATA = Path(os.environ.get("SPAM_TEST_DATA", "nowhere"))
 CASE = DATA.parent / "cases" / "three_lines_become_one.tsv"

@@ -13,23 +13,20 @@ import torch
 from helpers import config_from_flags
 from safetensors.torch import load_file, save_file
 
-import checkpoints
-import corpora
-import experiment
-import shared_work
-import training
+from ablation.classifier.tensor_files import read_tensors, write_tensors
+from ablation.config.options import ExperimentConfig
+from ablation.config.runs import Keep
+from ablation.data import corpora
+from ablation.finetuning import checkpoints, experiment, shared_work, training
+from ablation.finetuning.checkpoints import CHECKPOINT_NAME, Checkpoints
+from ablation.finetuning.experiment import run_experiment
+from ablation.finetuning.outcomes import ExperimentResult
+from ablation.finetuning.training import TrainingState
+from ablation.sweeps.records import read_records
+from ablation.system.errors import CheckpointError, DataError
+from ablation.system.files import replacing
+from ablation.system.signals import Interrupted, Patience, interruptible
 from additional_experiments import main
-from checkpoints import CHECKPOINT_NAME, Checkpoints
-from errors import CheckpointError, DataError
-from experiment import run_experiment
-from experiment_config import ExperimentConfig
-from files import replacing
-from interruption import Interrupted, Patience, interruptible
-from outcomes import ExperimentResult
-from run_records import read_records
-from runs import Keep
-from tensor_files import read_tensors, write_tensors
-from training import TrainingState
 
 pytestmark = pytest.mark.usefixtures("few_demo_messages")  # three batches in an epoch
 
@@ -191,7 +188,7 @@ def test_the_last_good_checkpoint_stays(tmp_path: Path, monkeypatch: pytest.Monk
         file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tensor_files.save_file", half_written)
+    monkeypatch.setattr("ablation.classifier.tensor_files.save_file", half_written)
     with pytest.raises(CheckpointError, match="No space left"):
         write_tensors(path, {"a": torch.zeros(2)}, {"step": 2})
     assert read_tensors(path)[0] == {"step": 1}

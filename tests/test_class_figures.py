@@ -7,9 +7,9 @@ import xml.etree.ElementTree as ET
 import numpy as np
 import pytest
 
-from class_figures import ClassFigures
-from pictures import confusion_matrix
-from text_tables import TERMINAL_COLUMNS, align_wrapped, fill
+from ablation.reports.class_figures import ClassFigures
+from ablation.reports.pictures import confusion_matrix
+from ablation.system.text_tables import TERMINAL_COLUMNS, align_wrapped, fill
 
 SEEDS = [
     {

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from classifier import build_classifier, needed_positions, read_logits
+from ablation.classifier.build import build_classifier, needed_positions, read_logits
+from ablation.config.options import ExperimentConfig
+from ablation.config.sizes import MODEL_SIZES
+from ablation.system.errors import DataError
 from data_utils import Batch
-from errors import DataError
-from experiment_config import ExperimentConfig
-from model_sizes import MODEL_SIZES
 
 TINY = ExperimentConfig(model_size="gpt2-tiny (3M)", weights="random")
 

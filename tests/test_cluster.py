@@ -5,16 +5,23 @@ from dataclasses import replace
 
 import pytest
 
-import cluster_request
-from cluster import Node, Task, demand_memory, describe_lack, find_demand, make_tasks
-from cluster_request import ClusterRequest
-from command_line import parse_command_line
-from errors import ConfigError
-from experiment_rows import ROWS, configure, find_row
-from memory_needs import count_positions, estimate_memory
-from runs import Run
-from shared_work import SharedWork
-from sweep import order_runs
+from ablation.config import cluster_request
+from ablation.config.cluster_request import ClusterRequest
+from ablation.config.command_line import parse_command_line
+from ablation.config.rows import ROWS, configure, find_row
+from ablation.config.runs import Run
+from ablation.finetuning.memory import count_positions, estimate_memory
+from ablation.finetuning.shared_work import SharedWork
+from ablation.sweeps.cluster import (
+    Node,
+    Task,
+    demand_memory,
+    describe_lack,
+    find_demand,
+    make_tasks,
+)
+from ablation.sweeps.sweep import order_runs
+from ablation.system.errors import ConfigError
 
 SHARING = {1, 2, 3, 4, 14, 15, 16, 18, 19}
 SMALL = Node("small", {"CPU": 2.0, "memory": 4e9})

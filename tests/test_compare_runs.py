@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from test_report import DATA, write_runs
 
+from ablation.config.rows import ROWS
+from ablation.config.runs import Run
+from ablation.reports.compare_runs import compare_runs
+from ablation.reports.comparisons import compare, mcnemar
+from ablation.sweeps.records import read_records, write_incomplete
+from ablation.system.errors import RecordError
 from additional_experiments import main
-from compare_runs import compare_runs
-from comparisons import compare, mcnemar
-from errors import RecordError
-from experiment_rows import ROWS
-from run_records import read_records, write_incomplete
-from runs import Run
 
 VARIANT = {"model_size": "gpt2-tiny (3M)", "weights": "random"}
 

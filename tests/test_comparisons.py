@@ -9,9 +9,8 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from benchmarks import false_findings
-from benchmarks.false_findings import CHOSEN
-from comparisons import (
+from ablation.config.published import messages_apart, published_count
+from ablation.reports.comparisons import (
     ALPHA,
     accuracy_interval,
     compare,
@@ -21,7 +20,8 @@ from comparisons import (
     prediction_interval,
     smallest_difference,
 )
-from published import messages_apart, published_count
+from benchmarks import false_findings
+from benchmarks.false_findings import CHOSEN
 
 rng = np.random.default_rng(5)
 

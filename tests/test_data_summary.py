@@ -3,12 +3,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ablation.data.data_summary import format_summary, summarise
+from ablation.data.demo import byte_encoding
+from ablation.data.sms import read_messages, split_messages
+from ablation.system.text_tables import TERMINAL_COLUMNS, display_width
 from additional_experiments import main
-from data_summary import format_summary, summarise
 from data_utils import Splits
-from demo_data import byte_encoding
-from sms_data import read_messages, split_messages
-from text_tables import TERMINAL_COLUMNS, display_width
 
 OWN = ["--weights", "random", "--model_size", "gpt2-tiny (3M)", "--max_steps", "1"]
 
@@ -30,7 +30,7 @@ def test_what_is_worth_knowing() -> None:
     assert summary.n_texts == Splits(6, 2, 5)
     assert summary.counts == {"x": 4, "y": 7, "z": 2, "none": 0}
     assert summary.majority == "x", "of the training part, though y has more texts"
-    assert (summary.majority_accuracy.correct, summary.majority_accuracy.total) == (1, 5)
+    assert summary.majority_share == 1 / 5
     assert summary.n_copies == 2
     assert (summary.n_ambiguous, summary.n_with_ambiguous) == (3, 6)
     assert format_summary(summary, "my.csv") == [
@@ -68,7 +68,7 @@ def test_a_sweep_says_once_what_it_reads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """Row 13 has another context than rows 1 and 2; a number of bytes is a number of tokens."""
-    monkeypatch.setattr("corpora.gpt2_encoding", lambda *_: byte_encoding())
+    monkeypatch.setattr("ablation.data.corpora.gpt2_encoding", lambda *_: byte_encoding())
     lengths = {"train": [20] * 9 + [40], "val": [41, 1, 40], "test": [2000, 41, 30, 30]}
     paths = {}
     for name, sizes in lengths.items():

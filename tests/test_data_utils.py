@@ -9,6 +9,17 @@ import pytest
 import torch
 from helpers import small_gpt2_encoding
 
+from ablation.config.options import ExperimentConfig
+from ablation.data.demo import byte_encoding
+from ablation.data.sms import (
+    DATASET_NAME,
+    find_dataset,
+    read_messages,
+    split_messages,
+    write_csv_files,
+)
+from ablation.data.vocabulary import gpt2_encoding
+from ablation.system.errors import DataError
 from data_utils import (
     PADDING_TOKEN,
     EncodedTexts,
@@ -17,11 +28,6 @@ from data_utils import (
     encode_texts,
     make_loaders,
 )
-from demo_data import byte_encoding
-from errors import DataError
-from experiment_config import ExperimentConfig
-from sms_data import DATASET_NAME, find_dataset, read_messages, split_messages, write_csv_files
-from vocabulary import gpt2_encoding
 
 # ---------------------------------------------------------------- split
 

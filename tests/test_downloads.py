@@ -31,15 +31,14 @@ from fault_server import (
     stall,
 )
 
-import downloads
-import sms_data
-import vocabulary
-from downloads import fetch, fetch_first, first_line, is_offline
-from errors import DataError, DownloadError
-from experiment_config import ExperimentConfig
-from sms_data import DATASET_NAME, find_dataset
-from vocabulary import gpt2_encoding
-from weight_files import find_weights
+from ablation.classifier.weight_files import find_weights
+from ablation.config.options import ExperimentConfig
+from ablation.data import sms, vocabulary
+from ablation.data.sms import DATASET_NAME, find_dataset
+from ablation.data.vocabulary import gpt2_encoding
+from ablation.system import downloads
+from ablation.system.downloads import fetch, fetch_first, first_line, is_offline
+from ablation.system.errors import DataError, DownloadError
 
 BODY = bytes(range(256)) * 2
 CUT = send(BODY[:200], announced=len(BODY), ETag='"1"')
@@ -371,12 +370,12 @@ GOOD_ZIP = make_zip(CONTENT)
 @pytest.fixture
 def serve_dataset(fault_server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> Serve:
     """Serve a small dataset, each answer under an address of its own."""
-    monkeypatch.setattr(sms_data, "DATASET_SHA256", hashlib.sha256(CONTENT).hexdigest())
-    monkeypatch.setattr(sms_data, "DATASET_BYTES", len(CONTENT))
+    monkeypatch.setattr(sms, "DATASET_SHA256", hashlib.sha256(CONTENT).hexdigest())
+    monkeypatch.setattr(sms, "DATASET_BYTES", len(CONTENT))
 
     def serve(*answers: Answer) -> None:
         urls = [fault_server.address(answer) for answer in answers]
-        monkeypatch.setattr(sms_data, "DATASET_URLS", urls)
+        monkeypatch.setattr(sms, "DATASET_URLS", urls)
 
     return serve
 

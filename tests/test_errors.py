@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from errors import CheckpointError, describe_error, is_out_of_memory, shorten
+from ablation.system.errors import CheckpointError, describe_error, is_out_of_memory, shorten
 
 
 @pytest.mark.parametrize(

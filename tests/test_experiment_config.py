@@ -8,12 +8,12 @@ import pytest
 import torch
 from helpers import config_from_flags
 
+from ablation.config.command_line import parse_command_line
+from ablation.config.options import GROUPS, OPTIONS, ExperimentConfig
+from ablation.config.rows import ROWS, format_command, parse_rows
+from ablation.config.rules import find_problems
+from ablation.system.errors import ConfigError
 from additional_experiments import main
-from command_line import parse_command_line
-from config_rules import find_problems
-from errors import ConfigError
-from experiment_config import GROUPS, OPTIONS, ExperimentConfig
-from experiment_rows import ROWS, format_command, parse_rows
 
 
 def problems_of(command: list[str]) -> list[str]:

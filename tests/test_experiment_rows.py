@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from helpers import config_from_flags
 
+from ablation.config.command_line import parse_command_line
+from ablation.config.rows import ROWS, differing_options
+from ablation.config.runs import Run
+from ablation.reports.readme_tables import RESULTS, flags_table, rows_table, variants_table
+from ablation.sweeps.records import read_records
 from additional_experiments import main
-from command_line import parse_command_line
-from experiment_rows import ROWS, differing_options
-from readme_tables import RESULTS, flags_table, rows_table, variants_table
-from run_records import read_records
-from runs import Run
 
 README = Path(__file__).parent.parent / "README.md"
 XL = '--model_size "gpt2-xl (1558M)"'

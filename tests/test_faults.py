@@ -17,9 +17,9 @@ import torch
 from helpers import SCRIPT, count_faults, environment_without_network
 from safetensors.torch import load_file, save_file
 
-from checkpoints import CHECKPOINT_NAME
-from run_records import read_records
-from tensor_files import read_tensors
+from ablation.classifier.tensor_files import read_tensors
+from ablation.finetuning.checkpoints import CHECKPOINT_NAME
+from ablation.sweeps.records import read_records
 
 pytestmark = pytest.mark.slow
 

@@ -36,10 +36,10 @@ from fault_server import (
 )
 from helpers import PATCHED
 
-import sms_data
-from errors import DataError
-from model_sizes import PUBLISHED_WEIGHTS
-from sms_data import DATASET_NAME, find_dataset
+from ablation.config.sizes import PUBLISHED_WEIGHTS
+from ablation.data import sms
+from ablation.data.sms import DATASET_NAME, find_dataset
+from ablation.system.errors import DataError
 
 pytestmark = pytest.mark.slow
 
@@ -180,9 +180,9 @@ def bounded(seconds: float, n_bytes: int = 30_000_000) -> Iterator[None]:
 def addresses(fault_server: FaultServer, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Where a small dataset is looked for, to be filled."""
     for name, value in DATASET.items():
-        monkeypatch.setattr(sms_data, name, value)
+        monkeypatch.setattr(sms, name, value)
     urls: list[str] = []
-    monkeypatch.setattr(sms_data, "DATASET_URLS", urls)
+    monkeypatch.setattr(sms, "DATASET_URLS", urls)
     make_bombs()  # before time and memory are measured
     return urls
 
@@ -271,22 +271,24 @@ class Script:
         self.server = server
         self.folder = folder
         self.cache = folder / "cache"
-        self.settings: dict[str, object] = {"downloads": IMPATIENT}
+        self.settings: dict[str, object] = {"ablation.system.downloads": IMPATIENT}
         self.environment: dict[str, str] = {}
 
     def serve(self, dataset: Sequence[Answer], *vocabulary: Sequence[Answer]) -> list[str]:
         """Serve the dataset, and one or both files of a vocabulary. Returns their addresses."""
         url = self.server.address(*dataset)
-        self.settings["sms_data"] = {**DATASET, "DATASET_URLS": [url]}
+        self.settings["ablation.data.sms"] = {**DATASET, "DATASET_URLS": [url]}
         answers = [*vocabulary, *([send(content)] for content in VOCABULARY[len(vocabulary) :])]
         urls = [self.server.address(*given) for given in answers]
         checksums = (hashlib.sha256(content).hexdigest() for content in VOCABULARY)
-        self.settings["vocabulary"] = {"FILES": dict(zip(urls, checksums, strict=True))}
+        self.settings["ablation.data.vocabulary"] = {
+            "FILES": dict(zip(urls, checksums, strict=True))
+        }
         return [url, *urls]
 
     def cached(self) -> list[str]:
         """The names of the vocabulary's files in tiktoken's cache."""
-        urls = self.settings["vocabulary"]["FILES"]
+        urls = self.settings["ablation.data.vocabulary"]["FILES"]
         return sorted(hashlib.sha1(url.encode()).hexdigest() for url in urls)
 
     def fill(self) -> None:
@@ -294,7 +296,9 @@ class Script:
         (self.folder / "data").mkdir(exist_ok=True)
         (self.folder / "data" / DATASET_NAME).write_bytes(CONTENT)
         self.cache.mkdir(exist_ok=True)
-        for url, content in zip(self.settings["vocabulary"]["FILES"], VOCABULARY, strict=True):
+        for url, content in zip(
+            self.settings["ablation.data.vocabulary"]["FILES"], VOCABULARY, strict=True
+        ):
             (self.cache / hashlib.sha1(url.encode()).hexdigest()).write_bytes(content)
 
     def start(self, *flags: str) -> subprocess.Popen:
@@ -364,7 +368,9 @@ def test_the_script_ends_with_1_without_a_vocabulary(script: Script) -> None:
     assert (status, out) == (1, "")
     assert f"Error: GPT-2's vocabulary could not be downloaded: tried {url} (a web page" in err
     assert "TIKTOKEN_CACHE_DIR" in err
-    first = hashlib.sha1(next(iter(script.settings["vocabulary"]["FILES"])).encode()).hexdigest()
+    first = hashlib.sha1(
+        next(iter(script.settings["ablation.data.vocabulary"]["FILES"])).encode()
+    ).hexdigest()
     assert files_below(script.cache) == [first]
 
 
@@ -386,8 +392,8 @@ def test_several_processes_at_once_end_with_one_good_file(script: Script) -> Non
         [together(send(GOOD), n)],
         *([together(send(content), n)] for content in VOCABULARY),
     )
-    script.settings["downloads"] = {**IMPATIENT, "TIMEOUT_SECONDS": (60, 60)}
-    script.settings["downloads"]["DEADLINE_SECONDS"] = 60
+    script.settings["ablation.system.downloads"] = {**IMPATIENT, "TIMEOUT_SECONDS": (60, 60)}
+    script.settings["ablation.system.downloads"]["DEADLINE_SECONDS"] = 60
     processes = [script.start(*TINY, "--output_dir", f"runs/{i}") for i in range(n)]
     for process in processes:
         _, err = process.communicate(timeout=100)
@@ -402,7 +408,7 @@ def test_several_processes_at_once_end_with_one_good_file(script: Script) -> Non
 @pytest.mark.faults("several processes at once")
 def test_a_process_that_is_killed_leaves_nothing(script: Script) -> None:
     script.serve([stall(GOOD)])
-    script.settings["downloads"] = {**IMPATIENT, "TIMEOUT_SECONDS": (60, 60)}
+    script.settings["ablation.system.downloads"] = {**IMPATIENT, "TIMEOUT_SECONDS": (60, 60)}
     process = script.start(*TINY)
     give_up = time.monotonic() + 60
     while not script.server.asked and time.monotonic() < give_up:

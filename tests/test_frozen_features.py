@@ -8,16 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import frozen_features
-from classifier import build_classifier, classify
+from ablation.classifier.build import build_classifier, classify
+from ablation.config.options import ExperimentConfig
+from ablation.data.demo import byte_encoding
+from ablation.data.sms import split_messages
+from ablation.finetuning import frozen_features
+from ablation.finetuning.frozen_features import HiddenStates, count_frozen_blocks, prepare_inputs
+from ablation.finetuning.training import _backward, _merge
+from ablation.system.errors import HiddenStateError
 from data_utils import EncodedTexts, Splits, encode_splits, make_loaders, merge_batches
-from demo_data import byte_encoding
-from errors import HiddenStateError
-from experiment_config import ExperimentConfig
-from frozen_features import HiddenStates, count_frozen_blocks, prepare_inputs
 from gpt_model import GPTModel
-from sms_data import split_messages
-from training import _backward, _merge
 
 TINY = ExperimentConfig(model_size="gpt2-tiny (3M)", weights="random", demo=True, batch_size=3)
 GRID = {

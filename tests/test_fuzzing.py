@@ -8,16 +8,16 @@ from helpers import config_from_flags
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ablation.classifier.saved_models import SavedClassifier, load_classifier
+from ablation.config.options import OPTIONS, ExperimentConfig
+from ablation.config.rules import find_problems
+from ablation.config.runs import Keep
+from ablation.data.demo import byte_encoding
+from ablation.data.vocabulary import gpt2_encoding
+from ablation.finetuning.experiment import run_experiment
 from additional_experiments import main
-from config_rules import find_problems
 from data_utils import PADDING_TOKEN, EncodedTexts, encode_texts
-from demo_data import byte_encoding
-from experiment import run_experiment
-from experiment_config import OPTIONS, ExperimentConfig
 from predict import predict
-from runs import Keep
-from saved_models import SavedClassifier, load_classifier
-from vocabulary import gpt2_encoding
 
 pytestmark = pytest.mark.slow
 

@@ -9,9 +9,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from errors import CheckpointError
+from ablation.config.sizes import MODEL_SIZES, GPTConfig
+from ablation.system.errors import CheckpointError
 from gpt_model import GPTModel, SelfAttention, load_published_weights, published_names
-from model_sizes import MODEL_SIZES, GPTConfig
 
 
 def naive_attention(attention: SelfAttention, hidden: torch.Tensor, causal: bool) -> torch.Tensor:

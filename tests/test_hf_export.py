@@ -17,17 +17,17 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import hf_export
-from classifier import LORA_LAYERS, build_classifier, classify
-from config_rules import find_export_problems
+from ablation.classifier import export
+from ablation.classifier.build import LORA_LAYERS, build_classifier, classify
+from ablation.classifier.export import export_hf, require_export_folder
+from ablation.config.options import ExperimentConfig
+from ablation.config.rules import find_export_problems
+from ablation.config.sizes import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig
+from ablation.data.demo import byte_encoding
+from ablation.data.vocabulary import gpt2_encoding
+from ablation.system.errors import ExportError
 from data_utils import PADDING_TOKEN, EncodedTexts
-from demo_data import byte_encoding
-from errors import ExportError
-from experiment_config import ExperimentConfig
 from gpt_model import GPTModel
-from hf_export import export_hf, require_export_folder
-from model_sizes import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig
-from vocabulary import gpt2_encoding
 
 SIZE = "gpt2-small (124M)"  # its name, for which weights were published, but not its size
 CONFIG = ExperimentConfig(model_size=SIZE, weights="random", trainable_token_pos="flexible")
@@ -183,9 +183,9 @@ def test_labels_have_to_fit(tmp_path: Path) -> None:
 EXPORT_AND_MEASURE = """
 import resource, sys
 from pathlib import Path
-from classifier import build_classifier
-from experiment_config import ExperimentConfig
-from hf_export import export_hf
+from ablation.classifier.build import build_classifier
+from ablation.config.options import ExperimentConfig
+from ablation.classifier.export import export_hf
 config = ExperimentConfig(weights="random", trainable_layers="lora",
                           trainable_token_pos="flexible")
 model = build_classifier(config)
@@ -346,7 +346,7 @@ def test_a_fault_leaves_the_earlier_export(
         raise OSError(28, "No space left on device")
 
     if failing == "writing":
-        monkeypatch.setattr(hf_export, "_write_tensors", fail)
+        monkeypatch.setattr(export, "_write_tensors", fail)
     else:
         monkeypatch.setattr(Path, "rename", fail)
     for folder in (tmp_path / "hf", tmp_path / "another"):

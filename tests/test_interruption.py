@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from helpers import SCRIPT, environment_without_network
 
-from run_records import read_records
-from tables import group_records, tabulate
+from ablation.reports.tables import group_records, tabulate
+from ablation.sweeps.records import read_records
 
 FLAGS = ["--demo", "--max_steps", "40", "--eval_freq", "20", "--num_seeds", "2"]
 N_KILLS = 30

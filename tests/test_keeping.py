@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 from helpers import config_from_flags
 
-import experiment
+from ablation.classifier.export import require_export_folder
+from ablation.config.options import ExperimentConfig
+from ablation.config.runs import Keep
+from ablation.data.corpora import load_corpus
+from ablation.data.demo import byte_encoding
+from ablation.finetuning import experiment
+from ablation.finetuning.checkpoints import CHECKPOINT_NAME
+from ablation.finetuning.experiment import run_experiment
+from ablation.finetuning.shared_work import SharedWork
+from ablation.sweeps.records import Record, read_records
+from ablation.system.errors import ExportError
 from additional_experiments import main
-from checkpoints import CHECKPOINT_NAME
-from corpora import load_corpus
 from data_utils import Corpus
-from demo_data import byte_encoding
-from errors import ExportError
-from experiment import run_experiment
-from experiment_config import ExperimentConfig
-from hf_export import require_export_folder
-from run_records import Record, read_records
-from runs import Keep
-from shared_work import SharedWork
 
 pytestmark = pytest.mark.usefixtures("few_demo_messages")
 

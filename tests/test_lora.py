@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from ablation.config.sizes import GPTConfig
 from gpt_model import GPTModel
 from lora import LoRALinear, MergedLoRALinear, inject_lora, merge_lora
-from model_sizes import GPTConfig
 
 FORMS = [LoRALinear, MergedLoRALinear]
 TOKENS = torch.arange(12).view(2, 6)

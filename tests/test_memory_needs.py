@@ -7,14 +7,20 @@ import pytest
 import torch
 from helpers import SCRIPT, environment_without_network
 
-import memory_needs
+from ablation.classifier.build import build_classifier, classify
+from ablation.config.options import TRAINABLE_LAYERS, ExperimentConfig
+from ablation.config.rows import ROWS
+from ablation.finetuning import memory
+from ablation.finetuning.frozen_features import count_frozen_blocks
+from ablation.finetuning.memory import (
+    MemoryNeed,
+    _count_kept,
+    count_positions,
+    estimate_memory,
+    require_memory,
+)
 from benchmarks.scaling import MEASURED, find_record, need_of
-from classifier import build_classifier, classify
 from data_utils import Batch, EncodedTexts, Splits
-from experiment_config import TRAINABLE_LAYERS, ExperimentConfig
-from experiment_rows import ROWS
-from frozen_features import count_frozen_blocks
-from memory_needs import MemoryNeed, _count_kept, count_positions, estimate_memory, require_memory
 
 TINY = ExperimentConfig(model_size="gpt2-tiny (3M)", weights="random", device="cpu")
 
@@ -160,12 +166,12 @@ def test_row_9s_first_step_is_as_measured() -> None:
 
 RUN = """
 import sys
-import corpora
-from command_line import parse_command_line
-from demo_data import demo_messages
-from experiment import run_experiment
-from memory_needs import count_positions, estimate_memory
-from shared_work import SharedWork
+from ablation.data import corpora
+from ablation.config.command_line import parse_command_line
+from ablation.data.demo import demo_messages
+from ablation.finetuning.experiment import run_experiment
+from ablation.finetuning.memory import count_positions, estimate_memory
+from ablation.finetuning.shared_work import SharedWork
 
 few = demo_messages().groupby("Label").head(12)
 corpora.demo_messages = lambda: few
@@ -217,10 +223,10 @@ def test_accumulation_is_advised_where_it_helps(
     config = replace(TINY, trainable_layers="all", model_size="gpt2-small (124M)")
     texts = make_texts(5, width=n_tokens)
     need = estimate(config, n_tokens=n_tokens)
-    monkeypatch.setattr(memory_needs, "free_bytes", lambda device: need.training)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: need.training)
     require_memory(texts, config)
     assert advice in caplog.text
     caplog.clear()
-    monkeypatch.setattr(memory_needs, "free_bytes", lambda device: 2 * need.training)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2 * need.training)
     require_memory(texts, config)
     assert not caplog.text

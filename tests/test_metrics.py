@@ -5,9 +5,9 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
-from metrics import format_metrics, measure_classes
-from outcomes import Predictions
-from text_tables import TERMINAL_COLUMNS, align, cut, display_width
+from ablation.finetuning.metrics import format_metrics, measure_classes
+from ablation.finetuning.outcomes import Predictions
+from ablation.system.text_tables import TERMINAL_COLUMNS, align, cut, display_width
 
 
 def predictions(actual: list[int], predicted: list[int], n_classes: int) -> Predictions:

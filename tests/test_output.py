@@ -12,12 +12,12 @@ import torch
 from fault_server import FaultServer
 from safetensors.torch import load_file, save_file
 
-import corpora
 import predict
-import sms_data
+from ablation.data import corpora, sms
+from ablation.data.demo import byte_encoding
+from ablation.system.output import LogFormatter, print_lines, printable
+from ablation.system.version import code_files
 from additional_experiments import main
-from demo_data import byte_encoding
-from output import LogFormatter, print_lines, printable
 
 ORDERS = "\x1b]0;x\x07\x1b[2J\x9b1A\u202e\nForged: 1\rover"
 SHOWN = r"\x1b]0;x\x07\x1b[2J\x9b1A\u202e\nForged: 1\rover"
@@ -63,7 +63,7 @@ def test_results_and_logs(capsys: pytest.CaptureFixture) -> None:
 
 def test_errors_are_one_line() -> None:
     """What an error is made of comes from outside, so its line breaks are no line breaks."""
-    for path in Path(predict.__file__).parent.glob("*.py"):
+    for path in code_files():
         raised = [node for node in ast.walk(ast.parse(path.read_text())) if type(node) is ast.Raise]
         parts = [part for node in raised for part in ast.walk(node) if type(part) is ast.Constant]
         own = [part.lineno for part in parts if "\n" in str(part.value) != "\n"]
@@ -87,7 +87,7 @@ def test_the_words_of_a_server(
     capsys: pytest.CaptureFixture,
 ) -> None:
     urls = [fault_server.address(answer_rudely(status)) for status in (503, 404)]
-    monkeypatch.setattr(sms_data, "DATASET_URLS", urls)
+    monkeypatch.setattr(sms, "DATASET_URLS", urls)
     assert main(["--weights", "random"]) == 1
     error = capsys.readouterr().err
     phrase = r"\x1b]0;x\x07\x1b[2J\x9b1A"

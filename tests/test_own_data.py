@@ -10,15 +10,14 @@ import pandas as pd
 import pytest
 from helpers import config_from_flags, small_gpt2_encoding
 
-import own_data
-import own_tables
+from ablation.config.options import ExperimentConfig
+from ablation.data import own_data, own_tables
+from ablation.data.own_data import load_own_corpus
+from ablation.data.text_files import read_rows
+from ablation.sweeps.records import read_records
+from ablation.system.errors import ConfigError, DataError
 from additional_experiments import main
 from data_utils import Corpus
-from errors import ConfigError, DataError
-from experiment_config import ExperimentConfig
-from own_data import load_own_corpus
-from run_records import read_records
-from text_files import read_rows
 
 TESTED = ["money news, number 20", "weather news, number 0", "sport news, number 29"]
 TOPICS = {"sport": 40, "money": 30, "weather": 20}
@@ -424,9 +423,9 @@ OWN = ["--weights", "random", "--model_size", "gpt2-tiny (3M)", "--max_steps", "
 @pytest.fixture
 def bytes_for_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     """No vocabulary is needed: bytes are tokens."""
-    from demo_data import byte_encoding
+    from ablation.data.demo import byte_encoding
 
-    monkeypatch.setattr("corpora.gpt2_encoding", lambda *_: byte_encoding())
+    monkeypatch.setattr("ablation.data.corpora.gpt2_encoding", lambda *_: byte_encoding())
 
 
 @pytest.mark.usefixtures("bytes_for_tokens")
@@ -493,7 +492,7 @@ def test_a_changed_file_is_not_done(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.slow
 def test_spaces_without_end_are_trained_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("corpora.gpt2_encoding", lambda *_: small_gpt2_encoding())
+    monkeypatch.setattr("ablation.data.corpora.gpt2_encoding", lambda *_: small_gpt2_encoding())
     path = write_topics(tmp_path / "a.csv")
     with open(path, "a") as file:
         file.writelines(f"9,{' ' * 10**6}{i},sport\n" for i in range(2))

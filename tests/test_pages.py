@@ -13,10 +13,10 @@ from helpers import make_result, sizes_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpora import describe_data, load_corpus
-from experiment_rows import ROWS, configure
-from output import printable
-from pages import (
+from ablation.config.rows import ROWS, configure
+from ablation.config.runs import Run
+from ablation.data.corpora import describe_data, load_corpus
+from ablation.reports.pages import (
     Block,
     Heading,
     Paragraph,
@@ -28,9 +28,9 @@ from pages import (
     render_html,
     render_markdown,
 )
-from report import write_report
-from run_records import RESULT_NAME, read_records, write_complete, write_incomplete
-from runs import Run
+from ablation.reports.report import write_report
+from ablation.sweeps.records import RESULT_NAME, read_records, write_complete, write_incomplete
+from ablation.system.output import printable
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>",

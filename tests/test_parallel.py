@@ -17,15 +17,16 @@ import pytest
 import torch
 from helpers import PATCHED, SCRIPT, environment_without_network, read_until
 
-import parallel
-from checkpoints import CHECKPOINT_NAME
-from command_line import parse_command_line
+from ablation.classifier.tensor_files import read_tensors
+from ablation.config.command_line import parse_command_line
+from ablation.config.rows import ROWS
+from ablation.finetuning.checkpoints import CHECKPOINT_NAME
+from ablation.sweeps.records import Record, read_records
+from ablation.system import parallel
+from ablation.system.errors import ConfigError
+from ablation.system.processes import Place
+from ablation.system.version import PROJECT, code_files
 from data_utils import Batch
-from errors import ConfigError
-from experiment_rows import ROWS
-from processes import Place
-from run_records import Record, read_records
-from tensor_files import read_tensors
 
 FEW = ["--demo", "--max_steps", "6", "--eval_freq", "2"]
 LONG = ["--demo", "--num_epochs", "15", "--eval_freq", "50", "--checkpoint_every", "20"]
@@ -138,7 +139,7 @@ def test_all_rows_on_two_and_three_processes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_first_process_prints_and_writes(tmp_path: Path) -> None:
     flags = [*FEW, "--save_model", "--output_dir", tmp_path / "runs"]
-    settings = json.dumps({"progress": {"LINE_SECONDS": 0}})
+    settings = json.dumps({"ablation.system.progress": {"LINE_SECONDS": 0}})
     status, out, err = finish(start([PATCHED, settings, *flags], 2))
     assert status == 0, err
     assert err.count("training: 6 of 6 steps") == 1
@@ -246,7 +247,7 @@ def wait_for_server(address: str) -> None:
 @pytest.mark.slow
 @pytest.mark.faults("a process of torchrun that hangs")
 def test_a_hanging_process_ends_the_run(tmp_path: Path) -> None:
-    settings = json.dumps({"parallel": {"TIME_LIMIT": 5}})
+    settings = json.dumps({"ablation.system.parallel": {"TIME_LIMIT": 5}})
     process = start([PATCHED, settings, *LONG, "--output_dir", tmp_path], 2)
     read_until(process, "Step 000050")
     stopped = worker(process, 1)
@@ -298,10 +299,12 @@ def test_processes_that_differ_are_told_how(what: str, tmp_path: Path) -> None:
         Path(f"{rank}.csv").write_text("Label,Text\n" + f"a,b\nc,{rank}\n" * 30)
         copied = tmp_path / str(rank)
         copied.mkdir()
-        for path in SCRIPT.parent.glob("*.py"):
-            (copied / path.name).write_bytes(path.read_bytes())
+        for path in code_files():
+            copy = copied / path.relative_to(PROJECT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
     if what == "code":
-        (tmp_path / "1" / "metrics.py").open("a").write("# another version\n")
+        (tmp_path / "1" / "lora.py").open("a").write("# another version\n")
     script = f"{sys.executable} {tmp_path}/$RANK/{SCRIPT.name}"
     command = f'{script} {flags} --model_size "gpt2-tiny (3M)" --weights random'
     process = start(["bash", "-c", f"{command} --output_dir {tmp_path / 'runs'}"], 2, "--no_python")

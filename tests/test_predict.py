@@ -15,20 +15,20 @@ import torch
 from helpers import config_from_flags, environment_without_network, small_gpt2_encoding
 from safetensors.torch import load_file, save_file
 
-import corpora
 import predict
-import saved_models
+from ablation.classifier import saved_models
+from ablation.classifier.saved_models import load_classifier
+from ablation.classifier.tensor_files import read_tensors, write_tensors
+from ablation.config.runs import Keep
+from ablation.data import corpora
+from ablation.data.corpora import load_corpus
+from ablation.data.demo import byte_encoding
+from ablation.data.separated_values import TextFormat
+from ablation.data.texts_to_classify import read_texts
+from ablation.finetuning.experiment import run_experiment
+from ablation.system.errors import CheckpointError, ConfigError, DataError
 from additional_experiments import main
-from corpora import load_corpus
-from demo_data import byte_encoding
-from errors import CheckpointError, ConfigError, DataError
-from experiment import run_experiment
 from predict import Prediction, format_prediction
-from runs import Keep
-from saved_models import load_classifier
-from separated_values import TextFormat
-from tensor_files import read_tensors, write_tensors
-from texts_to_classify import read_texts
 
 pytestmark = pytest.mark.usefixtures("few_demo_messages")
 

@@ -14,14 +14,14 @@ import pytest
 from helpers import config_from_flags, environment_without_network
 
 import predict
-from demo_data import byte_encoding
-from errors import DataError
-from experiment import run_experiment
-from output import use_utf8, write
-from prediction_formats import Prediction, disarm, format_prediction
-from runs import Keep
-from saved_models import load_classifier
-from texts_to_classify import read_lines
+from ablation.classifier.prediction_formats import Prediction, disarm, format_prediction
+from ablation.classifier.saved_models import load_classifier
+from ablation.config.runs import Keep
+from ablation.data.demo import byte_encoding
+from ablation.data.texts_to_classify import read_lines
+from ablation.finetuning.experiment import run_experiment
+from ablation.system.errors import DataError
+from ablation.system.output import use_utf8, write
 
 
 @pytest.fixture
@@ -176,8 +176,10 @@ def test_long_work_says_how_many_texts_are_classified(
     keep = Keep(tmp_path, save_model=True)
     run_experiment(config_from_flags(["--demo", "--max_steps", "1"]), keep=keep)
     caplog.clear()
-    monkeypatch.setattr("progress.LINE_SECONDS", 0.0)
-    monkeypatch.setattr("frozen_features.batch_by_length", lambda lengths, *_: [[0], [1]])
+    monkeypatch.setattr("ablation.system.progress.LINE_SECONDS", 0.0)
+    monkeypatch.setattr(
+        "ablation.finetuning.frozen_features.batch_by_length", lambda lengths, *_: [[0], [1]]
+    )
     classifier = load_classifier(tmp_path, {})
     texts = ["a", "b", "a", "a"]
     assert len(list(predict.predict(classifier, byte_encoding(), texts))) == 4

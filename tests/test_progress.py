@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 from fault_server import FaultServer, send
 
-import progress
+from ablation.system import progress
+from ablation.system.downloads import fetch
+from ablation.system.progress import Progress, follow
 from additional_experiments import main
-from downloads import fetch
-from progress import Progress, follow
 
 
 @pytest.fixture(autouse=True)

@@ -9,14 +9,14 @@ import pandas as pd
 import plain_protocol
 import pytest
 
-import corpora
+from ablation.config.options import ExperimentConfig
+from ablation.config.rows import ROWS
+from ablation.config.sizes import MODEL_SIZES
+from ablation.data import corpora
+from ablation.data.demo import byte_encoding
+from ablation.data.sms import split_messages
+from ablation.finetuning.experiment import run_experiment
 from additional_experiments import main
-from demo_data import byte_encoding
-from experiment import run_experiment
-from experiment_config import ExperimentConfig
-from experiment_rows import ROWS
-from model_sizes import MODEL_SIZES
-from sms_data import split_messages
 
 TINY = {"model_size": "gpt2-tiny (3M)", "weights": "random"}
 SHORT = {**TINY, "demo": True, "num_epochs": 2, "eval_freq": 2, "eval_iter": 2}

@@ -19,13 +19,13 @@ from helpers import PATCHED, SCRIPT, environment_without_network, make_result, r
 from ray.cluster_utils import Cluster
 from tqdm import tqdm
 
-from cluster import Task
-from command_line import parse_command_line
-from corpora import load_corpus
-from ray_sweep import Ledger, fail_begun
-from ray_worker import Outcome
-from run_records import read_records
-from runs import RESULT_NAME
+from ablation.config.command_line import parse_command_line
+from ablation.config.runs import RESULT_NAME
+from ablation.data.corpora import load_corpus
+from ablation.sweeps.cluster import Task
+from ablation.sweeps.ray_sweep import Ledger, fail_begun
+from ablation.sweeps.ray_worker import Outcome
+from ablation.sweeps.records import read_records
 
 pytestmark = pytest.mark.slow
 
@@ -145,7 +145,7 @@ def test_tasks_do_not_share_cores(tmp_path: Path) -> None:
 def test_a_hanging_worker_ends_the_sweep(
     local: dict[str, tuple[bytes, dict]], tmp_path: Path
 ) -> None:
-    settings = {"ray_sweep": {"SILENT_SECONDS": 10}}
+    settings = {"ablation.sweeps.ray_sweep": {"SILENT_SECONDS": 10}}
     flags = [*SWEEP, "--ray", "--cpus_per_run", "1"]
     process = start(tmp_path / "runs", *flags, settings=settings)
     read_until(process, "Test accuracy", number=2)
@@ -165,7 +165,7 @@ def test_a_hanging_worker_ends_the_sweep(
 
 @pytest.mark.faults("the head of a cluster lost")
 def test_a_lost_head_ends_the_sweep(local: dict[str, tuple[bytes, dict]], tmp_path: Path) -> None:
-    settings = {"ray_sweep": {"ANSWER_SECONDS": 10}}
+    settings = {"ablation.sweeps.ray_sweep": {"ANSWER_SECONDS": 10}}
     process = start(tmp_path / "runs", *SWEEP, "--ray", settings=settings)
     read_until(process, "Test accuracy", number=2)
     children = psutil.Process(process.pid).children(recursive=True)

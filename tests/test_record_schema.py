@@ -15,15 +15,13 @@ import pytest
 import torch
 from helpers import make_result, sizes_of
 
-import sweep
-from additional_experiments import main
-from corpora import describe_data, load_corpus
-from errors import RecordError
-from experiment_rows import ROWS, configure
-from machine import describe_machine
-from record_schema import check_result
-from report import write_report
-from run_records import (
+from ablation.config.rows import ROWS, configure
+from ablation.config.runs import Run
+from ablation.data.corpora import describe_data, load_corpus
+from ablation.reports.report import write_report
+from ablation.sweeps import sweep
+from ablation.sweeps.record_schema import check_result
+from ablation.sweeps.records import (
     PREDICTIONS_NAME,
     RESULT_NAME,
     find_complete,
@@ -32,7 +30,9 @@ from run_records import (
     write_complete,
     write_incomplete,
 )
-from runs import Run
+from ablation.system.errors import RecordError
+from ablation.system.machine import describe_machine
+from additional_experiments import main
 
 ROOT = Path(__file__).parent.parent
 GIVEN = {

@@ -11,16 +11,16 @@ import torch
 from helpers import make_result
 from safetensors.torch import load_file, save_file
 
-import experiment
-import shared_work
-import sweep
+from ablation.config.options import ExperimentConfig
+from ablation.config.runs import Run
+from ablation.finetuning import experiment, shared_work
+from ablation.finetuning.outcomes import ExperimentResult
+from ablation.finetuning.shared_work import SharedWork
+from ablation.sweeps import sweep
+from ablation.sweeps.records import RESULT_NAME, Record, read_records, write_complete
+from ablation.system.errors import DataError
+from ablation.system.version import PROJECT
 from additional_experiments import main
-from errors import DataError
-from experiment_config import ExperimentConfig
-from outcomes import ExperimentResult
-from run_records import RESULT_NAME, Record, read_records, write_complete
-from runs import Run
-from shared_work import SharedWork
 
 pytestmark = pytest.mark.usefixtures("few_demo_messages")
 
@@ -186,7 +186,7 @@ def test_what_early_records_do_not_say_is_said(
 
 def test_records_that_are_there_stay_valid() -> None:
     """Those in results/ are of an early version."""
-    results = Path(experiment.__file__).with_name("results")
+    results = PROJECT / "results"
     records = read_records(results)
     assert records
     assert not any("weights" in record.result for record in records)

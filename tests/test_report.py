@@ -12,22 +12,27 @@ import pytest
 from helpers import make_result, sizes_of
 from sklearn.svm import LinearSVC
 
-import corpora
+from ablation.config.options import ExperimentConfig
+from ablation.config.rows import ROWS, configure
+from ablation.config.runs import Run
+from ablation.data import corpora
+from ablation.data.corpora import describe_data, load_corpus
+from ablation.data.demo import demo_messages
+from ablation.data.sms import read_messages, split_messages
+from ablation.reports.baseline import classify_by_characters, find_copies, keep_letters
+from ablation.reports.comparisons import compare
+from ablation.reports.findings import (
+    describe_detectable,
+    describe_smallest,
+    find_differences,
+    tabulate_findings,
+)
+from ablation.reports.report import write_report
+from ablation.reports.tables import group_records, judge, tabulate
+from ablation.sweeps.records import read_records, write_complete, write_incomplete
+from ablation.system.errors import RecordError
 from additional_experiments import main
-from baseline import classify_by_characters, find_copies, keep_letters
-from comparisons import compare
-from corpora import describe_data, load_corpus
 from data_utils import Splits
-from demo_data import demo_messages
-from errors import RecordError
-from experiment_config import ExperimentConfig
-from experiment_rows import ROWS, configure
-from findings import describe_detectable, describe_smallest, find_differences, tabulate_findings
-from report import write_report
-from run_records import read_records, write_complete, write_incomplete
-from runs import Run
-from sms_data import read_messages, split_messages
-from tables import group_records, judge, tabulate
 
 DATA = {"name": "demo", "split_sha256": "0" * 64}
 N_TEST = 300
@@ -296,7 +301,7 @@ def test_the_page_is_whole_and_self_contained(
             write_complete(tmp_path, run, make_result(labels, classes, **sizes_of(corpus)), data)
     write_incomplete(tmp_path, Run(ROWS[3].config), "failed", "no | luck, and none to be had")
     monkeypatch.setattr(
-        "report_page.find_copies",
+        "ablation.reports.report_page.find_copies",
         lambda m: {"verbatim": np.arange(n_test) < 3, "letters": np.arange(n_test) < 5},
     )
     printed = write_report(tmp_path, tmp_path)

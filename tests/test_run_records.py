@@ -10,11 +10,11 @@ import pytest
 import torch
 from helpers import config_from_flags, make_result
 
-import run_records
-from errors import RecordError
-from experiment_config import ExperimentConfig
-from experiment_rows import ROWS
-from run_records import (
+from ablation.config.options import ExperimentConfig
+from ablation.config.rows import ROWS
+from ablation.config.runs import Run, identify
+from ablation.sweeps import records
+from ablation.sweeps.records import (
     NEXT_PREDICTIONS_NAME,
     PREDICTIONS_NAME,
     RESULT_NAME,
@@ -25,7 +25,7 @@ from run_records import (
     write_complete,
     write_incomplete,
 )
-from runs import Run, identify
+from ablation.system.errors import RecordError
 
 DATA = {"name": "test", "split_sha256": "0" * 64}
 RUN = Run(ExperimentConfig(seed=7, data_dir="somewhere"), overrides={})
@@ -262,7 +262,7 @@ def test_a_write_that_is_cut_off_loses_no_earlier_record(
 ) -> None:
     """The disk is full when the second file is due; before, there was another result."""
     folder = write_complete(tmp_path, RUN, make_result([1, 0], [1, 0]), DATA)
-    write = run_records.write_atomically
+    write = records.write_atomically
 
     def fail_on_result(path: Path, content: bytes) -> None:
         if path.name == RESULT_NAME:
@@ -270,7 +270,7 @@ def test_a_write_that_is_cut_off_loses_no_earlier_record(
         write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_records, "write_atomically", fail_on_result)
+        patch.setattr(records, "write_atomically", fail_on_result)
         with pytest.raises(RecordError, match="No space left"):
             write_complete(tmp_path, RUN, make_result([1, 0], [0, 0]), DATA)
     assert read_record(folder).predictions["prediction"].tolist() == [1, 0]

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from ablation.config.rows import ROWS
 from benchmarks import scaling
 from benchmarks.scaling import MEASURED, SIZES, fits, need_of
-from experiment_rows import ROWS
 
 MEASURED_NAMES = ("seconds", "gigabytes", "torchrun_ratio", "start_seconds", "seconds_of_a_run")
 ROOT = Path(__file__).parent.parent

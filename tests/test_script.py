@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from helpers import SCRIPT, environment_without_network
 
-import memory_needs
+from ablation.data.demo import byte_encoding, demo_messages
+from ablation.data.sms import DATASET_NAME
+from ablation.finetuning import memory
+from ablation.system.version import code_files
 from additional_experiments import main
-from demo_data import byte_encoding, demo_messages
-from sms_data import DATASET_NAME
 
 
 def run(*flags: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
@@ -103,7 +104,7 @@ def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
 @pytest.mark.skipif("TIKTOKEN_CACHE_DIR" not in os.environ, reason="needs GPT-2's vocabulary")
 def test_own_data_as_the_readme_has_it(tmp_path: Path) -> None:
     root = SCRIPT.parent
-    for path in (*root.glob("*.py"), root / "examples"):
+    for path in (*root.glob("*.py"), root / "ablation", root / "examples"):
         (tmp_path / path.name).symlink_to(path)
     blocks = re.findall(r"```bash\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
     (commands,) = (block for block in blocks if "--dataset examples" in block)
@@ -125,7 +126,7 @@ def test_own_data_as_the_readme_has_it(tmp_path: Path) -> None:
 
 
 def test_nothing_that_is_read_can_run_code() -> None:
-    for path in SCRIPT.parent.glob("*.py"):
+    for path in code_files():
         found = re.findall(r"pickle|torch\.load|\beval\(|\bexec\(|yaml|joblib", path.read_text())
         # A model is put into its mode for evaluation; nothing else has that name. Processes of one
         # cluster send each other pickles, which is how Ray works.
@@ -186,13 +187,13 @@ def test_a_loss_that_is_not_finite_exits_with_1(capsys: pytest.CaptureFixture) -
 def test_too_little_memory_is_foreseen(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(memory_needs, "free_bytes", lambda device: 10_000_000)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 10_000_000)
     assert main(["--demo", "--trainable_layers", "all"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
     assert "out of memory: AdamW's moments alone take 0.0 GB" in err
     assert "--model_size" in err
-    monkeypatch.setattr(memory_needs, "free_bytes", lambda device: 40_000_000)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 40_000_000)
     flags = ["--demo", "--trainable_layers", "all", "--max_steps", "1"]
     assert main(flags) == 0
     assert "Memory is short" in capsys.readouterr().err

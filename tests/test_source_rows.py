@@ -5,13 +5,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ablation.config.options import ExperimentConfig
+from ablation.data.corpora import describe_data, load_corpus
+from ablation.data.demo import byte_encoding, demo_messages
+from ablation.data.sms import DATASET_NAME, read_messages, split_messages
+from ablation.data.split_files import write_split
+from ablation.sweeps.records import Record, read_records
 from additional_experiments import main
-from corpora import describe_data, load_corpus
-from demo_data import byte_encoding, demo_messages
-from experiment_config import ExperimentConfig
-from run_records import Record, read_records
-from sms_data import DATASET_NAME, read_messages, split_messages
-from split_files import write_split
 
 OWN = ["--weights", "random", "--model_size", "gpt2-tiny (3M)", "--max_steps", "1"]
 
@@ -38,7 +38,7 @@ def topics_by_line(path: Path) -> dict[int, str]:
 
 def run(tmp_path: Path, *flags: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Record, Path]:
     """The record of a run on own data, and its split."""
-    monkeypatch.setattr("corpora.gpt2_encoding", lambda *_: byte_encoding())
+    monkeypatch.setattr("ablation.data.corpora.gpt2_encoding", lambda *_: byte_encoding())
     assert main([*flags, *OWN, "--output_dir", str(tmp_path / "runs")]) == 0
     (record,) = read_records(tmp_path / "runs")
     (split,) = (tmp_path / "runs").glob("split-*.csv")

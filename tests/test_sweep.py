@@ -12,22 +12,22 @@ import pandas as pd
 import pytest
 import torch
 
-import corpora
-import shared_work
-import sweep
+from ablation.classifier.build import build_classifier, load_weights
+from ablation.config.command_line import parse_command_line
+from ablation.config.options import ExperimentConfig
+from ablation.config.rows import ROWS, configure, find_row
+from ablation.config.runs import Keep, Run
+from ablation.data import corpora
+from ablation.finetuning import shared_work
+from ablation.finetuning.experiment import run_experiment
+from ablation.finetuning.outcomes import ExperimentResult
+from ablation.finetuning.shared_work import SharedWork
+from ablation.sweeps import sweep
+from ablation.sweeps.records import RESULT_NAME, read_record, read_records
+from ablation.sweeps.sweep import describe_plan, order_runs, run_sweep
+from ablation.system.errors import RecordError, TrainingError
 from additional_experiments import main
-from classifier import build_classifier, load_weights
-from command_line import parse_command_line
-from errors import RecordError, TrainingError
-from experiment import run_experiment
-from experiment_config import ExperimentConfig
-from experiment_rows import ROWS, configure, find_row
 from gpt_model import GPTModel
-from outcomes import ExperimentResult
-from run_records import RESULT_NAME, read_record, read_records
-from runs import Keep, Run
-from shared_work import SharedWork
-from sweep import describe_plan, order_runs, run_sweep
 
 pytestmark = pytest.mark.usefixtures("few_demo_messages")
 

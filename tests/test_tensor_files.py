@@ -9,8 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from errors import CheckpointError
-from tensor_files import read_tensors, write_tensors
+from ablation.classifier.tensor_files import read_tensors, write_tensors
+from ablation.system.errors import CheckpointError
 
 TENSORS = {
     "head.weight": torch.arange(6.0).reshape(2, 3),
@@ -133,7 +133,7 @@ def test_the_version_before_is_read_with_a_warning(
 
 def test_a_later_version_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("tensor_files.VERSION", 3)
+        patch.setattr("ablation.classifier.tensor_files.VERSION", 3)
         write_tensors(path, TENSORS, HEADER)
     with pytest.raises(CheckpointError, match="has version 3 of its format, and this program"):
         read_tensors(path)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from errors import DataError
-from separated_values import Row, TextFormat
-from text_files import read_rows
+from ablation.data.separated_values import Row, TextFormat
+from ablation.data.text_files import read_rows
+from ablation.system.errors import DataError
 
 EXPECTED = [["ham", "hello"], ["spam", "win, now; a|b"], ["ham", "é"]]
 NAMES = ("Label", "Text")

@@ -5,16 +5,16 @@ import pandas as pd
 import pytest
 import torch
 
-import corpora
-import training
-from classifier import build_classifier, classify
+from ablation.classifier.build import build_classifier, classify
+from ablation.config.options import ExperimentConfig
+from ablation.data import corpora
+from ablation.finetuning import training
+from ablation.finetuning.experiment import run_experiment
+from ablation.finetuning.outcomes import Accuracy
+from ablation.finetuning.shared_work import SharedWork
+from ablation.finetuning.training import batch_losses, classify_texts, train
+from ablation.system.errors import TrainingError
 from data_utils import make_loaders
-from errors import TrainingError
-from experiment import run_experiment
-from experiment_config import ExperimentConfig
-from outcomes import Accuracy
-from shared_work import SharedWork
-from training import batch_losses, classify_texts, train
 
 DEMO = {"model_size": "gpt2-tiny (3M)", "weights": "random", "demo": True, "num_epochs": 2}
 

@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import pytest
 from helpers import make_result
 
-import sweep
+from ablation.config.command_line import parse_command_line
+from ablation.data.demo import demo_messages
+from ablation.data.sms import split_messages
+from ablation.sweeps import sweep
+from ablation.sweeps.records import RESULT_NAME
+from ablation.sweeps.variants import compare_with_published
 from additional_experiments import main
-from command_line import parse_command_line
 from data_utils import Corpus
-from demo_data import demo_messages
-from run_records import RESULT_NAME
-from sms_data import split_messages
-from variants import compare_with_published
 
 VARIANT = "A variant of row {} ({}): its published {} % does not apply"
 
@@ -65,7 +65,7 @@ def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     corpus = Corpus(split_messages(demo_messages()), ("ham", "spam"), "messages", None)
     monkeypatch.setattr(sweep, "SharedWork", lambda configs: SimpleNamespace(corpus=corpus))
     monkeypatch.setattr(sweep, "run_experiment", lambda config, shared, keep: result)
-    monkeypatch.setattr("report.write_report", lambda *_: "Report")
+    monkeypatch.setattr("ablation.reports.report.write_report", lambda *_: "Report")
 
 
 def test_a_run_says_it_when_its_record_is_there(

@@ -12,13 +12,13 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-import weight_files
-from classifier import load_weights
-from downloads import OFFLINE_VARIABLES
-from errors import DataError
-from experiment_config import ExperimentConfig
-from model_sizes import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig, PublishedWeights
-from weight_files import checksum_weights, describe_base, find_weights
+from ablation.classifier import weight_files
+from ablation.classifier.build import load_weights
+from ablation.classifier.weight_files import checksum_weights, describe_base, find_weights
+from ablation.config.options import ExperimentConfig
+from ablation.config.sizes import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig, PublishedWeights
+from ablation.system.downloads import OFFLINE_VARIABLES
+from ablation.system.errors import DataError
 
 TINY = "gpt2-tiny (3M)"
 REVISION = "0123456789abcdef0123456789abcdef01234567"

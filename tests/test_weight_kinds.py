@@ -14,16 +14,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from ablation.classifier.build import load_weights
+from ablation.classifier.weight_files import find_weights
+from ablation.config.options import ExperimentConfig
+from ablation.config.runs import Keep
+from ablation.config.sizes import MODEL_SIZES
+from ablation.finetuning.checkpoints import CHECKPOINT_NAME
+from ablation.finetuning.experiment import run_experiment
+from ablation.system.errors import CheckpointError, DataError
 from additional_experiments import main
-from checkpoints import CHECKPOINT_NAME
-from classifier import load_weights
-from errors import CheckpointError, DataError
-from experiment import run_experiment
-from experiment_config import ExperimentConfig
 from gpt_model import BLOCK_MODULES
-from model_sizes import MODEL_SIZES
-from runs import Keep
-from weight_files import find_weights
 
 TINY = "gpt2-tiny (3M)"
 RUN = ["--demo", "--max_steps", "1", "--eval_iter", "1"]

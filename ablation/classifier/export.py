@@ -1,0 +1,309 @@
+"""A trained classifier as a folder that ``transformers`` loads, and LoRA as one that PEFT loads.
+
+The files are written here, so that neither package is needed. Letters in shapes: D ``emb_dim``,
+C classes, R LoRA's rank.
+
+Sources: ``GPT2ForSequenceClassification`` and ``GPT2Tokenizer`` of transformers; the formats of
+safetensors (https://huggingface.co/docs/safetensors) and of PEFT's checkpoints
+(https://huggingface.co/docs/peft/developer_guides/checkpoint).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import struct
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tiktoken
+import torch
+from torch import Tensor, nn
+
+from ablation.classifier.hf_tokenizer import TOKENIZER_NAMES, write_tokenizer
+from ablation.classifier.weight_files import WEIGHTS_NAME
+from ablation.config.options import ExperimentConfig
+from ablation.config.rules import find_export_problems
+from ablation.config.sizes import PUBLISHED_WEIGHTS
+from ablation.system.errors import ExportError
+from ablation.system.files import ROOM, find_path_problem, parse_json
+from data_utils import PADDING_TOKEN
+from gpt_model import BLOCK_MODULES, TRANSPOSED, GPTModel, published_names
+from lora import LoRALinear
+
+ARCHITECTURE = "GPT2ForSequenceClassification"
+CONFIG_NAME = "config.json"
+ADAPTER_NAME = "adapter"  # a folder
+ADAPTER_CONFIG_NAME, ADAPTER_WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"
+FOLD_TOLERANCE = 1e-6  # of logits
+
+
+def require_export_folder(folder: Path) -> None:
+    """Raise :class:`ExportError` if an export cannot be written to a folder, before any work.
+
+    It may be there if it is empty, or an earlier export and nothing else: then it is replaced.
+    """
+    if problem := find_path_problem("export_hf", folder, ROOM):
+        raise ExportError(problem)
+    try:
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        if names and not _is_export(folder, names):
+            raise ExportError(
+                f"--export_hf {folder}: the folder is there, and is no earlier export or holds "
+                "something else, too. Choose another one, or move it away."
+            )
+        temporary = _temporary_folder(folder)
+        temporary.mkdir(parents=True)
+        temporary.rmdir()
+    except OSError as error:
+        raise _describe_fault(folder, error) from error
+
+
+def require_few_classes(n_classes: int, config: ExperimentConfig) -> None:
+    """Raise :class:`ExportError` if a classifier has more classes than its bias can be folded for,
+    before any work."""
+    if n_classes > config.gpt.emb_dim:
+        raise ExportError(
+            f"--export_hf with {n_classes} classes: the classifier of transformers has no bias, "
+            f'and with --model_size "{config.model_size}" that of {config.gpt.emb_dim} classes at '
+            "most can be expressed without one. Take a larger --model_size, or leave --export_hf "
+            "out."
+        )
+
+
+def _is_export(folder: Path, names: set[str]) -> bool:
+    """Whether a folder with these files holds what :func:`export_hf` writes, and nothing else."""
+    if not names <= {CONFIG_NAME, WEIGHTS_NAME, ADAPTER_NAME, *TOKENIZER_NAMES}:
+        return False
+    try:
+        content = parse_json((folder / CONFIG_NAME).read_bytes())
+        return content["architectures"] == [ARCHITECTURE]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return False
+
+
+@torch.no_grad()
+def export_hf(
+    model: GPTModel,
+    config: ExperimentConfig,
+    labels: Sequence[str],
+    max_tokens: int,
+    folder: Path,
+    encoding: tiktoken.Encoding | None = None,
+) -> None:
+    """Write a classifier as a folder for ``AutoModelForSequenceClassification.from_pretrained``.
+
+    LoRA is merged. That class has no bias in its classifier, so it is folded into the final
+    norm's shift. Of the model, which stays as it is, only one tensor at a time is copied. The
+    folder gets its name when it is complete.
+
+    With LoRA, ``folder/adapter`` has what ``PeftModel.from_pretrained`` puts on the weights that
+    training started from, loaded with ``num_labels`` C and ``pad_token_id`` 50256.
+
+    Args:
+        model: with a head of C outputs and a bias; it may hold LoRA layers.
+        labels: the C names of the classes.
+        max_tokens: what texts are truncated to.
+        encoding: of the model's texts; without it, the folder has no tokenizer.
+
+    Raises:
+        ExportError: the configuration cannot be expressed, the bias cannot be folded, or the
+            folder cannot be written.
+        ValueError: the head has more or fewer outputs than there are labels.
+    """
+    if len(labels) != len(model.head.bias):
+        raise ValueError(f"{len(labels)} labels for {len(model.head.bias)} outputs")
+    problems = find_export_problems(config)
+    if problems:
+        raise ExportError("; ".join(problems))
+    require_export_folder(folder)
+    shift = _fold_bias(model)
+    with torch.device("meta"):  # the same shapes, without LoRA, and nothing in memory
+        plain = GPTModel(model.config)
+        plain.head = nn.Linear(model.config.emb_dim, len(labels), bias=False)
+    shapes = {name: tensor.shape for name, tensor in _model_tensors(plain, shift.to("meta"))}
+    temporary = _temporary_folder(folder)
+    try:
+        temporary.mkdir()
+        _write_json(temporary / CONFIG_NAME, _model_config(model, labels))
+        tensors = (tensor for _, tensor in _model_tensors(model, shift))
+        _write_tensors(temporary / WEIGHTS_NAME, shapes, tensors)
+        if encoding:
+            write_tokenizer(temporary, encoding, max_tokens)
+        if config.uses_lora:
+            _write_adapter(temporary / ADAPTER_NAME, model, config, shift)
+        _replace(folder, temporary)
+    except OSError as error:
+        raise _describe_fault(folder, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _describe_fault(folder: Path, error: OSError) -> ExportError:
+    return ExportError(
+        f"--export_hf {folder} cannot be written ({error}). Make room, or choose another folder."
+    )
+
+
+def _temporary_folder(folder: Path) -> Path:
+    """A name that no other process takes, beside the folder, so that renaming is enough."""
+    folder = folder.resolve()
+    return folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
+
+
+def _replace(folder: Path, temporary: Path) -> None:
+    """Give a complete folder its name; an earlier one goes only when that has worked."""
+    folder = folder.resolve()
+    earlier = temporary.with_name(f"{temporary.name}.earlier")
+    if folder.exists():
+        folder.rename(earlier)
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if earlier.exists():
+            earlier.rename(folder)
+        raise
+    shutil.rmtree(earlier, ignore_errors=True)
+
+
+# ---------------------------------------------------------------- model
+
+
+def _fold_bias(model: GPTModel) -> Tensor:
+    """The final norm's shift (D,) that makes the classifier's bias zero, in float32 on the CPU.
+
+    W (x + s) + b = W (x + s') with s' = s + W⁺ b, where W⁺ is the pseudoinverse of W (C, D):
+    W W⁺ b = b for every b, if the rows of W are linearly independent.
+    """
+    weight, bias = model.head.weight.cpu().double(), model.head.bias.cpu().double()
+    shift = model.final_norm.bias.cpu().double()
+    try:
+        folded = (shift + torch.linalg.pinv(weight) @ bias).float()
+    except RuntimeError as error:  # of LAPACK, for weights that are not finite
+        raise ExportError(f"The classifier's bias cannot be folded: {error}") from error
+    error = (weight @ (folded.double() - shift) - bias).abs().max()
+    if not error <= FOLD_TOLERANCE:  # also where it is not a number
+        raise ExportError(
+            "The classifier cannot be exported: transformers has none with a bias, and folding it "
+            f"into the final norm changes logits by {error:.1g}, because the weights of one class "
+            "are nearly a combination of the others', or too large. Train with another --seed, or "
+            "a smaller --learning_rate."
+        )
+    return folded
+
+
+def _model_tensors(model: GPTModel, shift: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of the exported model, by name, one after the other."""
+    for name, parameters in published_names(model.config.n_layers).items():
+        tensor = torch.cat([_effective(model, parameter) for parameter in parameters])
+        if name == "ln_f.bias":
+            tensor = shift
+        yield f"transformer.{name}", tensor.t() if name.endswith(TRANSPOSED) else tensor
+    yield "score.weight", model.head.weight
+
+
+def _effective(model: GPTModel, name: str) -> Tensor:
+    """A parameter by its name in a model without LoRA; a LoRA layer's is merged."""
+    module, _, kind = name.rpartition(".")
+    return getattr(model.get_submodule(module), kind)
+
+
+def _write_tensors(
+    path: Path, shapes: Mapping[str, Sequence[int]], tensors: Iterable[Tensor]
+) -> None:
+    """Write a safetensors file in float32, tensor by tensor: the package needs all at once."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, shape in shapes.items():
+        start, end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)  # numbers start at a multiple of their size
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for tensor in tensors:
+            numbers = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+            file.write(numbers.astype("<f4", copy=False))
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _model_config(model: GPTModel, labels: Sequence[str]) -> dict[str, Any]:
+    shape = model.config
+    return {
+        "architectures": [ARCHITECTURE],
+        "model_type": "gpt2",
+        "vocab_size": shape.vocab_size,
+        "n_positions": shape.context_length,
+        "n_embd": shape.emb_dim,
+        "n_layer": shape.n_layers,
+        "n_head": shape.n_heads,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": model.final_norm.eps,
+        **dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), shape.drop_rate),
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), PADDING_TOKEN),
+        "id2label": {str(i): label for i, label in enumerate(labels)},
+        "label2id": {label: i for i, label in enumerate(labels)},
+        "problem_type": "single_label_classification",
+        "tie_word_embeddings": True,
+        "dtype": "float32",
+    }
+
+
+# ---------------------------------------------------------------- LoRA
+
+
+def _write_adapter(folder: Path, model: GPTModel, config: ExperimentConfig, shift: Tensor) -> None:
+    """Write the LoRA layers of the blocks, and the classifier and the final norm as they became."""
+    folder.mkdir()
+    published = PUBLISHED_WEIGHTS[config.model_size] if config.weights == "pretrained" else None
+    targets = {
+        theirs: len(ours)
+        for theirs, ours in BLOCK_MODULES.items()
+        if f"{theirs}.weight".endswith(TRANSPOSED)
+    }
+    # PEFT multiplies by alpha over rank, where alpha here multiplies as it is.
+    rank, alpha = config.lora_rank, config.lora_rank * config.lora_alpha
+    content = {
+        "peft_type": "LORA",
+        "task_type": "SEQ_CLS",
+        "base_model_name_or_path": published and published.repository,
+        "revision": published and published.revision,
+        "inference_mode": True,
+        "r": rank,
+        "lora_alpha": alpha,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": True,  # published linear layers are transposed
+        "target_modules": list(targets),
+        "rank_pattern": {name: n * rank for name, n in targets.items() if n > 1},
+        "alpha_pattern": {name: n * alpha for name, n in targets.items() if n > 1},
+        "modules_to_save": ["score", "ln_f"],
+    }
+    _write_json(folder / ADAPTER_CONFIG_NAME, content)
+    tensors = _adapter_tensors(model, shift)
+    shapes = {f"base_model.model.{name}": tensor.shape for name, tensor in tensors.items()}
+    _write_tensors(folder / ADAPTER_WEIGHTS_NAME, shapes, tensors.values())
+
+
+def _adapter_tensors(model: GPTModel, shift: Tensor) -> dict[str, Tensor]:
+    tensors = {}
+    for i, block in enumerate(model.blocks):
+        for theirs, ours in BLOCK_MODULES.items():
+            layers = [block.get_submodule(name) for name in ours]
+            if isinstance(layers[0], LoRALinear):
+                # Layers that share a published one become one adapter of their ranks' sum:
+                # each reads its own rows of the first matrix, and fills its own outputs.
+                name = f"transformer.h.{i}.{theirs}"
+                tensors[f"{name}.lora_A.weight"] = torch.cat([layer.A.t() for layer in layers])
+                blocks = [layer.B.t() for layer in layers]
+                tensors[f"{name}.lora_B.weight"] = torch.block_diag(*blocks)
+    tensors["transformer.ln_f.weight"] = model.final_norm.weight
+    tensors["transformer.ln_f.bias"] = shift
+    tensors["score.weight"] = model.head.weight
+    return tensors

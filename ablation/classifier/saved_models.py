@@ -1,0 +1,232 @@
+"""A trained classifier, kept: what was trained, and what else it takes to use it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ablation.classifier.build import build_classifier
+from ablation.classifier.tensor_files import (
+    damaged,
+    fill_trained,
+    read_tensors,
+    trained_tensors,
+    write_tensors,
+)
+from ablation.classifier.weight_files import WEIGHTS_NAME, describe_base
+from ablation.config.options import OPTIONS, ExperimentConfig
+from ablation.config.rules import find_problems
+from ablation.config.runs import CONFIG_NAME
+from ablation.system.errors import CheckpointError, ConfigError
+from ablation.system.files import parse_json, write_atomically
+from ablation.system.machine import choose_device, set_precision
+from data_utils import Corpus
+from gpt_model import GPTModel
+
+# What a classifier is; the other options say how it was trained.
+MODEL_OPTIONS = (
+    "model_size",
+    "disable_causal_mask",
+    "trainable_layers",
+    "lora_rank",
+    "lora_alpha",
+    "trainable_token_pos",
+    "average_embeddings",
+    "no_padding",
+    "demo",
+    "precision",
+    "seed",
+)
+
+
+@dataclass(frozen=True)
+class SavedClassifier:
+    """A trained classifier, ready to be used."""
+
+    model: GPTModel
+    config: ExperimentConfig
+    labels: tuple[str, ...]  # names of the classes, by number
+    max_tokens: int  # that texts are cut to, and, if they are padded, padded to
+
+
+def save_classifier(
+    folder: Path,
+    model: GPTModel,
+    config: ExperimentConfig,
+    base: dict[str, Any],
+    corpus: Corpus,
+    max_tokens: int,
+) -> None:
+    """Write what was trained to ``folder``, and a ``config.json`` that says what it belongs to.
+
+    Args:
+        base: what training started from, as :func:`weight_files.describe_base` has it.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    if _is_whole(config):
+        base = None
+    elif "file_sha256" in base and config.weights != "pretrained":
+        base = {**base, "path": str(Path(config.weights).absolute())}  # found from any folder
+    content = {
+        "options": {name: getattr(config, name) for name in MODEL_OPTIONS},
+        "base": base,
+        "labels": list(corpus.labels),
+        "max_tokens": max_tokens,
+        "padding": not config.no_padding,
+        "data": {"name": corpus.name, "file_sha256": corpus.file_sha256},
+    }
+    tensors = trained_tensors(model)
+    write_tensors(folder / WEIGHTS_NAME, tensors, {"config_sha256": _checksum(content)})
+    try:
+        write_atomically(folder / CONFIG_NAME, json.dumps(content, indent=1).encode())
+    except OSError as error:
+        raise CheckpointError(f"{folder / CONFIG_NAME} cannot be written ({error}).") from error
+
+
+def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
+    """Read what :func:`save_classifier` wrote.
+
+    Args:
+        given: options of where things are found or done, as ``weights`` or ``device``.
+
+    Raises:
+        CheckpointError: it cannot be read, is damaged, or its base weights are others.
+        ConfigError: what is given is wrong, or this machine cannot do it.
+        DataError: the base weights are missing.
+    """
+    path = folder / CONFIG_NAME
+    try:
+        content = parse_json(path.read_bytes())
+        labels, config = _read_labels(content), _read_options(content)
+        base = _read_base(content, config)
+        weights = given.get("weights") or (_locate_base(base, folder) if base else "random")
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path}: there is no such file. {folder} holds no saved model; train one with "
+            "--save_model."
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(path, error) from error
+    header, tensors = read_tensors(folder / WEIGHTS_NAME)
+    if header.get("config_sha256") != _checksum(content):
+        raise damaged(folder / WEIGHTS_NAME, f"it does not belong to {CONFIG_NAME}")
+    of_this_machine = {"precision": content["options"]["precision"], **given, "weights": weights}
+    config = replace(config, **of_this_machine)
+    if problems := find_problems(config):
+        raise ConfigError(problems)
+    if base:
+        _require_same_base(base, describe_base(config), folder)
+    model = build_classifier(config, None if base else _empty_model(config), len(labels))
+    fill_trained(model, tensors, folder / WEIGHTS_NAME)
+    set_precision(config.precision)
+    model = model.eval().to(choose_device(config.device))
+    return SavedClassifier(model, config, tuple(labels), config.context_length)
+
+
+def _is_whole(config: ExperimentConfig) -> bool:
+    """Whether a model was trained whole, and so rests on no other weights."""
+    return config.trainable_layers == "all"
+
+
+def _read_base(content: dict[str, Any], config: ExperimentConfig) -> dict[str, Any] | None:
+    """What a model's weights rest on; none if it was trained whole.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not there, or says too little to be told from others.
+    """
+    base = content["base"]
+    if (base is None) != _is_whole(config):
+        raise ValueError(f"base {base!r} with {config.trainable_layers}")
+    if base is not None:
+        for key in ("seed", "torch") if base["weights"] == "random" else ("file_sha256",):
+            base[key]
+    return base
+
+
+def _locate_base(base: dict[str, Any], folder: Path) -> str:
+    """What --weights is to be for the weights below a model: for a file, where it is now.
+
+    Raises:
+        CheckpointError: their file is not where it was.
+    """
+    weights = str(base["weights"])
+    if weights in ("pretrained", "random"):
+        return weights
+    places = [str(base[key]) for key in ("path", "weights") if key in base]
+    for place in places:
+        if os.path.exists(place):
+            return place
+    raise CheckpointError(
+        f"{folder} was trained on the weights in {places[0]}, with SHA-256 {base['file_sha256']}, "
+        "and they are not there. Name that file with --weights PATH."
+    )
+
+
+def _read_labels(content: dict[str, Any]) -> list[str]:
+    """The names of the classes.
+
+    Raises:
+        KeyError, ValueError: they are not there, or are no names.
+    """
+    labels = content["labels"]
+    are_names = isinstance(labels, list) and all(
+        isinstance(label, str) and label.strip() for label in labels
+    )
+    if not are_names or len(labels) < 2 or len(set(labels)) < len(labels):
+        raise ValueError(f"labels {labels!r}")
+    return labels
+
+
+def _read_options(content: dict[str, Any]) -> ExperimentConfig:
+    """The configuration that a saved model has, but for what depends on the machine.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not there, or breaks rules.
+    """
+    options = {name: content["options"][name] for name in MODEL_OPTIONS}
+    for name, value in options.items():
+        kind = type(OPTIONS[name].default)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ValueError(f"{name} is {value!r}")
+    if type(content["max_tokens"]) is not int:
+        raise ValueError(f"max_tokens {content['max_tokens']!r}")
+    options["precision"] = "fp32"
+    config = ExperimentConfig(
+        weights="random", batch_size=1, context_length=content["max_tokens"], **options
+    )
+    if problems := find_problems(config):
+        raise ValueError(problems[0])
+    return config
+
+
+def _require_same_base(base: dict[str, Any], found: dict[str, Any], folder: Path) -> None:
+    """Raise :class:`CheckpointError` if weights are not those that training started from."""
+    if base.get("file_sha256") != found.get("file_sha256") or base.get("seed") != found.get("seed"):
+        raise CheckpointError(
+            f"{folder} was trained on other base weights: on {base}, and not on {found}. Name the "
+            "right ones with --weights."
+        )
+    if base.get("torch") != found.get("torch"):
+        raise CheckpointError(
+            f"{folder} was trained on random weights that PyTorch {base.get('torch')} drew; "
+            f"{found.get('torch')} may draw others. Install that version to use it."
+        )
+
+
+def _empty_model(config: ExperimentConfig) -> GPTModel:
+    with torch.device("meta"):
+        model = GPTModel(config.gpt)
+    model.head = torch.nn.Identity()
+    return model.to_empty(device="cpu")
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,122 @@
+"""What trained of a model, in safetensors files that are never half-written, nor read damaged.
+
+A file's metadata has a ``header`` of JSON, in it the ``version`` of this format, and a ``sha256``
+of the header and of all tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ablation.system.errors import CheckpointError
+from ablation.system.files import parse_json, replacing
+from gpt_model import GPTModel
+
+logger = logging.getLogger("experiments")
+
+VERSION = 2  # the first had neither a version nor a checksum
+
+
+def trained_tensors(model: GPTModel) -> dict[str, Tensor]:
+    """What trains of a model, by name."""
+    return {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Write a safetensors file, in place of an earlier one only when it is complete.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            on_cpu = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+            text = json.dumps({"version": VERSION, **header})
+            checksum = checksum_tensors(text, on_cpu)
+            save_file(on_cpu, temporary, {"format": "pt", "header": text, "sha256": checksum})
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} cannot be written ({error}). Make room, or choose another --output_dir."
+        ) from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header and the tensors that :func:`write_tensors` wrote.
+
+    Raises:
+        CheckpointError: the file cannot be read, is damaged, or is of a later version.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = parse_json(metadata["header"])
+        version, checksum = header.pop("version", None), metadata.get("sha256")
+        if version is None and checksum is None:
+            logger.warning(
+                "%s was written by an earlier version, without a checksum: whether it is damaged "
+                "cannot be told.",
+                path,
+            )
+        elif checksum != checksum_tensors(metadata["header"], tensors):
+            raise ValueError("its checksum is not that of what it holds")
+        elif version != VERSION:
+            raise CheckpointError(
+                f"{path} has version {version} of its format, and this program reads {VERSION}. "
+                "Use the program that wrote it, or delete the file and run again."
+            )
+        return header, tensors
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise damaged(path, error) from error
+
+
+def checksum_tensors(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a header and of tensors on the CPU: names, dtypes, shapes and bytes, by name."""
+    checksum = hashlib.sha256(header.encode())
+    for name, tensor in sorted(tensors.items()):
+        checksum.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        checksum.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return checksum.hexdigest()
+
+
+def fill_trained(model: GPTModel, tensors: dict[str, Tensor], path: Path) -> None:
+    """Copy into a model what :func:`trained_tensors` gave of an equal one.
+
+    Raises:
+        CheckpointError: names, shapes or dtypes differ, or a value is not finite.
+    """
+    trained = trained_tensors(model)
+    if trained.keys() != tensors.keys():
+        differing = sorted(trained.keys() ^ tensors.keys())
+        raise damaged(path, f"{len(differing)} tensors too many or too few, as {differing[0]}")
+    for name, parameter in trained.items():
+        tensor = tensors[name]
+        if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
+            raise damaged(path, f"{name} is {tensor.dtype} {tuple(tensor.shape)}")
+        if not torch.isfinite(tensor).all():
+            raise damaged(path, f"{name} holds values that are not finite")
+        parameter.copy_(tensor)
+
+
+def damaged(path: Path, reason: object) -> CheckpointError:
+    """The error to raise when a file does not hold what it should."""
+    if isinstance(reason, FileNotFoundError):
+        return CheckpointError(f"{path} is not there.")
+    if isinstance(reason, KeyError):
+        reason = f"it lacks {reason}"
+    return CheckpointError(f"{path} is damaged ({reason}). Delete it, and run again.")

@@ -1,0 +1,253 @@
+"""The nineteen rows as data: their flags, and the figures that were published for them.
+
+Source: https://github.com/rasbt/LLMs-from-scratch, chapter 6, "Additional Classification
+Finetuning Experiments". Accuracies are in percent, minutes were taken on one A100.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ablation.config.options import OPTIONS, ExperimentConfig
+from ablation.system.errors import shorten
+from ablation.system.output import printable
+
+SCRIPT = "python additional_experiments.py"
+XL = "gpt2-xl (1558M)"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: what it asks, its flags, its published figures."""
+
+    question: str
+    flags: dict[str, Any]
+    train: float
+    validation: float
+    test: float
+    minutes: float
+
+    @property
+    def n_train(self) -> int:
+        """Training messages in its published accuracy: those that fill whole batches."""
+        return 1045 if "no_padding" in self.flags else 1040
+
+    @property
+    def config(self) -> ExperimentConfig:
+        """The row as an experiment."""
+        return ExperimentConfig(**self.flags)
+
+    @property
+    def command(self) -> str:
+        """The row as a line for a shell."""
+        return f"{SCRIPT} {format_flags(self.flags)}".rstrip()
+
+
+def format_flag(name: str, value: Any) -> str:
+    """``--name value`` as one would type it; a switch has no value."""
+    if value is True:
+        return f"--{name}"
+    text = str(value)
+    if re.fullmatch(r"[\w ()%+=:,./-]+", text):  # means nothing to a shell in double quotes
+        return f'--{name} "{text}"' if re.search("[ ()]", text) else f"--{name} {text}"
+    return f"--{name} {shlex.quote(text)}"
+
+
+def format_flags(flags: Mapping[str, Any]) -> str:
+    """The same of several."""
+    return " ".join(map(format_flag, flags, flags.values()))
+
+
+ROWS = {
+    1: Row("the reference", {}, 96.63, 99.33, 95.00, 0.28),
+    2: Row("first or last token?", {"trainable_token_pos": "first"}, 78.46, 80.54, 75.00, 0.28),
+    3: Row("last layer only?", {"trainable_layers": "last_layer"}, 78.65, 79.87, 72.00, 0.25),
+    4: Row("two blocks?", {"trainable_layers": "last_two_blocks"}, 98.85, 98.66, 98.33, 0.33),
+    5: Row("all layers?", {"trainable_layers": "all"}, 99.62, 96.64, 96.67, 0.69),
+    6: Row("a larger model?", {"model_size": "gpt2-medium (355M)"}, 87.50, 91.28, 84.67, 0.75),
+    7: Row("larger still?", {"model_size": "gpt2-large (774M)"}, 99.52, 98.66, 96.67, 1.50),
+    8: Row("the largest?", {"model_size": XL}, 99.81, 99.81, 98.33, 2.83),
+    9: Row(
+        "the largest, all layers?",
+        {"model_size": XL, "trainable_layers": "all"},
+        100.00,
+        98.66,
+        98.67,
+        8.12,
+    ),
+    10: Row(
+        "random weights?",
+        {"weights": "random", "trainable_layers": "all"},
+        100.00,
+        96.64,
+        93.67,
+        0.69,
+    ),
+    11: Row(
+        "LoRA or all layers?",
+        {"trainable_layers": "lora", "lora_rank": 16, "lora_alpha": 16},
+        100.00,
+        97.32,
+        96.67,
+        0.75,
+    ),
+    12: Row(
+        "LoRA on the largest?",
+        {"trainable_layers": "lora", "lora_rank": 16, "lora_alpha": 8, "model_size": XL},
+        100.00,
+        98.66,
+        98.33,
+        5.79,
+    ),
+    13: Row(
+        "padding to the full context?",
+        {"context_length": "model_context_length"},
+        83.08,
+        87.92,
+        78.33,
+        2.46,
+    ),
+    14: Row("no padding?", {"no_padding": True, "batch_size": 1}, 100.00, 98.66, 98.00, 1.75),
+    15: Row(
+        "no padding, updates of eight?",
+        {"no_padding": True, "batch_size": 1, "accumulation_steps": 8},
+        99.33,
+        98.66,
+        98.33,
+        1.70,
+    ),
+    16: Row(
+        "the last token of the text?",
+        {"trainable_token_pos": "flexible"},
+        99.42,
+        98.66,
+        98.33,
+        0.30,
+    ),
+    17: Row("no causal mask?", {"disable_causal_mask": True}, 99.23, 98.66, 95.33, 0.29),
+    18: Row("padding out of the loss?", {"ignore_index": 50256}, 96.63, 99.33, 95.00, 0.28),
+    19: Row("mean over the tokens?", {"average_embeddings": True}, 97.79, 99.33, 96.33, 0.32),
+}
+
+# What the rows were made to answer: the second row of each pair against the first.
+COMPARISONS = (
+    ("the first token instead of the last", 1, 2),
+    ("the classifier alone instead of the last block", 1, 3),
+    ("two blocks instead of one", 1, 4),
+    ("all layers instead of the last block", 1, 5),
+    ("gpt2-medium instead of gpt2-small", 1, 6),
+    ("gpt2-large instead of gpt2-small", 1, 7),
+    ("gpt2-xl instead of gpt2-small", 1, 8),
+    ("all layers from random weights instead of the last block from published ones", 1, 10),
+    ("random instead of published weights", 5, 10),
+    ("LoRA instead of all layers", 5, 11),
+    ("LoRA instead of all layers, gpt2-xl", 9, 12),
+    ("padding to the full context instead of the longest training text", 1, 13),
+    ("no padding, one text an update", 1, 14),
+    ("no padding, eight texts an update", 1, 15),
+    ("the text's own last token instead of the last position", 1, 16),
+    ("no causal mask", 1, 17),
+    ("ignoring the padding token's number as a label", 1, 18),
+    ("the mean over all tokens instead of the last", 1, 19),
+)
+
+# What may differ without making a run another experiment than the row.
+CIRCUMSTANCES = (
+    "seed",  # the first: alone among them it makes another run, though no other experiment
+    "device",
+    "data_dir",
+    "weights_dir",
+    "no_feature_reuse",
+    "feature_memory",
+    "offline",
+)
+
+
+LORA_FLAGS = {"lora_rank", "lora_alpha"}
+# A model that small, with random weights, learns in five epochs only from larger steps.
+DEMO_FLAGS = {"model_size": "gpt2-tiny (3M)", "weights": "random", "learning_rate": 5e-4}
+
+
+def configure(row: Row | None, given: Mapping[str, Any]) -> ExperimentConfig:
+    """The experiment of a row, or of none, with flags beside it.
+
+    A flag that is given wins over the demo's, the demo's over the row's, the row's over the
+    default.
+    """
+    demo_flags = DEMO_FLAGS if given.get("demo") else {}
+    values = {**(row.flags if row else {}), **demo_flags, **given}
+    if not values.get("trainable_layers", "").startswith("lora"):
+        # Without LoRA, what is said of it means nothing.
+        for name in LORA_FLAGS:
+            values.pop(name, None)
+    return ExperimentConfig(**values)
+
+
+def find_row(config: ExperimentConfig) -> int | None:
+    """The number of the row that the experiment is; none if it is none of them."""
+    return next((n for n, row in ROWS.items() if not differing_options(config, row)), None)
+
+
+def find_nearest_row(config: ExperimentConfig) -> tuple[int, Row]:
+    """The row that is in the experiment with most of its flags: row 1, which has none, if no
+    other."""
+    within = [
+        (number, row)
+        for number, row in ROWS.items()
+        if all(getattr(config, name) == value for name, value in row.flags.items())
+    ]
+    return max(within, key=lambda numbered: len(numbered[1].flags))
+
+
+def format_command(config: ExperimentConfig) -> str:
+    """The experiment as one line for a shell, its circumstances left out but for the seed."""
+    flags = {
+        name: getattr(config, name)
+        for name, option in OPTIONS.items()
+        if getattr(config, name) != option.default and name not in CIRCUMSTANCES[1:]
+    }
+    return printable(f"{SCRIPT} {format_flags(flags)}".rstrip())
+
+
+def differing_options(config: ExperimentConfig, row: Row) -> dict[str, Any]:
+    """The options that make ``config`` a variant of ``row`` and not the row."""
+    values = {name: getattr(config, name) for name in OPTIONS if name not in CIRCUMSTANCES}
+    return {name: v for name, v in values.items() if v != getattr(row.config, name)}
+
+
+def parse_rows(text: str) -> tuple[list[int], list[str]]:
+    """The rows that a text like 1-5,16 or 1 16 or all selects, and a problem for each part that is
+    none."""
+    if text == "all":
+        return list(ROWS), []
+    numbers, problems = [], []
+    for part in re.split(r"\s*,\s*|\s+", re.sub(r"\s*-\s*", "-", text).strip()):
+        ends = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part)
+        selected = range(int(ends[1]), int(ends[2] or ends[1]) + 1) if ends else range(0)
+        # No list of a billion rows for a slip of the finger.
+        if not selected or selected[0] not in ROWS or selected[-1] not in ROWS:
+            named = f": {shorten(part)}" if part != text else ""
+            problems.append(
+                f"--rows {shorten(text)}: no such row{named}; give numbers from 1 to {len(ROWS)}, "
+                "as in 1-5,16, or all, or list"
+            )
+        else:
+            numbers += selected
+    return list(dict.fromkeys(numbers)), problems
+
+
+def list_rows() -> str:
+    """The rows for people: number, question, published figures, and command of each."""
+    lines = ["Published accuracies in %, and minutes on one A100:"]
+    for number, row in ROWS.items():
+        lines += [
+            "",
+            f"{number:>3}  {row.question:<31} train {row.train:6.2f}  validation "
+            f"{row.validation:5.2f}  test {row.test:5.2f}  {row.minutes:.2f} min",
+            f"     {row.command}",
+        ]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Where texts come from: the SMS data, files of your own, the demo; and the vocabulary."""

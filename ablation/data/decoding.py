@@ -1,0 +1,128 @@
+"""The bytes of a text file as lines, and what it is if it is none."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from ablation.system.errors import DataError
+
+READ = "CSV, TSV, JSON lines, Parquet, and each of them as .gz"
+
+# What files begin with that are no such texts, and what to do with them.
+SIGNATURES = {
+    rb"PK\x03\x04": "a zip, as Excel workbooks (.xlsx) are; unzip it, or save as CSV UTF-8 there",
+    rb"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls); save it as CSV UTF-8 there",
+    rb"%PDF-": "a PDF",
+    rb"\{\\rtf": "a document of a word processor (RTF); save it as plain text",
+    rb"BZh[1-9]1AY|\xfd7zXZ\0|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!\x1a": "packed; unpack it",
+    rb"\x1f\x8b": "packed twice as .gz; unpack it",
+    rb".{257}ustar": "a tar archive; unpack it",
+    rb"SQLite format 3\0": "an SQLite database; export the table as CSV",
+    rb"ARROW1|FEA1|\xff\xff\xff\xff.{3}\0\x10\0\0\0": "an Arrow file; save it as Parquet",
+    rb"\x89HDF|\x93NUMPY|Obj\x01|\x80[\x02-\x05]": "data of another program; export them as CSV",
+    rb"\x89PNG|\xff\xd8\xff|GIF8[79]a": "a picture",
+    rb"\x7fELF": "a program",
+    rb"version https://git-lfs": "only a pointer of git-lfs; fetch the file with git lfs pull",
+    rb"\s*<(!doctype|html|\?xml)": "a page of HTML or XML, perhaps what a download gave instead",
+    rb"\s*\[\s*\{": "a JSON array; save it with one object a line (jq -c '.[]')",
+    rb"\s*\{\s*[\r\n]": "JSON on several lines; save it with one object a line (jq -c .)",
+}
+BAD = re.compile("[\0\ud800-\udfff]")  # NUL, or what the error handler "mark" makes of a byte
+
+
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    """A lone surrogate for a byte that cannot be decoded: no text holds any, so the line shows."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return chr(0xDC00 + error.object[error.start]), error.start + 1
+
+
+codecs.register_error("mark", _mark)
+
+
+def require_text(head: bytes, encoding: str, path: Path) -> None:
+    """Raise :class:`DataError` if a file is no text, going by its first bytes."""
+    for signature, found in SIGNATURES.items():
+        if re.match(signature, head, re.DOTALL | re.IGNORECASE):
+            raise DataError(f"{path} is {found}. What is read is {READ}.")
+    fitting = _find_wide(head)
+    if fitting and not _is_one_of(encoding, "utf-16", "utf-32"):
+        raise DataError(
+            f"{path} is not {encoding.upper()}, but seems to be {fitting.upper()}: add --encoding "
+            f"{fitting}."
+        )
+
+
+def _is_one_of(encoding: str, *families: str) -> bool:
+    """Whether an encoding, however its name is spelled, is of a family, such as utf-16."""
+    return codecs.lookup(encoding).name.startswith(families)
+
+
+def _find_wide(head: bytes) -> str | None:
+    """Which encoding of two or four bytes some bytes seem to be in: they begin with its mark, or
+    every other one is a zero."""
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    first, second = head[::2].count(0), head[1::2].count(0)
+    if max(first, second) <= len(head) / 4 or min(first, second) > len(head) / 20:
+        return None
+    return "utf-16-be" if first > second else "utf-16-le"
+
+
+def decode_lines(stream: BinaryIO, encoding: str, path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file with their numbers, and with their ends, as ``csv`` wants them.
+
+    A lone carriage return ends a line, but is counted as one only if it ends the first, too:
+    editors do the same.
+
+    Raises:
+        DataError: a line holds a byte that is no text in this encoding.
+    """
+    number, counted, is_ascii = 1, "\n", True
+    try:
+        for line in io.TextIOWrapper(stream, encoding, errors="mark", newline=""):
+            if number == 1:
+                line = line.removeprefix("\ufeff")
+                counted = line[-1:] if line.endswith("\r") else "\n"
+            if not line.isascii() or "\0" in line:
+                if bad := BAD.search(line):
+                    reason = _explain(line, bad[0], encoding, is_ascii)
+                    raise DataError(f"{path}, line {number}: {reason}")
+                is_ascii = is_ascii and line.replace("\ufffd", "").isascii()
+            yield number, line
+            number += line.endswith(counted)
+    except UnicodeError as error:
+        raise DataError(f"{path} is not {encoding.upper()}: {error}.") from error
+
+
+def _explain(line: str, bad: str, encoding: str, is_ascii: bool) -> str:
+    """What is wrong with a line, and what may be done.
+
+    Args:
+        is_ascii: the lines before it are ASCII, but for what an earlier program could not read.
+    """
+    if bad == "\0":
+        return f"a NUL byte, which no text holds. What is read is {READ}."
+    reason = f"not {encoding.upper()}: byte 0x{ord(bad) & 0xFF:02x}. "
+    if _is_one_of(encoding, "utf-8") and is_ascii and _is_windows(line):
+        return reason + "If it was saved by Windows, add --encoding cp1252; or save it as UTF-8."
+    return reason + "Save the file as UTF-8, or name its encoding with --encoding."
+
+
+def _is_windows(line: str) -> bool:
+    """Whether a line that is not UTF-8 may be Western Windows': mostly ASCII, and nowhere UTF-8."""
+    if 3 * len(BAD.findall(line)) > len(line):
+        return False
+    try:
+        BAD.sub("", line).encode("ascii")
+        line.encode("utf-8", "surrogateescape").decode("cp1252")
+    except UnicodeError:
+        return False
+    return True

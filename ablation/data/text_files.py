@@ -1,0 +1,184 @@
+"""Tables of texts as people have them: the bytes of a file become rows of fields.
+
+CSV and TSV, JSON lines and Parquet, each also as .gz. Every error names the file, the line and
+what to do.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ablation.data.decoding import decode_lines, require_text
+from ablation.data.separated_values import (
+    SAMPLE_LINES,
+    Row,
+    TextFormat,
+    are_positions,
+    find_names,
+    separate,
+)
+from ablation.system.errors import DataError
+from ablation.system.files import describe_special
+
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+BATCH = 1024  # rows of a Parquet file that are read at once
+
+
+def read_rows(path: Path, columns: Sequence[str], form: TextFormat | None = None) -> Iterator[Row]:
+    """The rows of a table, one after the other.
+
+    Args:
+        columns: names; or, if all are numbers, positions counted from 1 in CSV and TSV.
+        form: what is known about the file.
+
+    Raises:
+        DataError: it cannot be read, is no such table, lacks a column, or a row is damaged.
+    """
+    form = form or TextFormat()
+    try:
+        if special := describe_special(path):
+            raise DataError(f"{path} cannot be read: it is {special}. Give a file.")
+        with open(path, "rb") as file:
+            is_packed = file.peek(2)[:2] == b"\x1f\x8b"
+            # Both have peek(), which the types of Python do not say.
+            stream: Any = gzip.GzipFile(fileobj=file) if is_packed else file
+            head = stream.peek(4096)[:4096]
+            if head.startswith(b"PAR1"):
+                # What is packed cannot be read from its end, where Parquet has its index.
+                yield from _parquet_rows(
+                    io.BytesIO(stream.read()) if is_packed else file, columns, path
+                )
+            else:
+                require_text(head, form.encoding, path)
+                yield from _text_rows(
+                    decode_lines(stream, form.encoding, path), columns, form, path
+                )
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} is a damaged .gz file ({error}). Fetch it again.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def _text_rows(
+    lines: Iterator[tuple[int, str]], columns: Sequence[str], form: TextFormat, path: Path
+) -> Iterator[Row]:
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    first = next(lines, None)
+    if first is None:
+        raise DataError(f"{path} is empty.")
+    lines = itertools.chain([first], lines)
+    may_be_json = not form.delimiter and not are_positions(columns) and _is_object(first[1])
+    if suffix in JSON_SUFFIXES or may_be_json:
+        return _json_rows(lines, columns, path)
+    return separate(lines, columns, form, path)
+
+
+def _is_object(line: str) -> bool:
+    try:
+        return line.startswith("{") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _json_rows(
+    lines: Iterator[tuple[int, str]], columns: Sequence[str], path: Path
+) -> Iterator[Row]:
+    objects = _json_objects(lines, path)
+    sample = list(itertools.islice(objects, SAMPLE_LINES))
+    if not sample:
+        raise DataError(f"{path} is empty.")
+    # An object may lack what is missing in it, also the first one.
+    names = list(dict.fromkeys(name for _, values in sample for name in values))
+    keys = [names[i] for i in find_names(names, columns, path)]
+    for number, values in itertools.chain(sample, objects):
+        try:
+            fields = [_as_text(values.get(key), key) for key in keys]
+        except ValueError as error:
+            raise _damaged_line(path, number, error) from error
+        yield Row(number, fields)
+
+
+def _json_objects(
+    lines: Iterator[tuple[int, str]], path: Path
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects in lines of JSON, with the numbers of their lines."""
+    for number, line in lines:
+        if not line.strip():
+            continue
+        try:
+            # Numbers stay as they are written.
+            values = json.loads(
+                line,
+                object_pairs_hook=_require_single,
+                parse_int=str,
+                parse_float=str,
+                parse_constant=str,
+            )
+            if not isinstance(values, dict):
+                raise ValueError("no object")
+        except (ValueError, RecursionError) as error:
+            raise _damaged_line(path, number, error) from error
+        yield number, values
+
+
+def _damaged_line(path: Path, number: int, error: Exception) -> DataError:
+    return DataError(
+        f"{path}, line {number}: {str(error)[:200]}. Of JSON, each line must be an object, such as "
+        '{"Label": "ham", "Text": "See you!"}.'
+    )
+
+
+def _require_single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("it has a key twice")
+    return values
+
+
+def _parquet_rows(stream: BinaryIO, columns: Sequence[str], path: Path) -> Iterator[Row]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DataError(
+            f"{path} is a Parquet file, which takes pyarrow to read: pip install pyarrow, or save "
+            "it as CSV."
+        ) from error
+    number = 0
+    try:
+        file = pyarrow.parquet.ParquetFile(stream, page_checksum_verification=True)
+        names = file.schema_arrow.names
+        wanted = [names[i] for i in find_names(names, columns, path)]
+        for batch in file.iter_batches(BATCH, columns=wanted):
+            fields = zip(*(batch.column(name).to_pylist() for name in wanted), strict=True)
+            for values in fields:
+                number += 1
+                yield Row(number, list(map(_as_text, values, wanted)))
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # it has errors of all three
+        reason = " ".join(str(error).split())[:200]
+        raise DataError(
+            f"{path}, after row {number}: {reason}. Fetch it again, or save it as CSV."
+        ) from error
+
+
+def _as_text(value: Any, column: str) -> str:
+    """A value of a typed format as CSV has it; what is missing is empty.
+
+    Raises:
+        ValueError: it is no single value, or no text that can be written.
+    """
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str | int | float):
+        raise ValueError(f'the column "{column[:60]}" holds a {type(value).__name__}, and no text')
+    str(value).encode()  # half of a surrogate pair is no text
+    return str(value)

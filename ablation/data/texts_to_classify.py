@@ -1,0 +1,84 @@
+"""The texts that predict.py classifies: of a file, or of standard input."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+
+from ablation.data.decoding import BAD
+from ablation.data.own_tables import names_evident
+from ablation.data.separated_values import Row, TextFormat, merged
+from ablation.data.text_files import read_rows
+from ablation.system.errors import DataError
+
+FIRST_ROWS = 100  # that are compared with the first, to find names among texts
+
+
+def read_texts(path: Path, column: str, form: TextFormat) -> Iterator[str]:
+    """The texts of a column of a file.
+
+    Raises:
+        DataError: it cannot be read, quotes may have merged rows, or its first text is a name.
+    """
+    rows = read_rows(path, [column], form)
+    if form.header == "auto" and not form.has_names([column]):
+        first_rows = list(islice(rows, FIRST_ROWS))
+        if name := _find_name(first_rows):
+            raise names_evident(path, first_rows[0].line, name)
+        rows = chain(first_rows, rows)
+    for row in rows:
+        if row.apart:
+            raise merged(row.line, path)
+        yield row.fields[0]
+
+
+def _find_name(rows: Sequence[Row]) -> str | None:
+    """The cell of a first row that is evidently the name of its column; none if no cell is.
+
+    A text may well be like no other. But what stands above numbers only, or above values that
+    repeat, such as labels, and is not one of them, is a name, and so is the usual one of texts.
+    """
+    first, *others = rows or [Row(1, [""])]
+    if first.fields[0].strip().lower() == "text" and others:
+        return first.fields[0]
+    for cell, *below in zip(first.cells, *(row.cells for row in others), strict=True):
+        are_numbers = len(below) > 2 and all(map(_is_number, below)) and not _is_number(cell)
+        repeat = len(below) > 3 and 2 * len(set(below)) <= len(below) and cell not in below
+        if are_numbers or repeat:
+            return cell
+    return None
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def read_lines() -> Iterator[str]:
+    """The lines of standard input, which is UTF-8; they end with LF, CRLF or CR.
+
+    Raises:
+        DataError: a line is not UTF-8, or no text.
+    """
+    # Bytes that are no UTF-8 are marked, so that a line is complained of when its turn has come.
+    sys.stdin.reconfigure(encoding="utf-8-sig", errors="mark", newline=None)
+    for number, line in enumerate(sys.stdin, start=1):
+        if bad := BAD.search(line):
+            raise DataError(f"Standard input, line {number}: {_explain(line, bad)}")
+        yield line.removesuffix("\n")
+
+
+def _explain(line: str, bad: re.Match[str]) -> str:
+    """What is wrong with a line, and what may be done."""
+    reason = f"byte 0x{ord(bad[0]) & 0xFF:02x} at place {bad.start() + 1} is not UTF-8"
+    if bad[0] == "\0":
+        reason = "a NUL byte, which no text holds"
+    is_wide = "\0" in line or line.startswith(("\udcff\udcfe", "\udcfe\udcff"))  # its mark
+    likely = "utf-16" if is_wide else "cp1252"
+    return f"{reason}. Give UTF-8; if this is {likely}, `iconv -f {likely} -t utf-8` converts it."

@@ -1,0 +1,1 @@
+"""One experiment: frozen features, training, checkpoints, memory, results."""

@@ -1,0 +1,190 @@
+"""Checkpoints of a run: enough to continue it as if it had not been stopped.
+
+A checkpoint is one safetensors file: what trained, AdamW's moments and the states of PyTorch's
+generator as tensors, all else as JSON in its header. It replaces the one before it only when it
+is complete.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ablation.classifier.tensor_files import (
+    damaged,
+    fill_trained,
+    read_tensors,
+    trained_tensors,
+    write_tensors,
+)
+from ablation.finetuning.outcomes import History
+from ablation.finetuning.training import Keeper, TrainingState
+from ablation.system.errors import CheckpointError, DataError
+from ablation.system.output import print_lines
+from ablation.system.parallel import from_first, is_first, tensors_from_first
+from ablation.system.signals import Patience
+
+logger = logging.getLogger("experiments")
+
+CHECKPOINT_NAME = "checkpoint.safetensors"
+
+
+class Checkpoints(Keeper):
+    """Writes checkpoints of one run, and brings it back to where the last one was.
+
+    Args:
+        path: of the checkpoint; none keeps nothing.
+        identity: gives that of the run, its data and its weights: only an equal one may go on
+            from a checkpoint. It is asked for only when one is read or written.
+        every: steps from one checkpoint to the next, or ``EPOCH``; none writes one only when
+            the run is asked to stop.
+        features: seconds that the hidden states took.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        identity: Callable[[], dict[str, Any]],
+        every: int | str | None,
+        resume: bool,
+        features: float,
+        patience: Patience,
+    ) -> None:
+        self._path, self._find_identity, self._every = path, identity, every
+        self._identity: dict[str, Any] | None = None
+        self._resume = resume
+        self._patience = patience
+        self._features, self._training = features, 0.0  # seconds before this process's training
+        self._started = time.perf_counter()
+        self._saved_step = 0
+        self._state: TrainingState | None = None  # after the last update
+        self._generator: Tensor | None = None  # PyTorch's, then
+
+    def _identify(self) -> dict[str, Any]:
+        if self._identity is None:
+            self._identity = self._find_identity()
+        return self._identity
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """What hidden states and training have taken, in this process and those before it."""
+        training = self._training + time.perf_counter() - self._started
+        return {"features": self._features, "training": training}
+
+    def restore(self, state: TrainingState) -> None:
+        """Continue from the checkpoint, if there is one and it is asked for, and print the lines
+        that were printed before it.
+
+        Raises:
+            CheckpointError: it is damaged, or belongs to another run.
+            DataError: what the run rests on cannot be read.
+            Interrupted: the run is asked to stop.
+        """
+        self._started = time.perf_counter()
+        if self._path and (self._every or self._resume):
+            self._identify()  # now, while all that it is made of is there
+        header, tensors = self._read()
+        if header is None:
+            return
+        try:
+            if header["identity"] != self._identify():
+                raise CheckpointError(
+                    f"{self._path} belongs to a run on other data, weights or versions. Delete it "
+                    "to start anew; a single run does so without --resume, too."
+                )
+            fill_trained(state.model, _below("model", tensors), self._path)
+            state.optimizer.restore(_below("moments", tensors))
+            state.history = History.from_json(header["history"])
+            state.step = header["step"]
+            state.epoch_generator = tensors["generators.epoch"]
+            torch.set_rng_state(tensors["generators.now"])
+            self._features += header["seconds"]["features"]
+            self._training = header["seconds"]["training"]
+            lines = state.history.lines()
+        except CheckpointError:
+            raise
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+            raise damaged(self._path, error) from error
+        self._note(state)
+        self._saved_step = state.step
+        logger.info("Continuing after step %d, from %s", state.step, self._path)
+        for line in lines:
+            print_lines(line)
+        self._patience.heed()
+
+    def _read(self) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+        """Header and tensors of the checkpoint to go on from; none if there is none."""
+        stored: tuple[dict[str, Any] | None, dict[str, Tensor]] = (None, {})
+        if is_first() and self._resume and self._path and self._path.exists():
+            stored = read_tensors(self._path)
+        # Of several processes the first has the file; it need not be where the others are.
+        return from_first(stored[0]), tensors_from_first(stored[1])
+
+    def after_update(self, state: TrainingState, ends_epoch: bool) -> None:
+        """Write a checkpoint if one is due, or if the run is asked to stop, and stop then.
+
+        Raises:
+            Interrupted: the run is asked to stop.
+        """
+        self._note(state)
+        is_due = bool(self._every) and ends_epoch
+        if isinstance(self._every, int):
+            is_due = state.step - self._saved_step >= self._every
+        if is_due:
+            self.save()
+        self._patience.heed(before=self.save)
+
+    def end_training(self) -> None:
+        """Write a checkpoint of what training came to, if any are to be written.
+
+        Raises:
+            Interrupted: the run is asked to stop.
+        """
+        if self._every:
+            self.save()
+        self._patience.heed(before=self.save)
+
+    def save(self) -> None:
+        """Write a checkpoint of the state after the last update, if there is none yet."""
+        if not is_first():
+            return
+        if self._path and self._state and self._state.step != self._saved_step:
+            try:
+                self._write(self._state)
+            except (CheckpointError, DataError) as error:  # the run is worth more than that
+                logger.warning("No checkpoint: %s", error)
+
+    def _note(self, state: TrainingState) -> None:
+        self._state, self._generator = state, torch.get_rng_state()
+
+    def _write(self, state: TrainingState) -> None:
+        header = {
+            "identity": self._identify(),
+            "step": state.step,
+            "history": asdict(state.history),
+            "seconds": self.seconds,
+        }
+        tensors = {
+            **_above("model", trained_tensors(state.model)),
+            **_above("moments", state.optimizer.moments()),
+            "generators.epoch": state.epoch_generator,
+            "generators.now": self._generator,
+        }
+        write_tensors(self._path, tensors, header)
+        self._saved_step = state.step
+
+
+def _above(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}."
+    return {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}

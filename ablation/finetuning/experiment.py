@@ -1,0 +1,183 @@
+"""One experiment from end to end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ablation.classifier.build import fingerprint
+from ablation.classifier.export import export_hf, require_few_classes
+from ablation.classifier.saved_models import save_classifier
+from ablation.classifier.weight_files import WEIGHTS_NAME
+from ablation.config.options import ExperimentConfig
+from ablation.config.rows import CIRCUMSTANCES
+from ablation.config.rules import find_machine_problems, find_problems
+from ablation.config.runs import Keep
+from ablation.data.corpora import describe_data, find_encoding
+from ablation.data.own_data import require_ignored_class
+from ablation.finetuning.checkpoints import CHECKPOINT_NAME, Checkpoints
+from ablation.finetuning.memory import require_memory
+from ablation.finetuning.metrics import format_metrics, measure_classes
+from ablation.finetuning.outcomes import ExperimentResult, format_accuracies, format_minutes
+from ablation.finetuning.shared_work import SharedWork
+from ablation.finetuning.training import classify_texts, train
+from ablation.system.errors import ConfigError, describe_error
+from ablation.system.files import checksum_file
+from ablation.system.machine import (
+    choose_device,
+    describe_machine,
+    describe_program,
+    peak_memory_bytes,
+    reset_peak_memory,
+    set_precision,
+)
+from ablation.system.output import print_lines
+from ablation.system.parallel import from_first, is_first, largest, require_same
+from ablation.system.signals import Patience
+from data_utils import Corpus, EncodedTexts, Splits, count_max_tokens, make_loaders
+from gpt_model import GPTModel
+
+logger = logging.getLogger("experiments")
+
+
+def run_experiment(
+    config: ExperimentConfig, shared: SharedWork | None = None, keep: Keep | None = None
+) -> ExperimentResult:
+    """Run one experiment, printing the protocol's lines on standard output.
+
+    Args:
+        shared: with the other experiments of this process; who made it has checked the rules
+            on their options.
+        keep: by default, nothing is kept.
+
+    Raises:
+        ConfigError: options break rules; nothing was downloaded or built.
+        DataError, CheckpointError: data or weights are missing or damaged.
+        TrainingError, HiddenStateError: a loss or a hidden state is not finite.
+        ExportError: the classes are too many to be exported.
+        ParallelError: of several processes, one has gone, or other data or weights.
+        Interrupted: the process was asked to stop, and a checkpoint was written if it could be.
+    """
+    keep = keep or Keep()
+    if keep.save_model and not keep.folder:
+        raise ValueError("a model is to be kept, but no folder is named")
+    problems = find_machine_problems(config) if shared else find_problems(config)
+    if problems:
+        raise ConfigError(problems)
+    device = choose_device(config.device)
+    require_same(lambda: {**describe_program(), **_flags(config), "device": device.type})
+    shared = shared or SharedWork([config])
+    if keep.export_dir:
+        require_few_classes(len(shared.corpus.labels), config)
+    if config.dataset:
+        require_ignored_class(config, shared.corpus.labels)
+    reset_peak_memory(device)
+    set_precision(config.precision)
+    texts = shared.texts(config)
+    model, base = shared.model(config)
+    model.to(device)
+    parameters = list(model.parameters())
+    require_same(lambda: {"data": describe_data(shared.corpus), "weights": fingerprint(model)})
+    require_memory(texts, config)
+    inputs, feature_seconds = shared.inputs(model, config)
+    loaders = make_loaders(inputs, config.batch_size)
+    with Patience(agree=largest) as patience:
+        checkpoints = Checkpoints(
+            keep.folder and keep.folder / CHECKPOINT_NAME,
+            identity=lambda: _identity(shared.corpus, config, base),
+            every=keep.checkpoint_every,
+            resume=keep.resume,
+            features=feature_seconds,
+            patience=patience,
+        )
+        history = train(model, loaders, config, checkpoints)
+        checkpoints.end_training()
+    seconds = checkpoints.seconds
+    print_lines(format_minutes(seconds))
+    try:
+        started = time.perf_counter()
+        predictions = loaders.map(lambda loader: classify_texts(model, loader, config))
+        seconds["evaluation"] = time.perf_counter() - started
+        kept, not_kept = from_first(_keep_model(model, base, texts, shared.corpus, config, keep))
+    except BaseException:
+        checkpoints.save()
+        raise
+    if not_kept:  # from there, the same command has only to evaluate and keep
+        checkpoints.save()
+    accuracy = predictions.map(lambda part: part.accuracy)
+    print_lines("\n".join(format_accuracies(accuracy)))
+    if config.dataset:  # on the SMS data, the protocol's lines are all
+        print_lines(format_metrics(measure_classes(predictions.test, shared.corpus.labels)))
+    logger.info("Seconds: " + ", ".join(f"{name} {s:.1f}" for name, s in seconds.items()))
+    return ExperimentResult(
+        history=history,
+        accuracy=accuracy,
+        test=predictions.test,
+        test_lines=shared.corpus.parts.test["Line"].tolist(),
+        labels=shared.corpus.labels,
+        seconds=seconds,
+        n_trained=sum(p.numel() for p in parameters if p.requires_grad),
+        n_parameters=sum(p.numel() for p in parameters),
+        peak_memory=peak_memory_bytes(device),
+        machine=describe_machine(device),
+        weights=base,
+        kept=kept,
+        not_kept=not_kept,
+    )
+
+
+def _keep_model(
+    model: GPTModel,
+    base: dict[str, Any],
+    texts: Splits[EncodedTexts],
+    corpus: Corpus,
+    config: ExperimentConfig,
+    keep: Keep,
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Write what is to be kept of a trained model, in the first process.
+
+    Returns what was, with its SHA-256, and what was not, with the reason.
+    """
+    n_tokens = count_max_tokens(texts.train, config)
+
+    def save(folder: Path) -> None:
+        save_classifier(folder, model, config, base, corpus, n_tokens)
+
+    def export(folder: Path) -> None:
+        export_hf(model, config, corpus.labels, n_tokens, folder, find_encoding(config))
+
+    folders = {"model": keep.save_model and keep.folder, "export": keep.export_dir}
+    kept, not_kept = {}, {}
+    for (name, folder), write in zip(folders.items(), (save, export), strict=True):
+        if folder and is_first():
+            try:
+                write(folder)
+                kept[name] = checksum_file(folder / WEIGHTS_NAME)
+            except Exception as error:  # whatever it is: the figures are not lost for it
+                not_kept[name] = describe_error(error)
+    return kept, not_kept
+
+
+def _flags(config: ExperimentConfig) -> dict[str, Any]:
+    """The options by their flags, but for the places of files, which may differ by machine."""
+    return {
+        f"--{name}": value
+        for name, value in asdict(config).items()
+        if not name.endswith(("_dir", "dataset", "offline"))
+    }
+
+
+def _identity(corpus: Corpus, config: ExperimentConfig, base: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint belongs to: equal for runs that would go the same way from it."""
+    return {
+        "options": {
+            name: value
+            for name, value in asdict(config).items()
+            if name == "seed" or name not in CIRCUMSTANCES
+        },
+        "data": describe_data(corpus),
+        "base": base,
+    }

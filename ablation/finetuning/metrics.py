@@ -1,0 +1,114 @@
+"""How well each class is told apart, beyond the accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ablation.finetuning.outcomes import Predictions
+from ablation.system.output import printable
+from ablation.system.text_tables import TERMINAL_COLUMNS, align, cut, display_width
+
+MAX_SHOWN = 12  # classes that are all shown on a terminal
+N_WORST = 5  # of more, the worst, and the most frequent confusions
+LABEL_COLUMNS = 32  # of a label in a table without the confusion, so that two fit into a line
+MIN_LABEL_COLUMNS = 6  # of a label above a column of the confusion
+
+
+def measure_classes(predictions: Predictions, labels: Sequence[str]) -> dict[str, Any]:
+    """Figures by class, ready for JSON.
+
+    Args:
+        labels: the names of the classes, by number.
+
+    Returns:
+        ``balanced_accuracy`` and ``macro_f1``, the mean recall and the mean F1 of the classes that
+        have texts here; for each class its ``label``, ``texts``, ``precision`` (0 where it was
+        never predicted) and ``recall`` (0 where it has no texts), from 0 to 1; and ``confusion``:
+        how many texts of class i were taken for class j.
+    """
+    # Takes a while to import, and what is wrong with flags should be said before.
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    actual, predicted = predictions.labels.numpy(), predictions.classes.numpy()
+    numbers = range(len(labels))
+    precision, recall, f1, texts = precision_recall_fscore_support(
+        actual, predicted, labels=numbers, zero_division=0
+    )
+    return {
+        "balanced_accuracy": float(recall[texts > 0].mean()),
+        "macro_f1": float(f1[texts > 0].mean()),
+        "classes": [
+            {"label": label, "texts": int(n), "precision": float(p), "recall": float(r)}
+            for label, n, p, r in zip(labels, texts, precision, recall, strict=True)
+        ],
+        "confusion": confusion_matrix(actual, predicted, labels=numbers).tolist(),
+    }
+
+
+def format_metrics(metrics: dict[str, Any]) -> str:
+    """The figures of :func:`measure_classes` as lines of text, none wider than
+    ``TERMINAL_COLUMNS``. Of many classes, only the worst and the most frequent confusions."""
+    confusion = metrics["confusion"]
+    classes = [
+        {**part, "label": cut(printable(part["label"]), TERMINAL_COLUMNS)}
+        for part in metrics["classes"]
+    ]
+    lines = [f"Test balanced accuracy: {metrics['balanced_accuracy']:.2%}"]
+    if "macro_f1" in metrics:  # records made before it was measured lack it
+        lines.append(f"Test macro-F1: {metrics['macro_f1']:.2%}")
+    if len(classes) > MAX_SHOWN:
+        tested = [part for part in classes if part["texts"]]
+        worst = sorted(tested, key=lambda part: (part["recall"], part["precision"]))[:N_WORST]
+        lines.append(f"The {len(worst)} worst of {len(classes)} classes; result.json has all:")
+        lines += _align_classes(worst, LABEL_COLUMNS)
+    else:
+        for width in range(TERMINAL_COLUMNS, MIN_LABEL_COLUMNS - 1, -1):
+            table = _align_classes(classes, width, confusion)
+            if display_width(table[0]) <= TERMINAL_COLUMNS:
+                return "\n".join([*lines, *table])
+        lines += _align_classes(classes, LABEL_COLUMNS)
+    return "\n".join([*lines, *_list_confusions(classes, confusion)])
+
+
+def _align_classes(
+    classes: Sequence[dict[str, Any]], width: int, confusion: Sequence[Sequence[int]] = ()
+) -> list[str]:
+    """A table with a line for each class, labels cut to ``width``, the confusion if it is given."""
+    labels = [cut(part["label"], width) for part in classes]
+    rows = [
+        [
+            label,
+            str(part["texts"]),
+            f"{part['precision']:.2%}",
+            f"{part['recall']:.2%}" if part["texts"] else "-",
+        ]
+        for label, part in zip(labels, classes, strict=True)
+    ]
+    head = ["label", "texts", "precision", "recall"]
+    if confusion:
+        head += [f"as {label}" for label in labels]
+        rows = [row + list(map(str, counts)) for row, counts in zip(rows, confusion, strict=True)]
+    return align([head, *rows])
+
+
+def _list_confusions(
+    classes: Sequence[dict[str, Any]], confusion: Sequence[Sequence[int]]
+) -> list[str]:
+    """What was most often taken for something else."""
+    labels = [cut(part["label"], LABEL_COLUMNS) for part in classes]
+    pairs = find_confused(np.array(confusion))
+    return ["Most frequent confusions:"] * bool(pairs) + [
+        f"  {labels[i]} as {labels[j]}: {confusion[i][j]} of {classes[i]['texts']} texts"
+        for i, j in pairs
+    ]
+
+
+def find_confused(confusion: np.ndarray) -> list[tuple[int, int]]:
+    """The ``N_WORST`` pairs of different classes in a confusion (C, C) that have the most texts;
+    fewer if others have none."""
+    counts = confusion * (1 - np.eye(len(confusion)))
+    order = np.argsort(-counts, axis=None, kind="stable")[:N_WORST]
+    return [divmod(int(at), len(counts)) for at in order if counts.flat[at] > 0]

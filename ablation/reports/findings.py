@@ -1,0 +1,146 @@
+"""What pairs of rows show of the questions that the rows were made for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ablation.config.rows import COMPARISONS, ROWS
+from ablation.reports.comparisons import (
+    ALPHA,
+    Difference,
+    compare,
+    detectable_points,
+    holm,
+    smallest_difference,
+)
+from ablation.reports.tables import Configuration, Section, mark_single
+
+# docs/statistics.md has the figures.
+SEEDS_FOR_A_VERDICT = (
+    "One seed tells two runs apart, and not two choices: that takes several seeds. Two can show "
+    "something only where few comparisons are made; of eighteen, five can show large "
+    "differences, and ten show 3 points."
+)
+
+
+def format_p(value: float) -> str:
+    """A p-value as it is printed."""
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def format_interval(difference: Difference) -> str:
+    """The 95 % interval of a difference as it is printed."""
+    bounds = f"{difference.low:+.2f} to {difference.high:+.2f}"
+    return bounds + mark_single(difference.n_seeds)
+
+
+def common_seeds(a: Configuration, b: Configuration) -> list[int]:
+    """The seeds that both were run with, ascending."""
+    return sorted({*a.seeds} & {*b.seeds})
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What two rows, or their variants, show of the question that they were made for."""
+
+    is_variant: bool
+    question: str
+    rows: tuple[int, int]
+    seeds: list[int]
+    difference: Difference
+    corrected_p: float
+    n_findings: int  # that p is corrected for
+
+    @property
+    def verdict(self) -> str:
+        """Of one seed, what is said of two runs; of several, of what was published: of the
+        direction, or of there being none. Variants have only a direction of their own."""
+        shown = self.corrected_p < ALPHA
+        if len(self.seeds) == 1:
+            return f"these two runs {'differ' if shown else 'cannot be told apart'}"
+        if not shown:
+            return "not distinguishable with this n"
+        if self.is_variant:
+            return f"row {self.rows[1]} is {'better' if self.difference.points > 0 else 'worse'}"
+        agrees = self.published * self.difference.points > 0
+        return "supported" if agrees else "contradicted"
+
+    @property
+    def published(self) -> float:
+        """The difference of the published figures, in points."""
+        first, second = (ROWS[number].test for number in self.rows)
+        return second - first
+
+    @property
+    def sentence(self) -> str:
+        """The finding in words."""
+        text = f"{self.verdict.capitalize()}: {self.difference.points:+.2f} points."
+        if not self.is_variant:
+            signs = {1: "better", 0: "equal", -1: "worse"}
+            direction = signs[(self.published > 0) - (self.published < 0)]
+            text = f"Published: row {self.rows[1]} {direction}. {text}"
+        if self.corrected_p >= ALPHA:
+            text += f" {describe_detectable(self.difference, ALPHA / self.n_findings)}"
+        return text
+
+
+def describe_detectable(difference: Difference, alpha: float) -> str:
+    """What difference would have been below ``alpha``, rounded up; or that none would."""
+    points = detectable_points(difference, alpha)
+    if points is None:
+        n = difference.n_seeds
+        return (
+            f"No difference could have shown with {difference.n_messages} test texts and {n} "
+            f"seed{'s' if n > 1 else ''}."
+        )
+    return f"A difference of {math.ceil(10 * points - 1e-6) / 10:.1f} points would have shown."
+
+
+def find_differences(section: Section) -> list[Finding]:
+    """The comparisons that the rows were made for, of those that were run with a common seed;
+    p-values are corrected for how many there are."""
+    pairs = []
+    for question, first, second in COMPARISONS:
+        # Rows that flags made equal to others no longer ask what they were made for.
+        a, b = (section.configurations.get(number) for number in (first, second))
+        seeds = common_seeds(a, b) if a and b else []
+        if seeds:
+            difference = compare(*(part.with_seeds(seeds).correct for part in (a, b)))
+            pairs.append((bool(section.overrides), question, (first, second), seeds, difference))
+    corrected = holm([difference.p for *_, difference in pairs])
+    return [Finding(*pair, p, len(pairs)) for pair, p in zip(pairs, corrected, strict=True)]
+
+
+def tabulate_findings(findings: Sequence[Finding]) -> pd.DataFrame:
+    """A line for each comparison, texts as they are printed."""
+    return pd.DataFrame(
+        {
+            "rows": f"{finding.rows[0]}, {finding.rows[1]}",
+            "question": finding.question,
+            "seeds": str(len(finding.seeds)),
+            "difference": f"{finding.difference.points:+.2f}",
+            "95 % interval": format_interval(finding.difference),
+            "p": format_p(finding.difference.p),
+            "p, Holm": format_p(finding.corrected_p),
+            "McNemar p by seed": ", ".join(map(format_p, finding.difference.mcnemar)),
+            "finding": finding.sentence,
+        }
+        for finding in findings
+    )
+
+
+def describe_smallest(n_messages: int, n_findings: int = 1) -> str:
+    """By how little two single runs can never be told apart on so many test texts, as the first of
+    some comparisons that are corrected for how many they are."""
+    fewest = smallest_difference(ALPHA / n_findings)
+    place = "" if n_findings == 1 else f", as the first of {n_findings} corrected comparisons"
+    if fewest > n_messages:
+        return f"No two single runs can be told apart with {n_messages} test texts{place}."
+    return (
+        f"Single runs that differ by fewer than {fewest} of {n_messages} test texts "
+        f"({100 * fewest / n_messages:.2f} points) can never be told apart{place}."
+    )

@@ -1,0 +1,249 @@
+"""Records of runs -> the table of rows and seeds, and how far they are from what was published."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ablation.config.options import ExperimentConfig
+from ablation.config.published import PUBLISHED_SEED, messages_apart, published_count
+from ablation.config.rows import ROWS, Row, configure, find_row, format_command, format_flags
+from ablation.config.runs import identify
+from ablation.reports.comparisons import accuracy_interval, prediction_interval
+from ablation.sweeps.records import Record
+from ablation.system.errors import RecordError
+from data_utils import PARTS, Splits
+
+BASELINE = "characters, linear SVM (baseline)"
+NO_FLAGS = "(none)"
+COLUMNS = (
+    *("row", "flags", "n", "train %", "val %", "test %", "95 % interval"),
+    *("published %", "verdict", "min", "published min", "trained"),
+)
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The runs of one experiment that came to their end, by seed."""
+
+    label: str
+    flags: str
+    records: tuple[Record, ...]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of its runs, ascending."""
+        return [record.seed for record in self.records]
+
+    @cached_property
+    def correct(self) -> np.ndarray:
+        """(S, M): whether the run with each seed got each test message right."""
+        return np.stack([record.correct for record in self.records])
+
+    def with_seeds(self, seeds: Collection[int]) -> Configuration:
+        """The same with those of its runs that have one of these seeds."""
+        return replace(self, records=tuple(r for r in self.records if r.seed in seeds))
+
+    def percent(self, part: str) -> np.ndarray:
+        """(S,): accuracy of each run on a part, in percent."""
+        return np.array([record.accuracy(part).percent for record in self.records])
+
+    @property
+    def minutes(self) -> float:
+        """Of training and the states it rests on, the mean over its runs."""
+        return float(np.mean([record.minutes for record in self.records]))
+
+
+@dataclass(frozen=True)
+class Section:
+    """The rows with the same flags beside them: none for the rows as published.
+
+    ``same`` names, for a row that those flags make equal to an earlier one, that earlier row.
+    """
+
+    overrides: dict[str, Any]
+    configurations: dict[int, Configuration]  # by row
+    same: dict[int, int]
+
+    @property
+    def title(self) -> str:
+        """What its rows have in common."""
+        if not self.overrides:
+            return "The rows"
+        return f"Variants: the rows with {format_flags(self.overrides)}"
+
+
+def group_records(records: Sequence[Record]) -> tuple[list[Section], list[Configuration]]:
+    """Complete records by section and row, and those that belong to no section by their flags."""
+    groups: dict[str, list[Record]] = defaultdict(list)
+    for record in sorted(records, key=lambda record: record.seed):
+        groups[_experiment(record.config)].append(record)
+    asked = [record.result["overrides"] for record in records if record.result["overrides"]]
+    different = {json.dumps(overrides, sort_keys=True): overrides for overrides in asked}
+    sections = [_make_section(overrides, groups) for overrides in ({}, *different.values())]
+    # Flags that contradict no row make no variants.
+    sections = [sections[0], *(section for section in sections[1:] if _is_new(section))]
+    placed = {
+        _experiment(configuration.records[0].config)
+        for section in sections
+        for configuration in section.configurations.values()
+    }
+    others = [
+        Configuration("", format_command(replace(group[0].config, seed=PUBLISHED_SEED)), (*group,))
+        for key, group in groups.items()
+        if key not in placed
+    ]
+    return sections, others
+
+
+def _experiment(config: ExperimentConfig) -> str:
+    """The same for runs that differ only in their seed."""
+    return identify(replace(config, seed=PUBLISHED_SEED))
+
+
+def _make_section(overrides: dict[str, Any], groups: dict[str, list[Record]]) -> Section:
+    section, first_rows = Section(overrides, {}, {}), {}
+    for number, row in ROWS.items():
+        key = _experiment(configure(row, overrides))
+        first = first_rows.setdefault(key, number)
+        if first != number:
+            section.same[number] = first
+        elif key in groups:
+            flags = format_flags(row.flags) or NO_FLAGS
+            section.configurations[number] = Configuration(str(number), flags, (*groups[key],))
+    return section
+
+
+def _is_new(section: Section) -> bool:
+    return any(
+        find_row(record.config) is None
+        for configuration in section.configurations.values()
+        for record in configuration.records
+    )
+
+
+def tabulate(section: Section, baseline: Splits[np.ndarray] | None = None) -> pd.DataFrame:
+    """The table of a section: a line for each row, texts as they are printed."""
+    lines = []
+    for number, row in ROWS.items():
+        line = {"row": str(number), "flags": format_flags(row.flags) or NO_FLAGS}
+        configuration = section.configurations.get(number)
+        if configuration:
+            line |= figures(configuration)
+        elif number in section.same:
+            line["test %"] = f"as row {section.same[number]}"
+        if not section.overrides:
+            line |= _published(row, configuration)
+        elif number not in {*section.configurations, *section.same}:
+            line["test %"] = "not run"
+        lines.append(line)
+    if baseline:
+        line = {"row": "", "flags": BASELINE, "n": "1"}
+        for part, name in zip(PARTS, ("train %", "val %", "test %"), strict=True):
+            line[name] = f"{100 * getattr(baseline, part).mean():.2f}"
+        line["95 % interval"] = _accuracy_interval(baseline.test[None])
+        lines.append(line)
+    table = pd.DataFrame(lines, columns=[name for name in COLUMNS if any(name in x for x in lines)])
+    return table.fillna("")
+
+
+def figures(configuration: Configuration) -> dict[str, str]:
+    """What a table says of a configuration, texts as they are printed."""
+    trained = configuration.records[0].result["parameters"]["trained"]
+    return {
+        "n": str(len(configuration.records)),
+        "train %": mean_and_deviation(configuration.percent("train")),
+        "val %": mean_and_deviation(configuration.percent("validation")),
+        "test %": mean_and_deviation(configuration.percent("test")),
+        "95 % interval": _accuracy_interval(configuration.correct),
+        "min": f"{configuration.minutes:.2f}",
+        "trained": f"{trained:,}",
+    }
+
+
+def mean_and_deviation(values: np.ndarray) -> str:
+    """The mean over seeds, and where there are several, their standard deviation."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
+    return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
+
+
+def _accuracy_interval(correct: np.ndarray) -> str:
+    return _interval(accuracy_interval(correct)) + mark_single(len(correct))
+
+
+def mark_single(n_seeds: int) -> str:
+    """What an interval says beside itself, if it knows nothing of other seeds."""
+    return " (messages)" if n_seeds == 1 else ""
+
+
+def _interval(bounds: tuple[float, float]) -> str:
+    return f"{bounds[0]:.1f} to {bounds[1]:.1f}"
+
+
+def _published(row: Row, configuration: Configuration | None) -> dict[str, str]:
+    return {
+        "published %": f"{row.train:.2f} / {row.validation:.2f} / {row.test:.2f}",
+        "published min": f"{row.minutes:.2f}",
+        "verdict": judge(row, configuration),
+    }
+
+
+def judge(row: Row, configuration: Configuration | None) -> str:
+    """How far a row is from its published figures, part by part, in messages.
+
+    Published was one run, with seed 123, on the same messages: it stands beside the run of that
+    seed, or else of the lowest. With several seeds, each figure lies within what one more run
+    would give or outside it. A figure that no count rounds to is impossible.
+    """
+    if not configuration:
+        totals = {"train": row.n_train, "validation": 149, "test": 300}
+        counts = {part: published_count(getattr(row, part), n) for part, n in totals.items()}
+        impossible = [part for part, count in counts.items() if count is None]
+        return "; ".join(["not run", *(f"{part}: impossible as published" for part in impossible)])
+    by_seed = {record.seed: record for record in configuration.records}
+    record = by_seed.get(PUBLISHED_SEED, configuration.records[0])
+    verdict = "; ".join(_judge_part(part, row, record, configuration) for part in PARTS)
+    return verdict if record.seed == PUBLISHED_SEED else f"seed {record.seed}: {verdict}"
+
+
+def _judge_part(part: str, row: Row, record: Record, configuration: Configuration) -> str:
+    here, published = record.accuracy(part), getattr(row, part)
+    text = messages_apart(part, here.correct, here.total, published)
+    count = published_count(published, here.total)
+    if count is None or len(configuration.records) == 1:
+        return text
+    low, high = prediction_interval([r.accuracy(part).correct for r in configuration.records])
+    place = "within" if low <= count <= high else "outside"
+    low, high = max(0.0, 100 * low / here.total), min(100.0, 100 * high / here.total)
+    return f"{text}, {place} {low:.2f} to {high:.2f} % for one more run"
+
+
+def require_one_dataset(records: Sequence[Record]) -> None:
+    """Raise ``RecordError`` unless all records were made on the same data and split."""
+    for record in records[1:]:
+        first = records[0]
+        if record.result["data"] != first.result["data"]:
+            raise RecordError(
+                f"{first.folder} and {record.folder} were made on different data or another split "
+                f"({first.result['data']['name']} and {record.result['data']['name']}), so they do "
+                "not belong in one table. Keep them in different folders with --output_dir."
+            )
+
+
+def require_same_texts(records: Sequence[Record]) -> None:
+    """Raise ``RecordError`` unless all records on the same data have the same test texts."""
+    first = records[0]
+    for record in records[1:]:
+        if record.predictions["label"].tolist() != first.predictions["label"].tolist():
+            raise RecordError(
+                f"{first.folder} and {record.folder} name the same data and have predictions for "
+                "other test texts, so one of the two is damaged. Run both again."
+            )

@@ -1,0 +1,1 @@
+"""Many runs: their records, in one process or on a Ray cluster."""

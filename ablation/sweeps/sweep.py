@@ -1,0 +1,231 @@
+"""Many runs in one process: what is done is left alone, and what is common is computed once."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ablation.classifier.weight_files import WEIGHTS_NAME
+from ablation.config.rows import find_row, format_command
+from ablation.config.runs import Keep, Run, identify
+from ablation.data.corpora import describe_data
+from ablation.data.split_files import write_split
+from ablation.finetuning.checkpoints import CHECKPOINT_NAME
+from ablation.finetuning.experiment import run_experiment
+from ablation.finetuning.outcomes import Accuracy, ExperimentResult
+from ablation.finetuning.shared_work import SharedWork, sharing_order
+from ablation.sweeps.record_weights import is_outdated
+from ablation.sweeps.records import (
+    Record,
+    find_complete,
+    read_records,
+    require_writable,
+    write_complete,
+    write_incomplete,
+)
+from ablation.sweeps.variants import compare_with_published
+from ablation.system.errors import DataError, ExperimentError, RecordError, describe_error
+from ablation.system.files import checksum_file
+from ablation.system.machine import choose_device, describe_machine
+from ablation.system.output import print_lines, printable
+from ablation.system.parallel import is_first
+from ablation.system.version import find_commit
+from data_utils import Corpus
+
+logger = logging.getLogger("experiments")
+
+
+def run_and_record(
+    run: Run, output_dir: Path, shared: SharedWork | None = None, keep: Keep | None = None
+) -> Path:
+    """Run one experiment and write its record, however it ends. Returns its folder.
+
+    Args:
+        keep: its folder is the record's, whatever it says.
+
+    Raises:
+        RecordError: the record cannot be written.
+        ExperimentError: the record is written, but the model could not be kept.
+        Exception, Interrupted: what made the run fail or stop, when it was recorded.
+    """
+    find_commit()  # before others change the files
+    folder = run.folder(output_dir)
+    if is_first():
+        require_writable(folder)  # before the work, not after it
+    try:
+        shared = shared or SharedWork([run.config])
+        result = run_experiment(run.config, shared, replace(keep or Keep(), folder=folder))
+    except BrokenPipeError:  # whoever reads the results has gone, which is no fault of the run
+        raise
+    except KeyboardInterrupt as error:
+        _record_end(output_dir, run, "interrupted", str(error) or "interrupted")
+        raise
+    except Exception as error:
+        _record_end(output_dir, run, "failed", describe_error(error))
+        raise
+    if is_first():
+        record_complete(output_dir, run, result, shared.corpus)
+    if result.not_kept:
+        raise ExperimentError(describe_not_kept(result, folder))
+    return folder
+
+
+def record_complete(output_dir: Path, run: Run, result: ExperimentResult, corpus: Corpus) -> Path:
+    """Write the record of a run that came to its end, with the split it was made on, and let go of
+    what it was to go on from, unless its model is still to be kept.
+
+    Returns its folder.
+
+    Raises:
+        RecordError: it cannot be written.
+    """
+    data = describe_data(corpus)
+    folder = write_complete(output_dir, run, result, data)
+    write_split(output_dir, corpus, run.config, data["split_sha256"])
+    if not result.not_kept:
+        (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+    log_comparison(run, result.accuracy.test)
+    return folder
+
+
+def log_comparison(run: Run, test: Accuracy) -> None:
+    """Say how the test accuracy of a run compares with what was published, if it does."""
+    if sentence := compare_with_published(run, test.correct, test.total):
+        logger.info("%s", sentence)
+
+
+def describe_not_kept(result: ExperimentResult, folder: Path) -> str:
+    """Why a model that was to be kept is not, and how to go on."""
+    return (
+        f"{' '.join(result.not_kept.values())} The run is complete, and its figures are in "
+        f"{folder}; with --resume the same command keeps the model without training again."
+    )
+
+
+def _record_end(output_dir: Path, run: Run, status: str, error: str) -> None:
+    """Record how a run ended here, unless that fails: it must not hide why the run ended."""
+    if not is_first():
+        return
+    machine = describe_machine(choose_device(run.config.device))
+    try:
+        write_incomplete(output_dir, run, status, error, machine)
+    except (RecordError, DataError) as another:
+        logger.error("The end of the run could not be recorded: %s", another)
+
+
+def find_done(run: Run, output_dir: Path, keep: Keep) -> Record | None:
+    """The record of a run that came to its end, kept all that is to be kept, and was not begun
+    again since.
+
+    Raises:
+        DataError: its data cannot be read.
+    """
+    record = find_complete(output_dir, run)
+    if not record or (record.folder / CHECKPOINT_NAME).exists():
+        return None
+    folders = {"model": keep.save_model and record.folder, "export": keep.export_dir}
+    for name, folder in folders.items():
+        if folder and not _is_file(folder / WEIGHTS_NAME, record.kept.get(name)):
+            return None
+    return record
+
+
+def _is_file(path: Path, sha256: str | None) -> bool:
+    try:
+        return checksum_file(path) == sha256
+    except OSError:
+        return False
+
+
+def order_runs(runs: Sequence[Run]) -> list[Run]:
+    """Each different run once, in the order in which most is shared."""
+    different: dict[str, Run] = {}
+    for run in runs:
+        different.setdefault(identify(run.config), run)
+    return sorted(different.values(), key=lambda run: sharing_order(run.config))
+
+
+def run_sweep(runs: Sequence[Run], output_dir: Path, keep: Keep | None = None) -> list[Run]:
+    """Run whatever of ``runs``, in the order of :func:`order_runs`, has no complete record.
+
+    A run that was interrupted goes on from its checkpoint.
+
+    Returns:
+        The runs that failed; they are recorded, and the others went on.
+
+    Raises:
+        DataError: the texts are missing or damaged.
+        RecordError: a record cannot be written, or the folder holds runs on other data or from
+            other weights of the same name, which could not stand in one table with these.
+    """
+    failed, shared = [], None
+    keep = replace(keep or Keep(), resume=True)
+    for number, run in enumerate(runs, start=1):
+        place = f"Run {number} of {len(runs)}: {describe_run(run)}"
+        # Looked up when it is due: another sweep may have done it meanwhile.
+        if find_done(run, output_dir, keep):
+            logger.info("%s is done already", place)
+            continue
+        if not shared:
+            shared = SharedWork([run.config for run in runs])
+            require_one_table(output_dir, shared.corpus, runs)
+        logger.info("%s", place)
+        print_lines(f"{describe_run(run)}:")
+        try:
+            run_and_record(run, output_dir, shared, keep)
+        except (RecordError, BrokenPipeError):
+            raise
+        except Exception as error:
+            logger.error("Failed: %s", describe_error(error))
+            failed.append(run)
+        gc.collect()  # nothing of one run may take memory from the next
+    return failed
+
+
+def require_one_table(output_dir: Path, corpus: Corpus, runs: Sequence[Run]) -> None:
+    """Raise :class:`RecordError` if a folder holds runs that could not stand in one table with
+    these: on other data, or other runs from what ``--weights PATH`` was before.
+
+    Raises:
+        DataError: the file of ``--weights`` cannot be read, or is no GPT-2.
+    """
+    data = describe_data(corpus)
+    names, ours = {run.config.weights for run in runs}, {identify(run.config) for run in runs}
+    for record in read_records(output_dir):
+        if not record.is_complete:
+            continue
+        if record.result["data"] != data:
+            raise RecordError(
+                f"{record.folder} was made on other data or another split "
+                f"({record.result['data']['name']}), and the two could not stand in one table. "
+                "Name another folder with --output_dir."
+            )
+        is_other = identify(record.config) not in ours
+        if is_other and record.config.weights in names and is_outdated(record):
+            raise RecordError(
+                f"{record.folder} started from another file than --weights "
+                f"{record.config.weights} is now, and the two could not stand in one table. Ask "
+                "for that run as well, and it is run again; or give the new file a name of its "
+                "own; or name another folder with --output_dir."
+            )
+
+
+def describe_run(run: Run) -> str:
+    """The run in words: its row or its command, and its seed."""
+    row = find_row(run.config)
+    return f"Row {row}, seed {run.config.seed}" if row else format_command(run.config)
+
+
+def describe_plan(runs: Sequence[Run], output_dir: Path, keep: Keep) -> str:
+    """What :func:`run_sweep` would do: a line for each run, with what is done already."""
+    lines = []
+    for run in runs:
+        state = "done" if find_done(run, output_dir, keep) else "to do"
+        lines.append(f"{state:<5}  {format_command(run.config)}")
+    n_done = sum(line.startswith("done") for line in lines)
+    return "\n".join(
+        [*lines, f"{len(runs)} runs, {n_done} of them done, in {printable(str(output_dir))}"]
+    )

@@ -1,0 +1,253 @@
+"""Files from the network: retried, resumed, limited in time and size, and never half written.
+
+A server may be slow, away, wrong or hostile. Whatever it does, :func:`fetch` ends with the whole
+body of an answer, or with an error that says why not.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import hashlib
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as LateError  # Python 3.10 has two of that name
+from dataclasses import dataclass, field
+
+import requests
+
+from ablation.system.errors import DownloadError
+from ablation.system.progress import BYTES, Progress
+
+logger = logging.getLogger("experiments")
+
+ATTEMPTS = 5  # at one address
+BACKOFF_SECONDS = 0.5  # before the second attempt, twice as long before each further one
+TIMEOUT_SECONDS = (10, 30)  # to connect, between two pieces of an answer
+DEADLINE_SECONDS = 300  # for all attempts at one address
+PIECE_BYTES = 4096
+OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
+OFFLINE = f"this is offline, by --offline, {' or '.join(OFFLINE_VARIABLES)}"
+PASSING_ERRORS = (
+    requests.ConnectionError,
+    requests.Timeout,
+    requests.exceptions.ChunkedEncodingError,
+    requests.exceptions.ContentDecodingError,
+)
+
+
+class _PassingError(DownloadError):
+    """Another attempt may help, after ``wait`` seconds at least."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+@dataclass
+class _Body:
+    """What arrived of a file, and what is known of all of it, from one attempt to the next."""
+
+    content: bytearray = field(default_factory=bytearray)
+    total: int | None = None
+    validator: str | None = None  # the file's version, by the server's word
+
+
+def is_offline(asked: bool) -> bool:
+    """Whether the network must not be touched: by --offline, or by the environment."""
+    # The values are those that huggingface_hub takes for true.
+    values = (os.environ.get(name, "").upper() for name in OFFLINE_VARIABLES)
+    return asked or any(value in ("1", "ON", "YES", "TRUE") for value in values)
+
+
+# ---------------------------------------------------------------- downloading
+
+
+def fetch_first(urls: Sequence[str], verify: Callable[[bytes], bytes], *, max_bytes: int) -> bytes:
+    """What ``verify`` makes of the content at the first address whose content passes it.
+
+    Args:
+        verify: returns what is wanted of a content, or raises :class:`DownloadError`.
+        max_bytes: how large a content may be.
+
+    Raises:
+        DownloadError: no address gave it; each is named, with what was wrong there.
+    """
+    failures = []
+    for url in urls:
+        logger.info("Downloading %s", url)
+        try:
+            return verify(fetch(url, max_bytes=max_bytes))
+        except DownloadError as error:
+            failures.append(f"{url} ({error})")
+    raise DownloadError(f"tried {' and '.join(failures)}")
+
+
+def fetch(url: str, *, max_bytes: int) -> bytes:
+    """The content at an address.
+
+    What may pass (no connection, a reset, a timeout, a truncated body, status 408, 429 or 5xx) is
+    tried again after a growing wait, or the one that the server asks for; and a body that was cut
+    off is resumed, where the server allows it.
+
+    Raises:
+        DownloadError: it is not there, is larger than ``max_bytes``, or did not come in
+            ``ATTEMPTS`` attempts or ``DEADLINE_SECONDS``.
+    """
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    outcome: Future[bytes] = Future()
+
+    def work() -> None:
+        try:
+            outcome.set_result(_fetch(url, max_bytes, deadline))
+        except Exception as error:
+            outcome.set_exception(error)
+
+    # No timeout of a socket ends the search for a name, or an answer that comes byte by byte. A
+    # thread that is late is left behind; it sees the deadline itself, or ends with the process.
+    threading.Thread(target=work, name=f"download of {url}", daemon=True).start()
+    try:
+        return outcome.result(timeout=DEADLINE_SECONDS)
+    except LateError as error:
+        raise DownloadError(f"not complete after {DEADLINE_SECONDS} s") from error
+
+
+def _fetch(url: str, max_bytes: int, deadline: float) -> bytes:
+    body = _Body()
+    for n in range(ATTEMPTS - 1):
+        try:
+            return _attempt(url, body, max_bytes, deadline)
+        except _PassingError as error:
+            wait = max(error.wait, BACKOFF_SECONDS * 2**n)
+            if time.monotonic() + wait >= deadline:
+                raise DownloadError(f"{error}; it is too late to wait {wait:.1f} s") from error
+            logger.info("%s; trying again in %.1f s", error, wait)
+            time.sleep(wait)
+    return _attempt(url, body, max_bytes, deadline)
+
+
+def _attempt(url: str, body: _Body, max_bytes: int, deadline: float) -> bytes:
+    try:
+        with requests.get(
+            url,
+            headers=_ask_for_rest(body),
+            stream=True,
+            timeout=TIMEOUT_SECONDS,
+            hooks={"response": _ignore_redirect_body},
+        ) as response:
+            _accept(response, body)
+            _receive(response, body, max_bytes, deadline)
+        return bytes(body.content)
+    except requests.TooManyRedirects as error:
+        raise DownloadError("it redirects in a circle") from error
+    except PASSING_ERRORS as error:
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            raise DownloadError(first_line(error)) from error
+        raise _PassingError(first_line(error)) from error
+    except (OSError, ValueError) as error:  # of requests, and what a strange redirect makes
+        raise DownloadError(first_line(error)) from error
+
+
+def _ignore_redirect_body(response: requests.Response, **_: object) -> None:
+    if response.is_redirect:
+        response.close()  # requests would read all of it, and it may be endless
+
+
+def _ask_for_rest(body: _Body) -> dict[str, str]:
+    headers = {"Accept-Encoding": "identity"}  # so that a place in the body is one in the file
+    if body.content:
+        headers["Range"] = f"bytes={len(body.content)}-"
+        if body.validator:
+            headers["If-Range"] = body.validator
+    return headers
+
+
+def _accept(response: requests.Response, body: _Body) -> None:
+    """Prepare for the body of an answer: the whole, the rest of one, or none that is wanted."""
+    status, headers = response.status_code, response.headers
+    if status in (408, 416, 429) or status >= 500:
+        if status == 416:
+            body.content.clear()
+        raise _PassingError(f"{status} {response.reason}", _retry_after(headers))
+    if status not in (200, 206):
+        raise DownloadError(f"{status} {response.reason}")
+    if status == 200:
+        body.content.clear()
+        body.total, body.validator = _length(headers), _validator(headers)
+    elif not _is_rest(headers, body):
+        body.content.clear()
+        raise _PassingError("the rest that was sent does not continue what was there")
+
+
+def _is_rest(headers: Mapping[str, str], body: _Body) -> bool:
+    place = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
+    return (
+        place is not None
+        and int(place[1]) == len(body.content)
+        and (place[2] == "*" or body.total in (None, int(place[2])))
+        and _validator(headers) in (None, body.validator)
+    )
+
+
+def _length(headers: Mapping[str, str]) -> int | None:
+    """The bytes of the whole file, where the answer tells them."""
+    text = headers.get("Content-Length", "")
+    is_known = re.fullmatch(r"\d{1,18}", text) and "Content-Encoding" not in headers
+    return int(text) if is_known else None
+
+
+def _validator(headers: Mapping[str, str]) -> str | None:
+    etag = headers.get("ETag", "")
+    return etag if etag.startswith('"') else headers.get("Last-Modified")  # a weak one is no use
+
+
+def _retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that the server asks to wait, which it may give as a date."""
+    text = headers.get("Retry-After", "")
+    try:
+        date = email.utils.parsedate_tz(text)
+        return max(0.0, email.utils.mktime_tz(date) - time.time() if date else float(text))
+    except (ValueError, OverflowError):
+        return 0.0
+
+
+def _receive(response: requests.Response, body: _Body, max_bytes: int, deadline: float) -> None:
+    too_large = f"it is larger than {max_bytes:,} bytes"
+    if body.total and body.total > max_bytes:
+        raise DownloadError(too_large)
+    done = len(body.content)
+    with Progress("download", BYTES, body.total, done=done, leave=False) as progress:
+        for piece in response.iter_content(PIECE_BYTES):
+            body.content += piece
+            progress.update(len(piece))
+            if len(body.content) > max_bytes:
+                raise DownloadError(too_large)
+            if time.monotonic() > deadline:
+                raise DownloadError(f"not complete after {DEADLINE_SECONDS} s")
+    if body.total and len(body.content) < body.total:
+        raise _PassingError(f"it ended after {len(body.content):,} of {body.total:,} bytes")
+
+
+def require_sha256(content: bytes, expected: str) -> bytes:
+    """Return the content, or raise :class:`DownloadError` if it has another SHA-256."""
+    if hashlib.sha256(content).hexdigest() == expected:
+        return content
+    raise DownloadError(f"{describe_wrong(content)}, with the wrong SHA-256")
+
+
+def describe_wrong(content: bytes) -> str:
+    """What came instead of what was wanted."""
+    is_page = content.lstrip()[:1] == b"<"
+    return "a web page came instead" if is_page else "another or a damaged file came"
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong, in a line: of a failed request its reason, not the way to it."""
+    for reason in (getattr(error, "reason", None), *reversed(error.args)):
+        if isinstance(reason, Exception):
+            return first_line(reason)
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,96 @@
+"""What a run runs on: memory, versions, device."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from ablation.system import parallel
+from ablation.system.version import code_files
+
+PACKAGES = ("torch", "tiktoken", "pandas", "numpy")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; ``auto`` is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def set_precision(name: str) -> None:
+    """Have PyTorch multiply matrices of float32 as ``--precision`` says."""
+    torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes of memory that this process can still have on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available // parallel.place().local_size
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start counting the peak anew, where the system can: on CUDA, and on Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory taken since the count was started: on CUDA the GPU's, else the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        # Not ru_maxrss, which a process inherits from the one that started it.
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+    except (OSError, IndexError):
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss)
+
+
+def describe_program() -> dict[str, str]:
+    """Versions of Python and packages, and a checksum of this code."""
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in code_files())).hexdigest()
+    return {**_versions(), "code": code}
+
+
+def describe_machine(device: torch.device) -> dict[str, Any]:
+    """Device and versions, for the record of a run."""
+    return {
+        "device": {
+            "type": device.type,
+            "name": torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else _processor_name(),
+            "threads": torch.get_num_threads(),
+            "cores": os.cpu_count(),
+            "processes": parallel.size(),
+        },
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "system": sys.platform,
+        **{name: version(name) for name in PACKAGES},
+    }
+
+
+def _processor_name() -> str:
+    with contextlib.suppress(OSError, IndexError):  # Linux has a better one than Python
+        return Path("/proc/cpuinfo").read_text().split("model name")[1].split("\n")[0].strip("\t :")
+    return platform.processor() or platform.machine()

@@ -1,0 +1,43 @@
+"""Which version of this code it is, and of PyTorch: known without importing that."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+
+def describe_version() -> str:
+    """The line that ``--version`` prints."""
+    try:
+        pytorch = version("torch")
+    except PackageNotFoundError:
+        pytorch = "not installed"
+    commit = find_commit() or "unknown, outside git"
+    return f"commit {commit} (Python {platform.python_version()}, PyTorch {pytorch})"
+
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def code_files() -> list[Path]:
+    """The files of this program's code, sorted."""
+    return sorted([*PROJECT.glob("*.py"), *PROJECT.glob("ablation/**/*.py")])
+
+
+@cache
+def find_commit() -> str | None:
+    """The commit of this code, "+" behind it if files were changed since; none outside git.
+
+    Asked once, as early as possible: later, the files may no longer be those that run.
+    """
+    if not (PROJECT / ".git").exists():
+        return None
+    command = ["git", "-C", str(PROJECT), "describe", "--always", "--abbrev=40", "--dirty=+"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

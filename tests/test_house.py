@@ -1,0 +1,68 @@
+"""The plan of the house: which way imports run, and how long files are."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ablation.system.version import PROJECT, code_files
+
+# What each room may import, beside itself; whoever stands higher may import what stands lower.
+FLOORS = (
+    ("ablation.system",),
+    ("ablation.config",),
+    ("gpt_model", "lora", "data_utils"),
+    ("ablation.data", "ablation.classifier"),
+    ("ablation.finetuning",),
+    ("ablation.sweeps",),
+    ("ablation.reports",),
+    ("runner", "additional_experiments", "predict"),
+)
+FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room_of(module: str) -> str | None:
+    """The room that a module of this project is in; none if it is not of this project."""
+    name = ".".join(module.split(".")[: 2 if module.startswith("ablation") else 1])
+    return name if name in FLOOR_OF else None
+
+
+def imported_by(path: Path) -> Iterator[str]:
+    """The modules that a file imports, wherever it does so."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} imports relatively"
+            yield from (
+                [f"{node.module}.{alias.name}" for alias in node.names]
+                if node.module == "ablation"
+                else [node.module]
+            )
+
+
+@pytest.mark.parametrize("path", code_files(), ids=lambda path: str(path.relative_to(PROJECT)))
+def test_imports_run_one_way(path: Path) -> None:
+    module = ".".join(path.relative_to(PROJECT).with_suffix("").parts)
+    if module == "ablation.__init__":
+        return
+    own = room_of(module)
+    assert own, f"{path} is in no room of the plan"
+    upward = [
+        name
+        for name in imported_by(path)
+        if (room := room_of(name))
+        and room != own
+        and FLOOR_OF[room] >= FLOOR_OF[own]
+        and room != "runner"
+    ]
+    # On one floor, gpt_model, lora and data_utils are neighbours that do not know each other.
+    assert not upward
+
+
+def test_packages_say_what_they_are_for_and_export_nothing() -> None:
+    folders = {path.parent for path in code_files()} - {PROJECT}
+    for folder in folders:
+        body = ast.parse((folder / "__init__.py").read_text()).body
+        assert [type(node) for node in body] == [ast.Expr], folder
