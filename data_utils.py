@@ -49,7 +49,7 @@ class Corpus:
     (where it begins in the file it comes from, counted from 1)."""
 
     parts: Splits[pd.DataFrame]
-    labels: tuple[str, ...]  # name of each class, by number
+    class_names: tuple[str, ...]  # by number
     name: str
     file_sha256: str | None  # of the file or files; none where there is none
 
@@ -63,22 +63,22 @@ class Batch:
 
     inputs: Tensor  # (B, T) int64, or (B, T, D)
     lengths: Tensor  # (B,) int64, each text's own tokens
-    widths: Tensor  # (B,) int64, its tokens and its padding; T may be less, or more
+    padded_lengths: Tensor  # (B,) int64, its tokens and its padding; T may be less, or more
     labels: Tensor  # (B,) int64
     n_blocks: int = 0  # that were run already
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on another device."""
-        tensors = (self.inputs, self.lengths, self.widths, self.labels)
+        tensors = (self.inputs, self.lengths, self.padded_lengths, self.labels)
         return Batch(*(tensor.to(device) for tensor in tensors), self.n_blocks)
 
     def rows(self, indices: Tensor) -> Batch:
         """Some of its texts (N,), with no more positions than the widest of them has."""
-        n_positions = int(self.widths[indices].max())
+        n_positions = int(self.padded_lengths[indices].max())
         return Batch(
             self.inputs[indices, :n_positions],
             self.lengths[indices],
-            self.widths[indices],
+            self.padded_lengths[indices],
             self.labels[indices],
             self.n_blocks,
         )
@@ -90,7 +90,7 @@ def merge_batches(batches: Sequence[Batch]) -> Batch:
         return batches[0]
     merged = {
         name: torch.cat([getattr(batch, name) for batch in batches])
-        for name in ("lengths", "widths", "labels")
+        for name in ("lengths", "padded_lengths", "labels")
     }
     inputs = [text for batch in batches for text in batch.inputs]
     padded = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True)
@@ -117,10 +117,12 @@ class EncodedTexts(Dataset):
     ) -> None:
         self.n_cut = n_cut
         self.lengths = torch.tensor([len(ids) for ids in tokens])
-        self.widths = self.lengths if width is None else torch.full_like(self.lengths, width)
-        self.n_inputs = self.widths  # how many positions of each text go into a batch
+        self.padded_lengths = self.lengths
+        if width is not None:
+            self.padded_lengths = torch.full_like(self.lengths, width)
+        self.n_inputs = self.padded_lengths  # how many positions of each text go into a batch
         self.labels = torch.tensor(list(labels))
-        self.tokens = torch.full((len(tokens), int(self.widths.max())), PADDING_TOKEN)
+        self.tokens = torch.full((len(tokens), int(self.padded_lengths.max())), PADDING_TOKEN)
         for row, ids in zip(self.tokens, tokens, strict=True):
             row[: len(ids)] = torch.tensor(ids)
 
@@ -135,7 +137,7 @@ class EncodedTexts(Dataset):
         return Batch(
             self.tokens[indices, :n_positions],
             self.lengths[indices],
-            self.widths[indices],
+            self.padded_lengths[indices],
             self.labels[indices],
         )
 
@@ -175,7 +177,7 @@ def encode_splits(
 def count_max_tokens(texts: EncodedTexts, config: ExperimentConfig) -> int:
     """How many tokens of a text were read at most, and how many all have if they are padded."""
     if not config.no_padding:
-        return int(texts.widths.max())
+        return int(texts.padded_lengths.max())
     length = config.context_length
     return length if isinstance(length, int) else config.gpt.context_length
 

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablation.classifier.prediction_formats import FORMATS, Prediction, format_prediction
-from ablation.config.dataset_rules import find_encoding_problems
+from ablation.config.dataset_rules import encoding_problems
 from ablation.config.options import DEVICES, OPTIONS, show_default
 from ablation.config.rules import check_value
 from ablation.config.runs import CONFIG_NAME
 from ablation.data.separated_values import TextFormat, are_positions
 from ablation.system.console import Once, Parser, run_for_people
 from ablation.system.errors import ConfigError, shorten
-from ablation.system.files import find_path_fault, find_path_problem
+from ablation.system.files import path_fault, path_problem
 from ablation.system.output import printable, use_utf8, write
 from ablation.system.signals import ending_at_once
 
@@ -58,7 +58,7 @@ def predict(
             rows = _probabilities(classifier, encoding, chunk, first, progress)
             for text, row in zip(chunk, rows, strict=True):
                 best = int(row.argmax())
-                yield Prediction(text, classifier.labels[best], float(row[best]))
+                yield Prediction(text, classifier.class_names[best], float(row[best]))
             first += len(chunk)
 
 
@@ -85,7 +85,7 @@ def _probabilities(
     copies = Counter(which)
     width = None if config.no_padding else classifier.max_tokens
     encoded = cut_texts(EncodedTexts(list(numbers), [0] * len(numbers), width), config)
-    probabilities = torch.empty(len(numbers), len(classifier.labels), dtype=torch.float64)
+    probabilities = torch.empty(len(numbers), len(classifier.class_names), dtype=torch.float64)
     with torch.inference_mode():
         for batch in batch_by_length(encoded.n_inputs.tolist(), model.device, config):
             logits, _ = classify(model, encoded.__getitems__(batch), config)
@@ -172,13 +172,13 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     folder = Path(arguments.run_dir or "")
     if not arguments.run_dir:
         problems.append("RUN_DIR is missing; give the folder of a run with --save_model")
-    elif fault := find_path_fault(folder):
+    elif fault := path_fault(folder):
         problems.append(f"{shorten(folder, 60)}: {fault}")
     elif not folder.is_dir():
         problems.append(f"{folder}: no such folder; give the folder of a run with --save_model")
     if arguments.csv is not None and arguments.texts:
         problems.append("TEXT with --csv: give one of them")
-    form = find_format(arguments)
+    form = detect_format(arguments)
     if arguments.csv is None and form != TextFormat():
         problems.append("--header, --delimiter, --encoding and --quoting are about --csv FILE")
     if form.header == "no" and not are_positions([arguments.column]):
@@ -186,7 +186,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
             f"--header no with --column {arguments.column}: a file without names has numbers for "
             "its columns; give one of them"
         )
-    problems += find_encoding_problems(form.encoding)
+    problems += encoding_problems(form.encoding)
     if any(text and os.path.isfile(os.path.join(text, CONFIG_NAME)) for text in arguments.texts):
         problems.append("more than one RUN_DIR: give the folder of one run")
     if files := [text for text in arguments.texts if os.path.isfile(text)]:
@@ -194,14 +194,14 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
             f"TEXT {files[0]}: that is a file; give --csv {files[0]} for a table, or < {files[0]} "
             "for its lines"
         )
-    if arguments.csv and (problem := find_path_problem("csv", arguments.csv)):
+    if arguments.csv and (problem := path_problem("csv", arguments.csv)):
         problems.append(problem)
     if problems:
         raise ConfigError(problems)
     return arguments
 
 
-def find_format(arguments: argparse.Namespace) -> TextFormat:
+def detect_format(arguments: argparse.Namespace) -> TextFormat:
     """How the file of texts is to be read."""
     return TextFormat(**{name: getattr(arguments, name) for name in FORMAT_OPTIONS})
 
@@ -218,7 +218,7 @@ def perform(argv: Sequence[str] | None) -> int:
     with ending_at_once():
         arguments = parse_command_line(argv)
         from ablation.classifier.saved_models import load_classifier
-        from ablation.data.corpora import find_encoding
+        from ablation.data.corpora import load_encoding
         from ablation.data.texts_to_classify import read_lines, read_texts
 
     given = {name: getattr(arguments, name) for name in OF_THIS_MACHINE}
@@ -228,7 +228,7 @@ def perform(argv: Sequence[str] | None) -> int:
     is_typed = not arguments.texts and arguments.csv is None and sys.stdin.isatty()
     if arguments.csv is not None:
         texts: Iterable[str] = read_texts(
-            Path(arguments.csv), arguments.column, find_format(arguments)
+            Path(arguments.csv), arguments.column, detect_format(arguments)
         )
     else:
         texts = arguments.texts or read_lines()
@@ -236,9 +236,9 @@ def perform(argv: Sequence[str] | None) -> int:
         use_utf8()
         write("index,label,probability")
     found = predict(
-        classifier, find_encoding(classifier.config), texts, 1 if is_typed else TEXTS_AT_ONCE
+        classifier, load_encoding(classifier.config), texts, 1 if is_typed else TEXTS_AT_ONCE
     )
-    width = max(len(printable(label)) for label in classifier.labels)
+    width = max(len(printable(label)) for label in classifier.class_names)
     for number, prediction in enumerate(found):
         write(format_prediction(number, prediction, arguments.format, width))
     return 0

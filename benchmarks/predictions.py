@@ -29,13 +29,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from ablation.classifier.saved_models import load_classifier
 from ablation.config.options import ExperimentConfig
 from ablation.config.runs import Keep
-from ablation.data.corpora import find_encoding
+from ablation.data.corpora import load_encoding
 from ablation.data.sms import find_dataset, read_messages
 from ablation.finetuning.checkpoints import Checkpoints
 from ablation.finetuning.experiment import run_experiment
 from ablation.finetuning.shared_work import SharedWork
 from ablation.system.machine import describe_machine
-from ablation.system.version import find_commit
+from ablation.system.version import read_commit
 from predict import Prediction, predict
 
 BATCH_SIZES = (1, 4, 8, 16, 32, 64)
@@ -67,7 +67,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 def compare_predictions(texts: Sequence[str], folder: Path, exported: Path) -> dict[str, object]:
     """Texts a second here and in transformers, over turns of ``TURN`` texts."""
     classifier = load_classifier(folder, {})
-    encoding = find_encoding(classifier.config)
+    encoding = load_encoding(classifier.config)
     theirs = pipeline("text-classification", model=str(exported), device="cpu")
 
     def run_theirs(part: Sequence[str], batch_size: int) -> list[dict]:
@@ -140,7 +140,7 @@ def main() -> None:
         figures = {
             "predictions": compare_predictions(texts, folder, exported),
             "checkpoints": time_checkpoints(row_16, Path(name) / "checkpoints"),
-            "machine": {**describe_machine(torch.device("cpu")), "commit": find_commit()},
+            "machine": {**describe_machine(torch.device("cpu")), "commit": read_commit()},
         }
     print(json.dumps(figures, indent=1))
 

@@ -62,7 +62,7 @@ def few_demo_messages(few_messages: pd.DataFrame, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def fault_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
-    """A server on localhost, and downloads from it that soon lose patience."""
+    """A server on localhost, and downloads from it that soon lose signals."""
     for name, value in IMPATIENT.items():
         monkeypatch.setattr(downloads, name, value)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")

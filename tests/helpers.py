@@ -90,7 +90,7 @@ def make_result(
         accuracy=Splits(Accuracy(*train), Accuracy(*validation), test.accuracy),
         test=test,
         test_lines=list(range(1, len(labels) + 1)),
-        labels=labels_of_classes,
+        class_names=labels_of_classes,
         seconds={"features": 60.0, "training": 30.0, "evaluation": 1.0},
         n_trained=2,
         n_parameters=3,

@@ -48,7 +48,7 @@ def test_refused_with_the_way_out(
 
 def test_two_files_of_many_classes() -> None:
     corpus = load(BANKING[0], "category", "text", test_dataset=str(BANKING[1]))
-    assert len(corpus.labels) == 77
+    assert len(corpus.class_names) == 77
     assert size(corpus) == 10_003 + 3_080
     assert len(corpus.parts.test) == 3_080
     assert set(corpus.parts.validation["Label"]) == set(range(77))

@@ -25,7 +25,7 @@ from ablation.finetuning.training import TrainingState
 from ablation.sweeps.records import read_records
 from ablation.system.errors import CheckpointError, DataError
 from ablation.system.files import replacing
-from ablation.system.signals import Interrupted, Patience, interruptible
+from ablation.system.signals import DeferredSignals, Interrupted, interruptible
 from additional_experiments import main
 
 pytestmark = pytest.mark.usefixtures("few_demo_messages")  # three batches in an epoch
@@ -373,10 +373,10 @@ def test_what_is_ignored_stays_ignored() -> None:
 
 def test_signals_are_given_back() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with Patience() as patience:
+    with DeferredSignals() as signals:
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Interrupted):
-            patience.heed()
+            signals.heed()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 

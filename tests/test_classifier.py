@@ -111,7 +111,7 @@ def test_what_is_read(position: str, average: bool, expected: list) -> None:
     config = ExperimentConfig(trainable_token_pos=position, average_embeddings=average)
     batch = Batch(torch.zeros(2, 4), torch.tensor([2, 4]), torch.tensor([4, 4]), torch.zeros(2))
     assert read_logits(logits, batch, config).tolist() == expected
-    decisive = needed_positions(batch.lengths, batch.widths, config)
+    decisive = needed_positions(batch.lengths, batch.padded_lengths, config)
     for b, n in enumerate(decisive.tolist()):
         changed = logits.clone()
         changed[b, n:] = 99
@@ -119,4 +119,4 @@ def test_what_is_read(position: str, average: bool, expected: list) -> None:
         changed[b, n - 1] = 99
         assert read_logits(changed, batch, config).tolist() != expected
     unmasked = replace(config, disable_causal_mask=True)
-    assert needed_positions(batch.lengths, batch.widths, unmasked).tolist() == [4, 4]
+    assert needed_positions(batch.lengths, batch.padded_lengths, unmasked).tolist() == [4, 4]

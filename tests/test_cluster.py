@@ -8,7 +8,7 @@ import pytest
 from ablation.config import cluster_request
 from ablation.config.cluster_request import ClusterRequest
 from ablation.config.command_line import parse_command_line
-from ablation.config.rows import ROWS, configure, find_row
+from ablation.config.rows import ROWS, configure, row_number
 from ablation.config.runs import Run
 from ablation.finetuning.memory import count_positions, estimate_memory
 from ablation.finetuning.shared_work import SharedWork
@@ -98,7 +98,7 @@ def test_a_task_asks_for_the_memory_of_its_largest_run() -> None:
 def test_runs_that_share_states_are_one_task() -> None:
     runs = make_runs(*ROWS)
     tasks = make_tasks(runs, runs, {"CPU": 1}, n_slots=1)
-    rows = [{find_row(run.config) for run in task.runs} for task in tasks]
+    rows = [{row_number(run.config) for run in task.runs} for task in tasks]
     assert SHARING in rows
     assert sum(map(len, rows)) == len(runs)
     assert {5} in rows
@@ -107,7 +107,7 @@ def test_runs_that_share_states_are_one_task() -> None:
 
 def test_what_is_done_is_left_out_and_known_to_the_others() -> None:
     runs = make_runs(1, 2, 16)
-    done = next(run for run in runs if find_row(run.config) == 1)
+    done = next(run for run in runs if row_number(run.config) == 1)
     (task,) = make_tasks(runs, [run for run in runs if run is not done], {"CPU": 1}, n_slots=1)
     assert done not in task.runs
     assert done.config in task.configs, "so that the others find the states that they would have"

@@ -11,7 +11,7 @@ from helpers import config_from_flags
 from ablation.config.command_line import parse_command_line
 from ablation.config.options import GROUPS, OPTIONS, ExperimentConfig
 from ablation.config.rows import ROWS, format_command, parse_rows
-from ablation.config.rules import find_problems
+from ablation.config.rules import config_problems
 from ablation.system.errors import ConfigError
 from additional_experiments import main
 
@@ -272,7 +272,7 @@ def test_a_number_of_5000_digits_is_wrong_usage(name: str) -> None:
 
 def test_huge_numbers_from_python_are_problems() -> None:
     for name in ("batch_size", "lora_rank", "context_length", "seed", "val_fraction"):
-        problems = find_problems(ExperimentConfig(**{name: 10**5000}))
+        problems = config_problems(ExperimentConfig(**{name: 10**5000}))
         assert any(f"--{name} a number of thousands of digits" in problem for problem in problems)
 
 
@@ -333,7 +333,7 @@ def test_a_path_that_cannot_be_is_wrong_usage(name: str, kind: str, empty_folder
 
 @pytest.mark.parametrize("name", ["data_dir", "weights_dir", "weights", "dataset"])
 def test_a_null_byte_in_a_path_is_a_problem(name: str) -> None:
-    (problem,) = find_problems(ExperimentConfig(**{name: "a\0b"}))
+    (problem,) = config_problems(ExperimentConfig(**{name: "a\0b"}))
     assert problem.startswith(f"--{name}")
     assert "null byte" in problem
 
@@ -439,12 +439,12 @@ def test_all_problems_are_reported_together(
 
 
 def test_rules_hold_from_python_too() -> None:
-    assert find_problems(ExperimentConfig()) == []
-    assert len(find_problems(ExperimentConfig(batch_size=0, lora_rank=16))) == 2
-    assert find_problems(ExperimentConfig(trainable_layers="lora", lora_rank=16)) == []
+    assert config_problems(ExperimentConfig()) == []
+    assert len(config_problems(ExperimentConfig(batch_size=0, lora_rank=16))) == 2
+    assert config_problems(ExperimentConfig(trainable_layers="lora", lora_rank=16)) == []
     wrong = {"batch_size": "8", "num_epochs": 2.5, "seed": True, "context_length": 120.0}
     for name, value in wrong.items():
-        (problem,) = find_problems(ExperimentConfig(**{name: value}))
+        (problem,) = config_problems(ExperimentConfig(**{name: value}))
         assert f"--{name} {value}" in problem
 
 

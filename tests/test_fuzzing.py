@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ablation.classifier.saved_models import SavedClassifier, load_classifier
 from ablation.config.options import OPTIONS, ExperimentConfig
-from ablation.config.rules import find_problems
+from ablation.config.rules import config_problems
 from ablation.config.runs import Keep
 from ablation.data.demo import byte_encoding
 from ablation.data.vocabulary import gpt2_encoding
@@ -49,7 +49,7 @@ CONFIGS = st.sets(st.sampled_from(list(OPTIONS)), max_size=8).flatmap(
 @settings(max_examples=400, **UNHURRIED)
 @given(CONFIGS)
 def test_any_options_are_checked(options: dict) -> None:
-    for problem in find_problems(ExperimentConfig(**options)):
+    for problem in config_problems(ExperimentConfig(**options)):
         assert problem.startswith("--")
 
 

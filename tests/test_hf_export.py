@@ -21,7 +21,7 @@ from ablation.classifier import export
 from ablation.classifier.build import LORA_LAYERS, build_classifier, classify
 from ablation.classifier.export import export_hf, require_export_folder
 from ablation.config.options import ExperimentConfig
-from ablation.config.rules import find_export_problems
+from ablation.config.rules import export_problems
 from ablation.config.sizes import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig
 from ablation.data.demo import byte_encoding
 from ablation.data.vocabulary import gpt2_encoding
@@ -285,7 +285,7 @@ def test_adapter_names_its_base(tmp_path: Path, weights: str) -> None:
 )
 def test_what_transformers_cannot_express(tmp_path: Path, options: dict, named: list[str]) -> None:
     config = replace(CONFIG, **options)
-    problems = find_export_problems(config)
+    problems = export_problems(config)
     assert [problem.split(":")[0] for problem in problems] == [
         f"--export_hf with {flag}" for flag in named
     ]

@@ -115,7 +115,7 @@ def test_a_sweep_goes_on_after_a_model_that_is_not_kept(
 
 def corpus_of(n_classes: int) -> Corpus:
     corpus = load_corpus(ExperimentConfig(demo=True))
-    return replace(corpus, labels=tuple(f"class {i}" for i in range(n_classes)))
+    return replace(corpus, class_names=tuple(f"class {i}" for i in range(n_classes)))
 
 
 def test_too_many_classes_for_an_export_are_known_before_training(

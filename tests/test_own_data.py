@@ -44,14 +44,14 @@ def counts(part: pd.DataFrame) -> dict[int, int]:
 def test_split_is_stratified_seeded_and_loses_nothing(tmp_path: Path) -> None:
     path = write_topics(tmp_path / "a.csv")
     corpus = load(path)
-    assert corpus.labels == ("money", "sport", "weather")
+    assert corpus.class_names == ("money", "sport", "weather")
     assert counts(corpus.parts.test) == {0: 6, 1: 8, 2: 4}
     assert counts(corpus.parts.validation) == {0: 3, 1: 4, 2: 2}
     assert counts(corpus.parts.train) == {0: 21, 1: 28, 2: 14}
     every = pd.concat(vars(corpus.parts).values())
     assert sorted(every["Text"]) == sorted(pd.read_csv(path)["Text"])
     for text, label in zip(every["Text"], every["Label"], strict=True):
-        assert text.startswith(corpus.labels[label])
+        assert text.startswith(corpus.class_names[label])
     again = load(path, seed=7)
     assert again.parts.train.equals(corpus.parts.train), "the split never follows --seed"
     assert corpus.file_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -171,7 +171,7 @@ def test_missing_labels_and_texts(
     ):
         load(path)
     corpus = load(path, drop_incomplete=True)
-    assert corpus.labels == ("ham", "spam")
+    assert corpus.class_names == ("ham", "spam")
     assert sum(len(part) for part in vars(corpus.parts).values()) == 11
     assert "3 of 14 rows are left out" in caplog.text
 
@@ -188,7 +188,7 @@ def test_labels_lose_their_spaces_and_alike_ones_are_named(
 ) -> None:
     rows = [(" ham", "a"), ("ham\u00a0", "b"), ("ham", "c"), ("very bad", "d"), ("VeryBad", "e")]
     corpus = load(write(tmp_path / "a.csv", rows * 3))
-    assert corpus.labels == ("VeryBad", "ham", "very bad")
+    assert corpus.class_names == ("VeryBad", "ham", "very bad")
     assert '"very bad" and "VeryBad" differ only in case or spaces' in caplog.text
     caplog.clear()
     load(write(tmp_path / "a.csv", FINE))
@@ -206,12 +206,14 @@ def test_whole_numbers_are_sorted_as_numbers(tmp_path: Path) -> None:
         expected = ["01", "1", "2", "10"] if "01" in labels else labels
         rows = [(label, f"text {label[:20]}") for label in sorted(labels)] * 3
         corpus = load(write(tmp_path / "a.csv", rows))
-        assert list(corpus.labels) == expected
+        assert list(corpus.class_names) == expected
         for part in vars(corpus.parts).values():
             for row in part.itertuples():
                 assert row.Text == f"text {expected[row.Label][:20]}"
     names = ["1", "10", "2", "a"]
-    assert load(write(tmp_path / "a.csv", [(n, "x") for n in names] * 3)).labels == tuple(names)
+    assert load(write(tmp_path / "a.csv", [(n, "x") for n in names] * 3)).class_names == tuple(
+        names
+    )
 
 
 def test_ignore_index_names_its_class(caplog: pytest.LogCaptureFixture) -> None:
@@ -241,9 +243,9 @@ def test_a_line_of_names_that_is_read_as_a_text(tmp_path: Path) -> None:
         ):
             load(path, **BY_POSITION, **more)
         corpus = load(path, **BY_POSITION, **more, header="yes")
-        assert corpus.labels == ("ham", "spam")
+        assert corpus.class_names == ("ham", "spam")
     corpus = load(path, **BY_POSITION, **files, header="no")
-    assert corpus.labels == ("Label", "ham", "spam")
+    assert corpus.class_names == ("Label", "ham", "spam")
     nameless = write(tmp_path / "d.csv", FINE, names=False)
     with pytest.raises(DataError, match=r'b\.csv, line 1: "Label" seems'):
         load(nameless, **BY_POSITION, **files)
@@ -252,7 +254,7 @@ def test_a_line_of_names_that_is_read_as_a_text(tmp_path: Path) -> None:
         file.write_text(file.read_text().replace("Label", "ham"))
     with pytest.raises(DataError, match='line 1: "ham" seems to be'):
         load(path, **BY_POSITION, **files)
-    assert load(path, **BY_POSITION, **files, header="no").labels == ("ham", "spam")
+    assert load(path, **BY_POSITION, **files, header="no").class_names == ("ham", "spam")
 
 
 def test_files_without_names(tmp_path: Path) -> None:
@@ -260,11 +262,13 @@ def test_files_without_names(tmp_path: Path) -> None:
     with pytest.raises(DataError, match='"rare" seems to be the name'):
         load(path, **BY_POSITION, min_texts_per_class=3)
     corpus = load(path, **BY_POSITION, min_texts_per_class=3, header="no")
-    assert corpus.labels == ("ham", "spam")
+    assert corpus.class_names == ("ham", "spam")
     few = [write(tmp_path / f"{i}.csv", [("a", "x"), ("b", "y")], names=False) for i in "12"]
     few[1].write_text("b,z\n")
     parts = dict.fromkeys(("val_dataset", "test_dataset"), str(few[1]))
-    assert load(few[0], **BY_POSITION, **parts).labels == ("a", "b"), "as every label is single"
+    assert load(few[0], **BY_POSITION, **parts).class_names == ("a", "b"), (
+        "as every label is single"
+    )
     path = write(tmp_path / "b.csv", FINE, names=False)
     assert sum(len(p) for p in vars(load(path, **BY_POSITION).parts).values()) == 10
     same = load(path, **BY_POSITION, test_dataset=str(path))
@@ -278,7 +282,7 @@ def test_rare_classes_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixt
     ):
         load(path)
     caplog.set_level("INFO")
-    assert load(path, min_texts_per_class=3).labels == ("a", "c")
+    assert load(path, min_texts_per_class=3).class_names == ("a", "c")
     assert (
         '2 classes with fewer than 3 texts are left out, and their 3 texts: "b", "d"' in caplog.text
     )

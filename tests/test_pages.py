@@ -156,7 +156,9 @@ def test_a_report_on_hostile_names(tmp_path: Path) -> None:
         corpus = load_corpus(run.config)
         labels = corpus.parts.test["Label"].tolist()
         predicted = [(label + i % 2) % 3 for i, label in enumerate(labels)]
-        result = make_result(labels, predicted, **sizes_of(corpus), labels_of_classes=corpus.labels)
+        result = make_result(
+            labels, predicted, **sizes_of(corpus), labels_of_classes=corpus.class_names
+        )
         folder = write_complete(tmp_path / "runs", run, result, describe_data(corpus))
         content = json.loads((folder / RESULT_NAME).read_text())
         content["commit"] = content["device"]["name"] = content["versions"]["torch"] = evil

@@ -65,7 +65,7 @@ def test_predictions_are_those_of_the_run(flags: str, tmp_path: Path) -> None:
     corpus = load_corpus(config_from_flags(["--demo"]))
     classifier = load_classifier(run, {})
     found = list(predict.predict(classifier, byte_encoding(), corpus.parts.test["Text"], 50))
-    labels = [corpus.labels[number] for number in expected["prediction"]]
+    labels = [corpus.class_names[number] for number in expected["prediction"]]
     assert [prediction.label for prediction in found] == labels
     tolerance = 2e-3 if "bf16" in flags else 1e-6
     for prediction, row in zip(found, expected.itertuples(), strict=True):
@@ -343,7 +343,7 @@ def test_unusual_texts(
     """Spaces without end, which tiktoken runs out of stack on, and bytes that are not UTF-8."""
     for file, content in saved.items():
         (tmp_path / file).write_bytes(content)
-    monkeypatch.setattr(corpora, "find_encoding", lambda _: small_gpt2_encoding())
+    monkeypatch.setattr(corpora, "load_encoding", lambda _: small_gpt2_encoding())
     (tmp_path / "a.csv").write_text(f"Text\nfine\n{' ' * 10**6}a\n")
     assert predict.main([str(tmp_path), "--csv", str(tmp_path / "a.csv"), "--format", "csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3

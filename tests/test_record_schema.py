@@ -70,7 +70,9 @@ def write_run(folder: Path, run: Run) -> Path:
     corpus = load_corpus(run.config)
     labels = corpus.parts.test["Label"].tolist()
     predicted = [(label + (i % 5 == 0)) % 3 for i, label in enumerate(labels)]
-    result = make_result(labels, predicted, **sizes_of(corpus), labels_of_classes=corpus.labels)
+    result = make_result(
+        labels, predicted, **sizes_of(corpus), labels_of_classes=corpus.class_names
+    )
     base = {"weights": "random", "seed": run.config.seed, "torch": "2.13.0"}
     result = replace(result, kept={"model": "0" * 64}, weights=base)
     result.history.epoch_accuracies.append((result.accuracy.train, result.accuracy.validation))

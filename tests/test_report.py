@@ -19,7 +19,7 @@ from ablation.data import corpora
 from ablation.data.corpora import describe_data, load_corpus
 from ablation.data.demo import demo_messages
 from ablation.data.sms import read_messages, split_messages
-from ablation.reports.baseline import classify_by_characters, find_copies, keep_letters
+from ablation.reports.baseline import classify_by_characters, copied_texts, keep_letters
 from ablation.reports.comparisons import compare
 from ablation.reports.findings import (
     describe_detectable,
@@ -301,7 +301,7 @@ def test_the_page_is_whole_and_self_contained(
             write_complete(tmp_path, run, make_result(labels, classes, **sizes_of(corpus)), data)
     write_incomplete(tmp_path, Run(ROWS[3].config), "failed", "no | luck, and none to be had")
     monkeypatch.setattr(
-        "ablation.reports.report_page.find_copies",
+        "ablation.reports.report_page.copied_texts",
         lambda m: {"verbatim": np.arange(n_test) < 3, "letters": np.arange(n_test) < 5},
     )
     printed = write_report(tmp_path, tmp_path)
@@ -317,8 +317,8 @@ def test_the_page_is_whole_and_self_contained(
     pictures = re.findall(r"\]\((report_pictures/.*?)\)", text)
     assert len(pictures) == 4
     assert all((tmp_path / picture).exists() for picture in pictures)
-    widths = {line.count("|") for line in text.splitlines() if "alert(1)" in line}
-    assert len(widths) == 1, "a message's own signs make no cells"
+    padded_lengths = {line.count("|") for line in text.splitlines() if "alert(1)" in line}
+    assert len(padded_lengths) == 1, "a message's own signs make no cells"
     assert "3 stand in the training part word for word, and 5 when" in text
     assert f"without verbatim copies ({n_test - 3})" in text
     assert "no &#124; luck, and none to be had" in text
@@ -398,7 +398,7 @@ def test_copies_are_found() -> None:
     messages = Splits(
         part("Win it", "hello", "42!"), part("x"), part("Win it", "WIN-IT!", "helloo")
     )
-    copies = find_copies(messages)
+    copies = copied_texts(messages)
     assert copies["verbatim"].tolist() == [True, False, False]
     assert copies["letters"].tolist() == [True, True, False]
 
@@ -425,7 +425,7 @@ def test_letters_of_every_script_are_compared(text: str, same: str, other: str) 
 
 
 def test_copies_of_real_messages(real_data_dir: Path) -> None:
-    copies = find_copies(split_messages(read_messages(real_data_dir / "SMSSpamCollection")))
+    copies = copied_texts(split_messages(read_messages(real_data_dir / "SMSSpamCollection")))
     assert (copies["verbatim"].sum(), copies["letters"].sum()) == (36, 54)
 
 

@@ -95,26 +95,26 @@ def takes_fast_path(model: GPTModel, config: ExperimentConfig) -> bool:
     return not config.no_feature_reuse and model.config.drop_rate == 0
 
 
-def read_positions(lengths: Tensor, widths: Tensor, config: ExperimentConfig) -> Tensor:
+def read_positions(lengths: Tensor, padded_lengths: Tensor, config: ExperimentConfig) -> Tensor:
     """The position (B,) by which each text is classified, where they are not averaged."""
     position = config.trainable_token_pos
     if position == "first":
         return torch.zeros_like(lengths)
-    return (lengths if position == "flexible" else widths) - 1
+    return (lengths if position == "flexible" else padded_lengths) - 1
 
 
-def averaged_positions(lengths: Tensor, widths: Tensor, config: ExperimentConfig) -> Tensor:
+def averaged_positions(lengths: Tensor, padded_lengths: Tensor, config: ExperimentConfig) -> Tensor:
     """How many positions (B,) of each text are averaged, where they are."""
-    return lengths if config.trainable_token_pos == "flexible" else widths
+    return lengths if config.trainable_token_pos == "flexible" else padded_lengths
 
 
-def needed_positions(lengths: Tensor, widths: Tensor, config: ExperimentConfig) -> Tensor:
+def needed_positions(lengths: Tensor, padded_lengths: Tensor, config: ExperimentConfig) -> Tensor:
     """How many leading positions (B,) of each text decide what is read of it."""
     if config.disable_causal_mask:
-        return widths
+        return padded_lengths
     if config.average_embeddings:
-        return averaged_positions(lengths, widths, config)
-    return read_positions(lengths, widths, config) + 1
+        return averaged_positions(lengths, padded_lengths, config)
+    return read_positions(lengths, padded_lengths, config) + 1
 
 
 def may_merge(config: ExperimentConfig) -> bool:
@@ -135,7 +135,7 @@ def classify(model: GPTModel, batch: Batch, config: ExperimentConfig) -> tuple[T
 def _run(model: GPTModel, batch: Batch, config: ExperimentConfig) -> Tensor:
     at = None
     if takes_fast_path(model, config) and not config.average_embeddings:
-        at = read_positions(batch.lengths, batch.widths, config)
+        at = read_positions(batch.lengths, batch.padded_lengths, config)
     with autocast(model, config):
         hidden = batch.inputs if batch.n_blocks else model.embed(batch.inputs)
         hidden = model.run_blocks(hidden, start=batch.n_blocks, at=at)
@@ -147,8 +147,8 @@ def _run(model: GPTModel, batch: Batch, config: ExperimentConfig) -> Tensor:
 def read_logits(logits: Tensor, batch: Batch, config: ExperimentConfig) -> Tensor:
     """Logits at every position (B, T, C) -> those that are read, or their mean: (B, C)."""
     if not config.average_embeddings:
-        return pick(logits, read_positions(batch.lengths, batch.widths, config))[:, 0]
-    n_averaged = averaged_positions(batch.lengths, batch.widths, config)[:, None]  # (B, 1)
+        return pick(logits, read_positions(batch.lengths, batch.padded_lengths, config))[:, 0]
+    n_averaged = averaged_positions(batch.lengths, batch.padded_lengths, config)[:, None]  # (B, 1)
     averaged = torch.arange(logits.shape[1], device=logits.device) < n_averaged  # (B, T)
     return (logits * averaged[..., None]).sum(dim=1) / n_averaged
 

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from ablation.classifier.hf_tokenizer import TOKENIZER_NAMES, write_tokenizer
 from ablation.classifier.weight_files import WEIGHTS_NAME
 from ablation.config.options import ExperimentConfig
-from ablation.config.rules import find_export_problems
+from ablation.config.rules import export_problems
 from ablation.config.sizes import PUBLISHED_WEIGHTS
 from ablation.system.errors import ExportError
-from ablation.system.files import ROOM, find_path_problem, parse_json
+from ablation.system.files import ROOM, parse_json, path_problem
 from data_utils import PADDING_TOKEN
 from gpt_model import BLOCK_MODULES, TRANSPOSED, GPTModel, published_names
 from lora import LoRALinear
@@ -46,7 +46,7 @@ def require_export_folder(folder: Path) -> None:
 
     It may be there if it is empty, or an earlier export and nothing else: then it is replaced.
     """
-    if problem := find_path_problem("export_hf", folder, ROOM):
+    if problem := path_problem("export_hf", folder, ROOM):
         raise ExportError(problem)
     try:
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
@@ -116,7 +116,7 @@ def export_hf(
     """
     if len(labels) != len(model.head.bias):
         raise ValueError(f"{len(labels)} labels for {len(model.head.bias)} outputs")
-    problems = find_export_problems(config)
+    problems = export_problems(config)
     if problems:
         raise ExportError("; ".join(problems))
     require_export_folder(folder)

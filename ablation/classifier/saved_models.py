@@ -21,7 +21,7 @@ from ablation.classifier.tensor_files import (
 )
 from ablation.classifier.weight_files import WEIGHTS_NAME, describe_base
 from ablation.config.options import OPTIONS, ExperimentConfig
-from ablation.config.rules import find_problems
+from ablation.config.rules import config_problems
 from ablation.config.runs import CONFIG_NAME
 from ablation.system.errors import CheckpointError, ConfigError
 from ablation.system.files import parse_json, write_atomically
@@ -51,7 +51,7 @@ class SavedClassifier:
 
     model: GPTModel
     config: ExperimentConfig
-    labels: tuple[str, ...]  # names of the classes, by number
+    class_names: tuple[str, ...]  # by number
     max_tokens: int  # that texts are cut to, and, if they are padded, padded to
 
 
@@ -78,7 +78,7 @@ def save_classifier(
     content = {
         "options": {name: getattr(config, name) for name in MODEL_OPTIONS},
         "base": base,
-        "labels": list(corpus.labels),
+        "labels": list(corpus.class_names),
         "max_tokens": max_tokens,
         "padding": not config.no_padding,
         "data": {"name": corpus.name, "file_sha256": corpus.file_sha256},
@@ -120,7 +120,7 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
         raise damaged(folder / WEIGHTS_NAME, f"it does not belong to {CONFIG_NAME}")
     of_this_machine = {"precision": content["options"]["precision"], **given, "weights": weights}
     config = replace(config, **of_this_machine)
-    if problems := find_problems(config):
+    if problems := config_problems(config):
         raise ConfigError(problems)
     if base:
         _require_same_base(base, describe_base(config), folder)
@@ -202,7 +202,7 @@ def _read_options(content: dict[str, Any]) -> ExperimentConfig:
     config = ExperimentConfig(
         weights="random", batch_size=1, context_length=content["max_tokens"], **options
     )
-    if problems := find_problems(config):
+    if problems := config_problems(config):
         raise ValueError(problems[0])
     return config
 

@@ -22,22 +22,22 @@ from ablation.config.rows import (
     ROWS,
     configure,
     differing_options,
-    find_row,
     format_command,
     format_flags,
     list_rows,
     parse_rows,
+    row_number,
 )
 from ablation.config.rules import (
     check_value,
-    find_export_problems,
+    config_problems,
+    export_problems,
     find_joined,
-    find_option_problems,
-    find_problems,
+    option_problems,
 )
 from ablation.config.runs import EPOCH, RESULT_NAME, Keep, Run
 from ablation.system.errors import ConfigError, shorten
-from ablation.system.files import ROOM, find_path_problem
+from ablation.system.files import ROOM, path_problem
 from ablation.system.processes import is_launched
 from ablation.system.version import describe_version
 
@@ -96,7 +96,7 @@ def parse_command_line(argv: Sequence[str]) -> Request:
     if keep.export_dir and is_sweep:
         problems.append("--export_hf with many runs: one folder holds one model; export one run")
     elif keep.export_dir and runs:
-        problems += find_export_problems(runs[0].config)
+        problems += export_problems(runs[0].config)
         problems += _check_export_dir(keep.export_dir, output_dir)
     if is_launched() and not problems:
         problems += _find_launch_problems(asked, runs, is_sweep)
@@ -134,7 +134,7 @@ def _make_runs(
     if "rows" in asked:
         overrides = {name: given[name] for name in given if name not in CIRCUMSTANCES}
     # What is computed elsewhere need not be possible here.
-    find = find_problems if asked.get("ray", LOCAL) == LOCAL else find_option_problems
+    find = config_problems if asked.get("ray", LOCAL) == LOCAL else option_problems
     runs, by_row = [], {}
     configs = {number: configure(ROWS.get(number), given) for number in rows}
     uses_lora = any(config.uses_lora for config in configs.values())
@@ -218,13 +218,13 @@ def _exclusive(asked: Mapping[str, Any]) -> list[str]:
 def _check_output_dir(asked: Mapping[str, Any], output_dir: Path) -> Iterator[str]:
     if asked.get("output_dir") == "":
         yield '--output_dir "": empty; give a folder, or leave --output_dir out'
-    elif problem := find_path_problem("output_dir", output_dir, ROOM):
+    elif problem := path_problem("output_dir", output_dir, ROOM):
         yield problem
 
 
 def _check_export_dir(export_dir: Path, output_dir: Path) -> Iterator[str]:
     """Records are read and replaced, and an exported model is one's own: they stay apart."""
-    if problem := find_path_problem("export_hf", export_dir, ROOM):
+    if problem := path_problem("export_hf", export_dir, ROOM):
         yield problem
         return
     export, output = (Path(os.path.realpath(folder)) for folder in (export_dir, output_dir))
@@ -254,11 +254,11 @@ def _find_launch_problems(
     from ablation.system.machine import (
         choose_device,  # with PyTorch, which torchrun has imported before
     )
-    from ablation.system.parallel import find_launch_problems
+    from ablation.system.parallel import launch_problems
 
     config = runs[0].config
     n_texts = config.batch_size * config.accumulation_steps
-    return find_launch_problems(choose_device(config.device), n_texts)
+    return launch_problems(choose_device(config.device), n_texts)
 
 
 def _name_rows(by_row: Mapping[int | None, Sequence[str]]) -> list[str]:
@@ -280,5 +280,5 @@ def _announce_row(config: ExperimentConfig, asked: int | None) -> None:
         elif number == asked:
             flags = format_flags(differing)
             logger.info("A variant of row %d, not the row, because of %s", number, flags)
-    if asked is None and not find_row(config) and not config.demo:
+    if asked is None and not row_number(config) and not config.demo:
         logger.info("Running: %s", format_command(config))

@@ -8,7 +8,7 @@ from typing import Any
 
 from ablation.config.options import ExperimentConfig
 from ablation.system.errors import shorten
-from ablation.system.files import describe_special, find_path_problem
+from ablation.system.files import describe_special, path_problem
 
 DATASET_FLAGS = {
     "text_column",
@@ -28,7 +28,7 @@ DATASET_FLAGS = {
 FRACTIONS = {"val_fraction": "val_dataset", "test_fraction": "test_dataset"}
 
 
-def find_dataset_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> Iterator[str]:
+def dataset_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> Iterator[str]:
     """A sentence for each rule that is broken.
 
     Args:
@@ -46,7 +46,7 @@ def find_dataset_problems(config: ExperimentConfig, given: Mapping[str, Any]) ->
     for name in ("dataset", "val_dataset", "test_dataset"):
         yield from _check_file(name, getattr(config, name))
     yield from _check_columns(config)
-    yield from find_encoding_problems(config.encoding)
+    yield from encoding_problems(config.encoding)
     for name, other in FRACTIONS.items():
         if name in given and getattr(config, other):
             yield (
@@ -64,7 +64,7 @@ def find_dataset_problems(config: ExperimentConfig, given: Mapping[str, Any]) ->
 def _check_file(name: str, path: str | None) -> Iterator[str]:
     if not path:
         return
-    if problem := find_path_problem(name, path):
+    if problem := path_problem(name, path):
         yield problem
     elif not Path(path).exists():
         yield f'--{name} "{path}": no such file'
@@ -88,7 +88,7 @@ def _check_columns(config: ExperimentConfig) -> Iterator[str]:
         )
 
 
-def find_encoding_problems(name: str) -> Iterator[str]:
+def encoding_problems(name: str) -> Iterator[str]:
     """A sentence if there is no encoding of that name."""
     try:
         "a".encode(name)

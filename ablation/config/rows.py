@@ -187,12 +187,12 @@ def configure(row: Row | None, given: Mapping[str, Any]) -> ExperimentConfig:
     return ExperimentConfig(**values)
 
 
-def find_row(config: ExperimentConfig) -> int | None:
+def row_number(config: ExperimentConfig) -> int | None:
     """The number of the row that the experiment is; none if it is none of them."""
     return next((n for n, row in ROWS.items() if not differing_options(config, row)), None)
 
 
-def find_nearest_row(config: ExperimentConfig) -> tuple[int, Row]:
+def nearest_row(config: ExperimentConfig) -> tuple[int, Row]:
     """The row that is in the experiment with most of its flags: row 1, which has none, if no
     other."""
     within = [

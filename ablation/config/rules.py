@@ -9,17 +9,17 @@ from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
-from ablation.config.dataset_rules import find_dataset_problems, format_given
+from ablation.config.dataset_rules import dataset_problems, format_given
 from ablation.config.options import CONTEXT_LENGTHS, OPTIONS, ExperimentConfig, describe_number
 from ablation.config.sizes import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig
 from ablation.system.errors import shorten
-from ablation.system.files import ROOM, find_path_problem
+from ablation.system.files import ROOM, path_problem
 
 # What people call choices that have another name here.
 MEANT = {"gpu": "cuda", "float32": "fp32", "bfloat16": "bf16"}
 
 
-def find_problems(config: ExperimentConfig, given: Mapping[str, Any] | None = None) -> list[str]:
+def config_problems(config: ExperimentConfig, given: Mapping[str, Any] | None = None) -> list[str]:
     """Check every rule on and between options, without doing any work.
 
     Args:
@@ -29,23 +29,21 @@ def find_problems(config: ExperimentConfig, given: Mapping[str, Any] | None = No
     Returns:
         A sentence for each broken rule, with its flag, its value and the way out.
     """
-    return [*find_option_problems(config, given), *find_machine_problems(config)]
+    return [*option_problems(config, given), *machine_problems(config)]
 
 
-def find_option_problems(
-    config: ExperimentConfig, given: Mapping[str, Any] | None = None
-) -> list[str]:
+def option_problems(config: ExperimentConfig, given: Mapping[str, Any] | None = None) -> list[str]:
     """The same of the rules that do not depend on the machine that computes."""
     if given is None:
         given = differing_values(config)
     return [
-        *find_value_problems(config, given),
+        *value_problems(config, given),
         *_check_weights(config),
-        *find_dataset_problems(config, given),
+        *dataset_problems(config, given),
     ]
 
 
-def find_value_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> list[str]:
+def value_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> list[str]:
     """The same of the rules that ask for no file: what each value, and what some together, may
     be."""
     problems = []
@@ -61,12 +59,12 @@ def differing_values(config: ExperimentConfig) -> dict[str, Any]:
     return {name: v for name, v in values.items() if v != OPTIONS[name].default}
 
 
-def find_machine_problems(config: ExperimentConfig) -> list[str]:
+def machine_problems(config: ExperimentConfig) -> list[str]:
     """The same of what the machine that computes must have: weights, folders, the device."""
     return [*_check_weights_file(config), *_check_folders(config), *_check_device(config)]
 
 
-def find_export_problems(config: ExperimentConfig) -> list[str]:
+def export_problems(config: ExperimentConfig) -> list[str]:
     """Why ``transformers`` cannot express a configuration: a sentence for each reason.
 
     It always has the causal mask, and reads a text's last token that is no padding. Precision is
@@ -171,7 +169,7 @@ def _check_weights(config: ExperimentConfig) -> Iterator[str]:
 def _check_weights_file(config: ExperimentConfig) -> Iterator[str]:
     if config.weights in ("pretrained", "random", ""):
         return
-    if problem := find_path_problem("weights", config.weights):
+    if problem := path_problem("weights", config.weights):
         yield problem
     elif not Path(config.weights).exists():
         yield (
@@ -183,7 +181,7 @@ def _check_weights_file(config: ExperimentConfig) -> Iterator[str]:
 def _check_folders(config: ExperimentConfig) -> Iterator[str]:
     for name in ("data_dir", "weights_dir"):
         folder = getattr(config, name)
-        if folder and (problem := find_path_problem(name, folder, ROOM)):
+        if folder and (problem := path_problem(name, folder, ROOM)):
             yield problem
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ablation.config.options import OPTIONS, ExperimentConfig
-from ablation.config.rows import CIRCUMSTANCES, find_nearest_row
+from ablation.config.rows import CIRCUMSTANCES, nearest_row
 
 MAX_NAME_LENGTH = 130  # of a folder's name, of the 255 bytes that file systems allow
 EPOCH = "epoch"
@@ -47,7 +47,7 @@ class Run:
 
         Values are whole; where they would make it too long, the longest flags are counted only.
         """
-        number, row = find_nearest_row(self.config)
+        number, row = nearest_row(self.config)
         words = [
             name if value is True else f"{name}-{_safe(value)}"
             for name, value in _choices(self.config)

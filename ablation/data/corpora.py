@@ -61,7 +61,7 @@ def checksum(parts: Splits[pd.DataFrame]) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
-def find_encoding(config: ExperimentConfig) -> tiktoken.Encoding:
+def load_encoding(config: ExperimentConfig) -> tiktoken.Encoding:
     """How texts become tokens.
 
     Raises:

@@ -69,7 +69,7 @@ def format_summary(summary: DataSummary, name: str) -> list[str]:
 
 def describe_corpus(corpus: Corpus, is_own: bool) -> str:
     """What was read: of one's own data all that is worth knowing, otherwise the sizes."""
-    lines = format_summary(summarise(corpus.parts, corpus.labels), corpus.name)
+    lines = format_summary(summarise(corpus.parts, corpus.class_names), corpus.name)
     return "\n".join(lines if is_own else lines[:1])
 
 

@@ -26,7 +26,7 @@ class _Trial:
         return bool(self.rows) and {len(row) for row in self.rows} == {max(2, len(self.rows[0]))}
 
 
-def find_delimiter(
+def detect_delimiter(
     lines: Sequence[str],
     is_cut: bool,
     has_columns: Callable[[list[str]], bool],

@@ -51,7 +51,7 @@ def load_own_corpus(config: ExperimentConfig) -> Corpus:
         parts = replace(parts, train=_undersample(parts.train))
     return Corpus(
         parts=parts,
-        labels=labels,
+        class_names=labels,
         name=paths["train"].name,
         file_sha256=checksum_files(config),
     )

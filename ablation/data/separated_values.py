@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ablation.config.options import DELIMITERS
-from ablation.data.delimiters import describe_delimiter, find_delimiter
+from ablation.data.delimiters import describe_delimiter, detect_delimiter
 from ablation.system.errors import DataError
 
 SAMPLE_LINES = 100  # from which the delimiter is found, or the names of JSON
@@ -120,7 +120,7 @@ def _take_delimiter(
     if said := re.fullmatch(r'"?sep=([^\r\n])"?\s*', first[1], re.IGNORECASE):
         return delimiter or said[1], lines
     sample = [first, *itertools.islice(lines, SAMPLE_LINES - 1)]
-    delimiter = delimiter or find_delimiter(
+    delimiter = delimiter or detect_delimiter(
         [line for _, line in sample],
         len(sample) == SAMPLE_LINES,
         lambda row: all(_find(row, name, are_positions(columns)) for name in columns),

@@ -32,7 +32,7 @@ def write_split(
                 "file": Path(source).name,
                 "row": texts["Line"],
                 "part": part,
-                "label": texts["Label"].map(corpus.labels.__getitem__),
+                "label": texts["Label"].map(corpus.class_names.__getitem__),
             }
         )
         for source, part, texts in zip(sources, PARTS, vars(corpus.parts).values(), strict=True)

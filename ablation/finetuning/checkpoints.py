@@ -29,7 +29,7 @@ from ablation.finetuning.training import Keeper, TrainingState
 from ablation.system.errors import CheckpointError, DataError
 from ablation.system.output import print_lines
 from ablation.system.parallel import from_first, is_first, tensors_from_first
-from ablation.system.signals import Patience
+from ablation.system.signals import DeferredSignals
 
 logger = logging.getLogger("experiments")
 
@@ -55,12 +55,12 @@ class Checkpoints(Keeper):
         every: int | str | None,
         resume: bool,
         features: float,
-        patience: Patience,
+        signals: DeferredSignals,
     ) -> None:
         self._path, self._find_identity, self._every = path, identity, every
         self._identity: dict[str, Any] | None = None
         self._resume = resume
-        self._patience = patience
+        self._signals = signals
         self._features, self._training = features, 0.0  # seconds before this process's training
         self._started = time.perf_counter()
         self._saved_step = 0
@@ -117,7 +117,7 @@ class Checkpoints(Keeper):
         logger.info("Continuing after step %d, from %s", state.step, self._path)
         for line in lines:
             print_lines(line)
-        self._patience.heed()
+        self._signals.heed()
 
     def _read(self) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
         """Header and tensors of the checkpoint to go on from; none if there is none."""
@@ -139,7 +139,7 @@ class Checkpoints(Keeper):
             is_due = state.step - self._saved_step >= self._every
         if is_due:
             self.save()
-        self._patience.heed(before=self.save)
+        self._signals.heed(before=self.save)
 
     def end_training(self) -> None:
         """Write a checkpoint of what training came to, if any are to be written.
@@ -149,7 +149,7 @@ class Checkpoints(Keeper):
         """
         if self._every:
             self.save()
-        self._patience.heed(before=self.save)
+        self._signals.heed(before=self.save)
 
     def save(self) -> None:
         """Write a checkpoint of the state after the last update, if there is none yet."""

@@ -14,9 +14,9 @@ from ablation.classifier.saved_models import save_classifier
 from ablation.classifier.weight_files import WEIGHTS_NAME
 from ablation.config.options import ExperimentConfig
 from ablation.config.rows import CIRCUMSTANCES
-from ablation.config.rules import find_machine_problems, find_problems
+from ablation.config.rules import config_problems, machine_problems
 from ablation.config.runs import Keep
-from ablation.data.corpora import describe_data, find_encoding
+from ablation.data.corpora import describe_data, load_encoding
 from ablation.data.own_data import require_ignored_class
 from ablation.finetuning.checkpoints import CHECKPOINT_NAME, Checkpoints
 from ablation.finetuning.memory import require_memory
@@ -36,7 +36,7 @@ from ablation.system.machine import (
 )
 from ablation.system.output import print_lines
 from ablation.system.parallel import from_first, is_first, largest, require_same
-from ablation.system.signals import Patience
+from ablation.system.signals import DeferredSignals
 from data_utils import Corpus, EncodedTexts, Splits, count_max_tokens, make_loaders
 from gpt_model import GPTModel
 
@@ -64,16 +64,16 @@ def run_experiment(
     keep = keep or Keep()
     if keep.save_model and not keep.folder:
         raise ValueError("a model is to be kept, but no folder is named")
-    problems = find_machine_problems(config) if shared else find_problems(config)
+    problems = machine_problems(config) if shared else config_problems(config)
     if problems:
         raise ConfigError(problems)
     device = choose_device(config.device)
     require_same(lambda: {**describe_program(), **_flags(config), "device": device.type})
     shared = shared or SharedWork([config])
     if keep.export_dir:
-        require_few_classes(len(shared.corpus.labels), config)
+        require_few_classes(len(shared.corpus.class_names), config)
     if config.dataset:
-        require_ignored_class(config, shared.corpus.labels)
+        require_ignored_class(config, shared.corpus.class_names)
     reset_peak_memory(device)
     set_precision(config.precision)
     texts = shared.texts(config)
@@ -84,14 +84,14 @@ def run_experiment(
     require_memory(texts, config)
     inputs, feature_seconds = shared.inputs(model, config)
     loaders = make_loaders(inputs, config.batch_size)
-    with Patience(agree=largest) as patience:
+    with DeferredSignals(agree=largest) as signals:
         checkpoints = Checkpoints(
             keep.folder and keep.folder / CHECKPOINT_NAME,
             identity=lambda: _identity(shared.corpus, config, base),
             every=keep.checkpoint_every,
             resume=keep.resume,
             features=feature_seconds,
-            patience=patience,
+            signals=signals,
         )
         history = train(model, loaders, config, checkpoints)
         checkpoints.end_training()
@@ -110,14 +110,14 @@ def run_experiment(
     accuracy = predictions.map(lambda part: part.accuracy)
     print_lines("\n".join(format_accuracies(accuracy)))
     if config.dataset:  # on the SMS data, the protocol's lines are all
-        print_lines(format_metrics(measure_classes(predictions.test, shared.corpus.labels)))
+        print_lines(format_metrics(measure_classes(predictions.test, shared.corpus.class_names)))
     logger.info("Seconds: " + ", ".join(f"{name} {s:.1f}" for name, s in seconds.items()))
     return ExperimentResult(
         history=history,
         accuracy=accuracy,
         test=predictions.test,
         test_lines=shared.corpus.parts.test["Line"].tolist(),
-        labels=shared.corpus.labels,
+        class_names=shared.corpus.class_names,
         seconds=seconds,
         n_trained=sum(p.numel() for p in parameters if p.requires_grad),
         n_parameters=sum(p.numel() for p in parameters),
@@ -147,7 +147,7 @@ def _keep_model(
         save_classifier(folder, model, config, base, corpus, n_tokens)
 
     def export(folder: Path) -> None:
-        export_hf(model, config, corpus.labels, n_tokens, folder, find_encoding(config))
+        export_hf(model, config, corpus.class_names, n_tokens, folder, load_encoding(config))
 
     folders = {"model": keep.save_model and keep.folder, "export": keep.export_dir}
     kept, not_kept = {}, {}

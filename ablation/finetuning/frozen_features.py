@@ -59,7 +59,7 @@ class HiddenStates(Dataset):
     starts: Tensor  # (N,) int64
     n_states: Tensor  # (N,) int64
     lengths: Tensor  # (N,) int64
-    widths: Tensor  # (N,) int64
+    padded_lengths: Tensor  # (N,) int64
     labels: Tensor  # (N,) int64
     n_blocks: int
 
@@ -77,7 +77,7 @@ class HiddenStates(Dataset):
         return Batch(
             self.states[rows],
             self.lengths[indices],
-            self.widths[indices],
+            self.padded_lengths[indices],
             self.labels[indices],
             self.n_blocks,
         )
@@ -120,7 +120,7 @@ def count_frozen_blocks(model: GPTModel) -> int:
 def cut_texts(texts: EncodedTexts, config: ExperimentConfig) -> EncodedTexts:
     """The same texts, of which only the needed positions go into batches."""
     texts = copy.copy(texts)
-    texts.n_inputs = needed_positions(texts.lengths, texts.widths, config)
+    texts.n_inputs = needed_positions(texts.lengths, texts.padded_lengths, config)
     return texts
 
 
@@ -172,7 +172,7 @@ class FrozenPrefix:
                 starts=self._starts[number],
                 n_states=texts.n_inputs,
                 lengths=texts.lengths,
-                widths=texts.widths,
+                padded_lengths=texts.padded_lengths,
                 labels=texts.labels,
                 n_blocks=n_blocks,
             )
@@ -264,7 +264,7 @@ def _run_last_block(
 
     def read(batch: Batch) -> Tensor:
         with autocast(model, config):
-            at = read_positions(batch.lengths, batch.widths, config)
+            at = read_positions(batch.lengths, batch.padded_lengths, config)
             hidden = model.run_blocks(batch.inputs, start=batch.n_blocks, at=at)  # (B, 1, D)
         return hidden[:, 0]
 

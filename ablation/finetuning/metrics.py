@@ -99,14 +99,14 @@ def _list_confusions(
 ) -> list[str]:
     """What was most often taken for something else."""
     labels = [cut(part["label"], LABEL_COLUMNS) for part in classes]
-    pairs = find_confused(np.array(confusion))
+    pairs = most_confused(np.array(confusion))
     return ["Most frequent confusions:"] * bool(pairs) + [
         f"  {labels[i]} as {labels[j]}: {confusion[i][j]} of {classes[i]['texts']} texts"
         for i, j in pairs
     ]
 
 
-def find_confused(confusion: np.ndarray) -> list[tuple[int, int]]:
+def most_confused(confusion: np.ndarray) -> list[tuple[int, int]]:
     """The ``N_WORST`` pairs of different classes in a confusion (C, C) that have the most texts;
     fewer if others have none."""
     counts = confusion * (1 - np.eye(len(confusion)))

@@ -116,7 +116,7 @@ class ExperimentResult:
     accuracy: Splits[Accuracy]
     test: Predictions
     test_lines: list[int]  # of the source file, where each test text begins
-    labels: tuple[str, ...]  # names of the classes, by number
+    class_names: tuple[str, ...]  # by number
     seconds: dict[str, float]
     n_trained: int  # parameters
     n_parameters: int  # trained or not

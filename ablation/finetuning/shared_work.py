@@ -20,7 +20,7 @@ from ablation.classifier.build import (
 from ablation.classifier.weight_files import describe_base
 from ablation.config.options import ExperimentConfig
 from ablation.config.sizes import MODEL_SIZES
-from ablation.data.corpora import find_encoding, load_corpus
+from ablation.data.corpora import load_corpus, load_encoding
 from ablation.data.data_summary import describe_corpus, format_cut
 from ablation.finetuning.frozen_features import (
     FrozenPrefix,
@@ -74,7 +74,7 @@ class SharedWork:
         key = (config.context_length, config.no_padding, config.batch_size)
         if key not in self._texts:
             with first_on_node():
-                encoding = self._encoding or find_encoding(config)
+                encoding = self._encoding or load_encoding(config)
             self._texts[key] = encode_splits(self.corpus.parts, encoding, config)
             if config.dataset:
                 self._describe_cut(self._texts[key], config)
@@ -94,7 +94,7 @@ class SharedWork:
         Raises:
             DataError, CheckpointError: the weights are missing, damaged, or change meanwhile.
         """
-        base, n_classes = describe_base(config), len(self.corpus.labels)
+        base, n_classes = describe_base(config), len(self.corpus.class_names)
         key = (_weights_key(config), base)
         others = [other for other in self._configs if _weights_key(other) == key[0]]
         if config.trainable_layers == "all" or len(others) < 2:

@@ -23,7 +23,7 @@ def classify_by_characters(messages: Splits[pd.DataFrame]) -> Splits[np.ndarray]
     return messages.map(lambda part: classifier.predict(part["Text"]) == part["Label"].to_numpy())
 
 
-def find_copies(messages: Splits[pd.DataFrame]) -> dict[str, np.ndarray]:
+def copied_texts(messages: Splits[pd.DataFrame]) -> dict[str, np.ndarray]:
     """Whether each test message stands in the training part: word for word, and when only
     letters are compared."""
     views = {"verbatim": lambda text: text, "letters": keep_letters}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ablation.finetuning.metrics import find_confused
+from ablation.finetuning.metrics import most_confused
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ClassFigures:
     def confusions(self) -> str:
         """The pairs of classes that are confused most often, in words."""
         counts = self.confusion
-        pairs = find_confused(counts)
+        pairs = most_confused(counts)
         if not pairs:
             return "No text was taken for one of another class."
         texts = counts.sum(axis=1)

@@ -88,7 +88,7 @@ def _fits(record: Record, corpus: Corpus) -> bool:
     fits = (
         Splits(*PARTS).map(lambda part: record.accuracy(part).total) == sizes
         and record.predictions["label"].tolist() == corpus.parts.test["Label"].tolist()
-        and (classes is None or [part["label"] for part in classes] == list(corpus.labels))
+        and (classes is None or [part["label"] for part in classes] == list(corpus.class_names))
     )
     if not fits:
         logger.warning(

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ablation.config.rows import ROWS
 from ablation.reports import pictures
-from ablation.reports.baseline import classify_by_characters, find_copies
+from ablation.reports.baseline import classify_by_characters, copied_texts
 from ablation.reports.class_figures import ClassFigures
 from ablation.reports.comparisons import accuracy_interval
 from ablation.reports.findings import describe_smallest, find_differences, tabulate_findings
@@ -173,7 +173,7 @@ def _show_hardest(parts: Sequence[Configuration], corpus: Corpus) -> Iterator[Bl
         yield Table(
             ["message", "wrong", "is", "text"],
             [
-                [str(i), f"{100 * mean[i]:.0f} %", corpus.labels[classes[i]], texts[i]]
+                [str(i), f"{100 * mean[i]:.0f} %", corpus.class_names[classes[i]], texts[i]]
                 for i in hardest
             ],
         )
@@ -221,7 +221,7 @@ def _audit(
     baseline: Splits[np.ndarray],
     messages: Splits[pd.DataFrame],
 ) -> Iterator[Block]:
-    copies = find_copies(messages)
+    copies = copied_texts(messages)
     n = len(messages.test)
     yield Heading("Test messages that stand in the training part")
     yield Paragraph(

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ablation.config.options import ExperimentConfig
 from ablation.config.published import PUBLISHED_SEED, messages_apart, published_count
-from ablation.config.rows import ROWS, Row, configure, find_row, format_command, format_flags
+from ablation.config.rows import ROWS, Row, configure, format_command, format_flags, row_number
 from ablation.config.runs import identify
 from ablation.reports.comparisons import accuracy_interval, prediction_interval
 from ablation.sweeps.records import Record
@@ -123,7 +123,7 @@ def _make_section(overrides: dict[str, Any], groups: dict[str, list[Record]]) ->
 
 def _is_new(section: Section) -> bool:
     return any(
-        find_row(record.config) is None
+        row_number(record.config) is None
         for configuration in section.configurations.values()
         for record in configuration.records
     )

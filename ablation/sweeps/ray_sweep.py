@@ -31,7 +31,7 @@ from tqdm import tqdm
 from ablation.config.cluster_request import LOCAL, ClusterRequest
 from ablation.config.options import ExperimentConfig
 from ablation.config.runs import Keep, Run
-from ablation.data.corpora import find_encoding, load_corpus
+from ablation.data.corpora import load_corpus, load_encoding
 from ablation.data.data_summary import describe_corpus
 from ablation.data.vocabulary import portable
 from ablation.finetuning.shared_work import SharedWork
@@ -57,8 +57,8 @@ from ablation.system.errors import ClusterError, RecordError
 from ablation.system.files import write_atomically
 from ablation.system.machine import PACKAGES
 from ablation.system.output import print_lines
-from ablation.system.signals import Interrupted, Patience
-from ablation.system.version import PROJECT, find_commit
+from ablation.system.signals import DeferredSignals, Interrupted
+from ablation.system.version import PROJECT, read_commit
 from data_utils import Corpus
 
 logger = logging.getLogger("experiments")
@@ -168,7 +168,7 @@ def run_ray_sweep(
             from other weights of the same name.
         Interrupted: the process was asked to stop; what is complete is recorded.
     """
-    find_commit()  # before others change the files
+    read_commit()  # before others change the files
     to_do = [run for run in runs if not find_done(run, output_dir, keep)]
     if not to_do:
         logger.info("All %d runs are done already", len(runs))
@@ -177,8 +177,8 @@ def run_ray_sweep(
     corpus = load_corpus(config)
     require_one_table(output_dir, corpus, runs)
     logger.info(describe_corpus(corpus, is_own=bool(config.dataset)))
-    encoding = portable(find_encoding(config))
-    with connected(request.address) as patience:
+    encoding = portable(load_encoding(config))
+    with connected(request.address) as signals:
         nodes = find_nodes()
         demand = find_demand(request, config.device, nodes)
         tasks = make_tasks(runs, to_do, demand, sum(node.count(demand) for node in nodes))
@@ -193,7 +193,7 @@ def run_ray_sweep(
             if ledger.n_ended:
                 logger.info("%d of %d runs are done already", ledger.n_ended, len(runs))
             logger.info("%d runs to do, in %d tasks", len(to_do), len(tasks))
-            _compute(tasks, (corpus, encoding), ledger, keep.save_model, patience)
+            _compute(tasks, (corpus, encoding), ledger, keep.save_model, signals)
     return ledger.failed
 
 
@@ -202,7 +202,7 @@ def _compute(
     texts: tuple[Any, Any],
     ledger: Ledger,
     keeps_models: bool,
-    patience: Patience,
+    signals: DeferredSignals,
 ) -> None:
     """Hand tasks to Ray, and record what comes back until all have ended."""
     inbox = _start_inbox()
@@ -211,7 +211,7 @@ def _compute(
     by_name = {run.name: run for task in tasks for run in task.runs}
     last_possible = last_sign = time.monotonic()
     while pending:
-        patience.heed()
+        signals.heed()
         ended, _ = ray.wait(list(pending), timeout=POLL_SECONDS)
         mail, now = _ask(inbox.take.remote()), time.monotonic()
         for name, outcome in mail.outcomes.items():
@@ -339,7 +339,7 @@ def find_nodes() -> list[Node]:
 
 
 @contextmanager
-def connected(address: str) -> Iterator[Patience]:
+def connected(address: str) -> Iterator[DeferredSignals]:
     """Inside, this process is connected to the Ray at an address, or to one of its own.
 
     Gives what notes signals: Ray bears no exception at any moment, so they wait.
@@ -353,12 +353,12 @@ def connected(address: str) -> Iterator[Patience]:
     if address != LOCAL:
         address, options = find_cluster(address), {}
     try:
-        with Patience() as starting:
+        with DeferredSignals() as starting:
             _start(address, **options)
             starting.heed()
         # Here our handlers of signals are back, in whose place Ray had put its own.
-        with Patience() as patience:
-            yield patience
+        with DeferredSignals() as signals:
+            yield signals
     except SystemExit:  # which Ray, while it starts, makes of SIGTERM
         raise Interrupted(signal.SIGTERM) from None
     finally:

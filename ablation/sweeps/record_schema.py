@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 
 from ablation.config.options import ExperimentConfig
-from ablation.config.rows import CIRCUMSTANCES, LORA_FLAGS, ROWS, find_row, format_command
-from ablation.config.rules import differing_values, find_value_problems
+from ablation.config.rows import CIRCUMSTANCES, LORA_FLAGS, ROWS, format_command, row_number
+from ablation.config.rules import differing_values, value_problems
 from ablation.system.output import printable
 from data_utils import PARTS
 
@@ -215,8 +215,8 @@ def check_result(result: Mapping[str, Any]) -> None:
         config = ExperimentConfig(**result["flags"])
         asked = replace(config, **(result["overrides"] or {}))
         problems = [
-            *find_value_problems(config, differing_values(config)),
-            *find_value_problems(asked, given={}),
+            *value_problems(config, differing_values(config)),
+            *value_problems(asked, given={}),
         ] or [*_contradictions(result, config)]
     if problems:
         raise ValueError("; ".join(problems[:N_NAMED]))
@@ -225,8 +225,8 @@ def check_result(result: Mapping[str, Any]) -> None:
 def _contradictions(result: Mapping[str, Any], config: ExperimentConfig) -> Iterator[str]:
     if result["seed"] != config.seed:
         yield f"seed is {result['seed']}, and flags.seed {config.seed}"
-    if result["row"] != find_row(config):
-        yield f"row is {result['row']}, and its flags are those of row {find_row(config)}"
+    if result["row"] != row_number(config):
+        yield f"row is {result['row']}, and its flags are those of row {row_number(config)}"
     if _flags_in(result["command"]) != _flags_in(format_command(config)):
         yield f"command is {reprlib.repr(result['command'])}, and flags say otherwise"
     weights = result.get("weights", {})

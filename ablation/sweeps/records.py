@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 
 from ablation.config.options import OPTIONS, ExperimentConfig
-from ablation.config.rows import find_row, format_command
+from ablation.config.rows import format_command, row_number
 from ablation.config.runs import RESULT_NAME, Run, identify
 from ablation.data.own_data import checksum_files
 from ablation.finetuning.metrics import format_metrics, measure_classes
@@ -41,7 +41,7 @@ from ablation.sweeps.record_schema import COLUMNS, check_predictions, check_resu
 from ablation.sweeps.record_weights import is_outdated
 from ablation.system.errors import RecordError
 from ablation.system.files import parse_json, write_atomically
-from ablation.system.version import find_commit
+from ablation.system.version import read_commit
 from data_utils import PARTS, Splits
 
 logger = logging.getLogger("experiments")
@@ -148,7 +148,7 @@ def write_complete(
         "seconds": result.seconds,
         "peak_memory_bytes": result.peak_memory,
         "accuracy": {part: asdict(getattr(result.accuracy, part)) for part in PARTS},
-        "test": measure_classes(result.test, result.labels),
+        "test": measure_classes(result.test, result.class_names),
         "history": asdict(result.history),
         "predictions_sha256": hashlib.sha256(predictions).hexdigest(),
         "kept": result.kept,
@@ -193,7 +193,7 @@ def require_writable(output_dir: Path) -> None:
 def _describe(run: Run, status: str, machine: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "status": status,
-        "row": find_row(run.config),
+        "row": row_number(run.config),
         "seed": run.config.seed,
         "command": format_command(run.config),
         "flags": {
@@ -203,7 +203,7 @@ def _describe(run: Run, status: str, machine: Mapping[str, Any]) -> dict[str, An
         },
         "overrides": run.overrides,
         **machine,
-        "commit": find_commit(),
+        "commit": read_commit(),
     }
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ablation.classifier.weight_files import WEIGHTS_NAME
-from ablation.config.rows import find_row, format_command
+from ablation.config.rows import format_command, row_number
 from ablation.config.runs import Keep, Run, identify
 from ablation.data.corpora import describe_data
 from ablation.data.split_files import write_split
@@ -32,7 +32,7 @@ from ablation.system.files import checksum_file
 from ablation.system.machine import choose_device, describe_machine
 from ablation.system.output import print_lines, printable
 from ablation.system.parallel import is_first
-from ablation.system.version import find_commit
+from ablation.system.version import read_commit
 from data_utils import Corpus
 
 logger = logging.getLogger("experiments")
@@ -51,7 +51,7 @@ def run_and_record(
         ExperimentError: the record is written, but the model could not be kept.
         Exception, Interrupted: what made the run fail or stop, when it was recorded.
     """
-    find_commit()  # before others change the files
+    read_commit()  # before others change the files
     folder = run.folder(output_dir)
     if is_first():
         require_writable(folder)  # before the work, not after it
@@ -215,7 +215,7 @@ def require_one_table(output_dir: Path, corpus: Corpus, runs: Sequence[Run]) -> 
 
 def describe_run(run: Run) -> str:
     """The run in words: its row or its command, and its seed."""
-    row = find_row(run.config)
+    row = row_number(run.config)
     return f"Row {row}, seed {run.config.seed}" if row else format_command(run.config)
 
 

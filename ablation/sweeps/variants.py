@@ -9,9 +9,9 @@ from ablation.config.rows import (
     ROWS,
     configure,
     differing_options,
-    find_nearest_row,
-    find_row,
     format_flags,
+    nearest_row,
+    row_number,
 )
 from ablation.config.runs import Run, identify
 
@@ -21,13 +21,13 @@ def compare_with_published(run: Run, correct: int, total: int) -> str | None:
 
     Of a variant it says which row it varies. Of a run on other texts there is nothing to say.
     """
-    row = find_row(run.config)
+    row = row_number(run.config)
     if row:
         seed = "" if run.config.seed == PUBLISHED_SEED else f", seed {run.config.seed}"
         return f"Row {row}{seed}: {messages_apart('test', correct, total, ROWS[row].test)}"
     if run.config.demo or run.config.dataset:
         return None
-    row = find_varied_row(run)
+    row = varied_row(run)
     return f"{describe_variant(run, row)}: its published {ROWS[row].test:.2f} % does not apply"
 
 
@@ -36,7 +36,7 @@ def describe_variant(run: Run, row: int) -> str:
     return f"A variant of row {row} ({format_flags(differing_options(run.config, ROWS[row]))})"
 
 
-def find_varied_row(run: Run) -> int:
+def varied_row(run: Run) -> int:
     """The number of the row that a run's flags were given beside, or else of the one that is in it
     with most of its flags."""
     asked = []
@@ -47,5 +47,5 @@ def find_varied_row(run: Run) -> int:
             if identify(replace(configure(row, run.overrides), seed=run.config.seed))
             == identify(run.config)
         ]
-    nearest, _ = find_nearest_row(run.config)
+    nearest, _ = nearest_row(run.config)
     return min(asked, key=lambda n: len(differing_options(run.config, ROWS[n])), default=nearest)

@@ -26,7 +26,7 @@ FAULTS = {
 }
 
 
-def find_path_fault(path: str | Path, below: str = "") -> str | None:
+def path_fault(path: str | Path, below: str = "") -> str | None:
     """What is wrong with a path, whatever is or is not there; none if nothing is.
 
     Args:
@@ -43,9 +43,9 @@ def find_path_fault(path: str | Path, below: str = "") -> str | None:
     return None
 
 
-def find_path_problem(name: str, path: str | Path, below: str = "") -> str | None:
+def path_problem(name: str, path: str | Path, below: str = "") -> str | None:
     """The same for the path of the flag ``name``, as a sentence."""
-    fault = find_path_fault(path, below)
+    fault = path_fault(path, below)
     return f'--{name} "{shorten(path, 60)}": {fault}' if fault else None
 
 

@@ -53,7 +53,7 @@ def size() -> int:
 # ---------------------------------------------------------------- coming together
 
 
-def find_launch_problems(device: torch.device, n_texts: int) -> list[str]:
+def launch_problems(device: torch.device, n_texts: int) -> list[str]:
     """What speaks against running on the processes that torchrun started, for people.
 
     Args:

@@ -53,7 +53,7 @@ def ending_at_once() -> Iterator[None]:
         yield
 
 
-class Patience:
+class DeferredSignals:
     """In its ``with`` statement the first signal waits to be heeded; a second does not.
 
     Args:
@@ -66,7 +66,7 @@ class Patience:
         self._signal: int | None = None  # that waits
         self._handlers = _handling(self._note)
 
-    def __enter__(self) -> Patience:
+    def __enter__(self) -> DeferredSignals:
         self._handlers.__enter__()
         return self
 

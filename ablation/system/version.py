@@ -15,7 +15,7 @@ def describe_version() -> str:
         pytorch = version("torch")
     except PackageNotFoundError:
         pytorch = "not installed"
-    commit = find_commit() or "unknown, outside git"
+    commit = read_commit() or "unknown, outside git"
     return f"commit {commit} (Python {platform.python_version()}, PyTorch {pytorch})"
 
 
@@ -28,7 +28,7 @@ def code_files() -> list[Path]:
 
 
 @cache
-def find_commit() -> str | None:
+def read_commit() -> str | None:
     """The commit of this code, "+" behind it if files were changed since; none outside git.
 
     Asked once, as early as possible: later, the files may no longer be those that run.
