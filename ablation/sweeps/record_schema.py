@@ -1,8 +1,8 @@
 """What a record may hold, as data, and which of its figures must agree.
 
-A dict is an object. ``"name?"`` may be missing, and ``"*"`` is for entries that are not named; where
-there is no ``"*"``, these are let through. ``[kind, least, most]`` is a list, and ``(kind, None)``
-may be null.
+A dict is an object. ``"name?"`` may be missing, and ``"*"`` is for entries that are not named;
+without a ``"*"``, these are let through. ``[kind, least, most]`` is a list. ``(kind, None)`` may
+be null.
 """
 
 import math
