@@ -7,7 +7,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ablation.classifier.weight_files import describe_base, find_weights
+from ablation.classifier.weight_files import find_weights
+from ablation.config.identity import identify_weights
 from ablation.system.errors import RecordError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def is_outdated(record: Record) -> bool:
     if weights in ("pretrained", "random") or not os.path.exists(weights):
         return False
     if record.weights_sha256:
-        return record.weights_sha256 != describe_base(record.config)["file_sha256"]
+        return record.weights_sha256 != identify_weights(record.config, find_weights)["file_sha256"]
     return find_weights(record.config).stat().st_mtime > record.made
 
 

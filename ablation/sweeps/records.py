@@ -24,9 +24,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from ablation.config.identity import identify
 from ablation.config.options import OPTIONS, ExperimentConfig
 from ablation.config.rows import format_command, row_number
-from ablation.config.runs import RESULT_NAME, Run, identify
+from ablation.config.runs import RESULT_NAME, Run
 from ablation.data.own_data import checksum_files
 from ablation.finetuning.metrics import format_metrics, measure_classes
 from ablation.finetuning.outcomes import (
@@ -130,7 +131,7 @@ def write_complete(
     """Write the record of a run that came to its end, in place of an earlier one.
 
     Args:
-        data: what it was trained on, as :func:`corpora.describe_data` has it.
+        data: what it was trained on, as :func:`identity.identify_data` has it.
 
     Returns:
         Its folder.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ablation.config.identity import identify
 from ablation.config.published import PUBLISHED_SEED, messages_apart
 from ablation.config.rows import (
     ROWS,
@@ -13,7 +14,7 @@ from ablation.config.rows import (
     nearest_row,
     row_number,
 )
-from ablation.config.runs import Run, identify
+from ablation.config.runs import Run
 
 
 def compare_with_published(run: Run, correct: int, total: int) -> str | None:
