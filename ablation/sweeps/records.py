@@ -22,10 +22,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ablation.classifier.weight_files import describe_base, find_weights
+from ablation.classifier.weight_files import find_weights
+from ablation.config.identity import identify, identify_weights
 from ablation.config.options import OPTIONS, ExperimentConfig
 from ablation.config.rows import format_command, row_number
-from ablation.config.runs import RESULT_NAME, Run, identify
+from ablation.config.runs import RESULT_NAME, Run
 from ablation.data.own_data import checksum_files
 from ablation.finetuning import outcomes
 from ablation.finetuning.metrics import format_metrics, measure_classes
@@ -115,7 +116,7 @@ def write_complete(
     """Write the record of a complete run, in place of an earlier one. Returns its folder.
 
     Args:
-        data: what it was trained on, as :func:`corpora.describe_data` has it.
+        data: what it was trained on, as :func:`identity.identify_data` has it.
 
     Raises:
         RecordError: it cannot be written.
@@ -316,7 +317,7 @@ def weights_have_changed(record: Record) -> bool:
     if weights in ("pretrained", "random") or not os.path.exists(weights):
         return False
     if record.weights_sha256:
-        return record.weights_sha256 != describe_base(record.config)["file_sha256"]
+        return record.weights_sha256 != identify_weights(record.config, find_weights)["file_sha256"]
     made = (record.folder / RESULT_NAME).stat().st_mtime
     return find_weights(record.config).stat().st_mtime > made
 

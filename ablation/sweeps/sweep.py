@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ablation.classifier.weight_files import WEIGHTS_NAME
+from ablation.config.identity import identify, identify_data
 from ablation.config.rows import format_command
-from ablation.config.runs import Keep, Run, identify
-from ablation.data.corpora import describe_data
+from ablation.config.runs import Keep, Run
 from ablation.data.split_files import write_split
 from ablation.finetuning.checkpoints import CHECKPOINT_NAME
 from ablation.finetuning.experiment import run_experiment
@@ -81,7 +81,7 @@ def record_complete(output_dir: Path, run: Run, result: ExperimentResult, corpus
     Raises:
         RecordError: it cannot be written.
     """
-    data = describe_data(corpus)
+    data = identify_data(corpus)
     folder = records.write_complete(output_dir, run, result, data)
     write_split(output_dir, corpus, run.config, data["split_sha256"])
     if not result.not_kept:
@@ -174,7 +174,7 @@ def require_one_table(output_dir: Path, corpus: Corpus, runs: Sequence[Run]) -> 
     Raises:
         DataError: the file of ``--weights`` cannot be read, or is no GPT-2.
     """
-    data, ours = describe_data(corpus), {identify(run.config) for run in runs}
+    data, ours = identify_data(corpus), {identify(run.config) for run in runs}
     names = {run.config.weights for run in runs}
     for record in records.read_records(output_dir):
         if not record.is_complete:

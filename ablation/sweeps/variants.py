@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 from ablation.config import rows
+from ablation.config.identity import identify
 from ablation.config.published import PUBLISHED_SEED, messages_apart
-from ablation.config.runs import Run, identify
+from ablation.config.runs import Run
 
 
 def describe_run(run: Run) -> str:
