@@ -14,11 +14,10 @@ from ablation.finetuning.memory import count_positions, estimate_memory
 from ablation.finetuning.shared_work import SharedWork
 from ablation.sweeps.cluster import (
     Node,
-    Task,
-    demand_memory,
+    depth,
     describe_lack,
     find_demand,
-    make_tasks,
+    make_groups,
 )
 from ablation.sweeps.sweep import order_runs
 from ablation.system.errors import ConfigError
@@ -56,49 +55,39 @@ def test_what_a_task_takes(
 def test_what_a_node_has_room_for() -> None:
     assert LARGE.fits({"GPU": 2})
     assert not SMALL.fits({"GPU": 0.1})
-    assert LARGE.count({"GPU": 0.1}) == 20
-    assert LARGE.count({"CPU": 5}) == 3
-    assert SMALL.count({"GPU": 1}) == 0
-
-
-def make_task(**demand: float) -> Task:
-    return make_tasks(make_runs(16), make_runs(16), demand, n_slots=1)[0]
 
 
 def test_a_lack_names_what_there_is_and_the_way_out() -> None:
-    message = describe_lack(make_task(GPU=1), [SMALL])
+    (run,) = make_runs(16)
+    message = describe_lack(run, {"GPU": 1}, [SMALL])
     assert "Row 16, seed 1, which needs 1 GPU" in message
     assert "small" in message
     assert "--device cpu" in message
-    assert "none" in describe_lack(make_task(CPU=4), [])
-    assert "--cpus_per_run" in describe_lack(make_task(CPU=4), [SMALL])
-    message = describe_lack(make_task(CPU=1, memory=5e9), [SMALL])
+    assert "none" in describe_lack(run, {"CPU": 4}, [])
+    assert "--cpus_per_run" in describe_lack(run, {"CPU": 4}, [SMALL])
+    message = describe_lack(run, {"CPU": 1, "memory": 5e9}, [SMALL])
     assert "5.0 GB" in message
     assert "--batch_size" in message
-    assert not make_task(CPU=1, memory=5e9).fits_any([SMALL])
-    assert make_task(CPU=1, memory=5e9).fits_any([SMALL, LARGE])
+    assert describe_lack(run, {"CPU": 1, "memory": 5e9}, [SMALL, LARGE]) is None
 
 
-def test_a_task_asks_for_the_memory_of_its_largest_run() -> None:
+def test_a_group_asks_for_the_memory_of_its_largest_run() -> None:
     configs = [configure(ROWS[row], {"demo": True}) for row in (1, 5, 16)]
     runs = order_runs([Run(replace(config, seed=seed)) for config in configs for seed in (1, 2)])
     shared = SharedWork(configs)
-    tasks = demand_memory(make_tasks(runs, runs, {"CPU": 1}, n_slots=2), shared)
-    assert sum(len(task.runs) for task in tasks) == 6
-    for task in tasks:
+    groups = make_groups(runs, runs)
+    assert sum(len(group.runs) for group in groups) == 6
+    for group in groups:
         needs = [
             estimate_memory(config, *count_positions(shared.texts(config), config)).total
-            for config in (run.config for run in task.runs)
+            for config in group.configs
         ]
-        assert task.demand["CPU"] == 1
-        # Row 16 beside row 1 finds the states of whole texts.
-        assert max(needs) <= task.demand["memory"] < 1.5 * max(needs)
+        assert max(needs) <= group.memory(shared).total < 1.5 * max(needs)
 
 
-def test_runs_that_share_states_are_one_task() -> None:
+def test_runs_that_share_states_are_one_group() -> None:
     runs = make_runs(*ROWS)
-    tasks = make_tasks(runs, runs, {"CPU": 1}, n_slots=1)
-    rows = [{row_number(run.config) for run in task.runs} for task in tasks]
+    rows = [{row_number(run.config) for run in group.runs} for group in make_groups(runs, runs)]
     assert SHARING in rows
     assert sum(map(len, rows)) == len(runs)
     assert {5} in rows
@@ -108,16 +97,20 @@ def test_runs_that_share_states_are_one_task() -> None:
 def test_what_is_done_is_left_out_and_known_to_the_others() -> None:
     runs = make_runs(1, 2, 16)
     done = next(run for run in runs if row_number(run.config) == 1)
-    (task,) = make_tasks(runs, [run for run in runs if run is not done], {"CPU": 1}, n_slots=1)
-    assert done not in task.runs
-    assert done.config in task.configs, "so that the others find the states that they would have"
+    (group,) = make_groups(runs, [run for run in runs if run is not done])
+    assert done not in group.runs
+    assert done.config in group.configs, "so that the others find the states that they would have"
 
 
-def test_many_that_share_keep_a_cluster_busy() -> None:
-    runs = make_runs(1, seeds=tuple(range(40)))
-    tasks = make_tasks(runs, runs, {"CPU": 1}, n_slots=4)
-    assert [len(task.runs) for task in tasks] == [10, 10, 10, 10]
-    assert all(len(task.configs) == 40 for task in tasks)
+def test_many_seeds_share_one_computation_of_states() -> None:
+    runs = make_runs(1, 16, seeds=tuple(range(40)))
+    assert [len(group.runs) for group in make_groups(runs, runs)] == [80]
+
+
+def test_states_are_of_as_many_blocks_as_no_run_trains() -> None:
+    (group,) = make_groups(make_runs(1, 3, 4, 19), make_runs(1, 3, 4, 19))
+    assert [depth(config) for config in group.configs] == [2, 1, 1, 1]
+    assert depth(replace(ROWS[3].config, average_embeddings=True)) == 0, "read at every position"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """A sweep on two nodes on one machine: the records of a local sweep, whatever is lost."""
 
 import json
+import pickle
 import re
 import signal
 import socket
@@ -15,17 +16,19 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 from helpers import PATCHED, SCRIPT, environment_without_network, make_result, read_until
 from ray.cluster_utils import Cluster
-from tqdm import tqdm
 
 from ablation.config.command_line import parse_command_line
 from ablation.config.runs import RESULT_NAME
-from ablation.data.corpora import load_corpus
-from ablation.sweeps.cluster import Task
-from ablation.sweeps.ray_sweep import Ledger, fail_begun
-from ablation.sweeps.ray_worker import Outcome
+from ablation.data.corpora import load_corpus, load_encoding
+from ablation.finetuning.experiment import run_experiment
+from ablation.finetuning.shared_work import SharedWork
+from ablation.sweeps.ray_sweep import Outcome, _record, compute_run, compute_states
 from ablation.sweeps.records import read_records
+from ablation.sweeps.sweep import order_runs
+from gpt_model import GPTModel
 
 pytestmark = pytest.mark.slow
 
@@ -98,11 +101,13 @@ def test_what_is_lost_is_run_again(
     lost: str, nodes: Cluster, local: dict[str, tuple[bytes, dict]], tmp_path: Path
 ) -> None:
     process = start(tmp_path / "runs", *SWEEP, "--ray", nodes.address, "--cpus_per_run", "1")
+    if lost == "worker":
+        find_workers("states")[0].kill()
     read_until(process, "Test accuracy", number=3)
     if lost == "node":
         nodes.remove_node(nodes.list_all_nodes()[-1], allow_graceful=False)
     else:
-        find_workers()[0].kill()
+        find_workers("run")[0].kill()
     status, out, err = finish(process)
     assert status == 0, err
     assert read_all(tmp_path / "runs") == local
@@ -112,50 +117,54 @@ def test_what_is_lost_is_run_again(
     assert (status, out.count("Test accuracy:")) == (0, 0), "what is complete is not repeated"
 
 
-def find_workers() -> list[psutil.Process]:
-    """The processes of Ray, below this test, that run tasks of ours."""
-    below = psutil.Process().children(recursive=True)
-    found = [process for process in below if is_at_work(process)]
-    assert found
-    return found
+def find_workers(*names: str, limit: float = 60) -> list[psutil.Process]:
+    """The processes of Ray, below this test, that are at work at tasks of these names."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        below = psutil.Process().children(recursive=True)
+        if found := [process for process in below if is_at_work(process, names)]:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"nothing is at work at {names}")
 
 
-def is_at_work(process: psutil.Process) -> bool:
+def is_at_work(process: psutil.Process, names: tuple[str, ...]) -> bool:
     try:
-        return "ray::compute_task" in " ".join(process.cmdline())
+        return process.cmdline()[:1] in [[f"ray::{name}"] for name in names]
     except psutil.Error:  # it has just ended
         return False
 
 
 def test_tasks_do_not_share_cores(tmp_path: Path) -> None:
     """Ray lends the cores of a task that waits for an answer to the next."""
-    flags = ["--demo", "--rows", "5,11", "--num_seeds", "3", "--max_steps", "60"]
+    flags = ["--demo", "--rows", "1,5,16", "--num_seeds", "2", "--max_steps", "60"]
+    n_at_work = []
     with cluster_of(1) as cluster:
-        status, _, err = finish(start(tmp_path, *flags, "--ray", cluster.address))
-    assert status == 0, err
-    n_at_work = 0
-    for line in err.splitlines():
-        n_at_work += line.startswith("Begun on ")
-        assert n_at_work <= 1
-        n_at_work -= line.startswith("Run ")
-    assert err.count("Begun on ") == 6
+        process = start(tmp_path, *flags, "--ray", cluster.address)
+        while process.poll() is None:
+            below = psutil.Process().children(recursive=True)
+            n_at_work.append(sum(is_at_work(child, ("states", "run")) for child in below))
+            time.sleep(0.05)
+        status, out, err = finish(process)
+    assert (status, out.count("Test accuracy:")) == (0, 6), err
+    assert max(n_at_work) == 1
 
 
 @pytest.mark.faults("a worker of a cluster that hangs")
 def test_a_hanging_worker_ends_the_sweep(
     local: dict[str, tuple[bytes, dict]], tmp_path: Path
 ) -> None:
-    settings = {"ablation.sweeps.ray_sweep": {"SILENT_SECONDS": 10}}
+    settings = {"ablation.sweeps.ray_sweep": {"SILENT_SECONDS": 30}}
     flags = [*SWEEP, "--ray", "--cpus_per_run", "1"]
     process = start(tmp_path / "runs", *flags, settings=settings)
     read_until(process, "Test accuracy", number=2)
     children = psutil.Process(process.pid).children(recursive=True)
-    stopped = find_workers()
+    stopped = find_workers("run", "states")
     for worker in stopped:
         worker.suspend()
     status, _, err = finish(process)
     assert status == 1
-    assert "Nothing was heard of the cluster for 10 seconds" in err
+    assert "No run has ended for 30 seconds" in err
     _, alive = psutil.wait_procs([*stopped, *children], timeout=60)
     assert not alive
     found = read_all(tmp_path / "runs")
@@ -203,28 +212,44 @@ def test_a_node_with_other_packages_is_named(
     assert "alike on all nodes" in err
 
 
-def test_of_a_task_that_is_given_up_the_other_runs_are_tried(tmp_path: Path) -> None:
-    runs = parse_command_line(["--demo", "--rows", "1,2,3,16"]).runs
-    ledger = Ledger(runs, None, tmp_path, tqdm(disable=True), ended={runs[0].name})
-    ledger.note(runs[0], "a")
-    ledger.note(runs[1], "a")
-    task = fail_begun(Task(runs, [run.config for run in runs], {"CPU": 1}), "killed", ledger)
-    assert list(task.runs) == runs[2:]
-    assert len(task.configs) == 4
-    assert ledger.failed == [runs[1]]
-    assert fail_begun(task, "no room", ledger) is None, "none of them had begun"
-    assert ledger.failed == runs[1:]
+def test_states_are_computed_once_and_taken_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = order_runs(parse_command_line(["--demo", "--rows", "1,3,4", "--max_steps", "2"]).runs)
+    configs = [run.config for run in runs]
+    embedded = []
+    real = GPTModel.embed
+    monkeypatch.setattr(
+        GPTModel, "embed", lambda model, tokens: embedded.append(1) or real(model, tokens)
+    )
+    texts = pickle.dumps((load_corpus(configs[0]), load_encoding(configs[0])))
+    states, shared = None, SharedWork(configs, *pickle.loads(texts))
+    for config in configs:
+        expected = run_experiment(config, shared)
+        embedded.clear()
+        states = compute_states(configs, config, texts, states)
+        assert bool(embedded) == (config is configs[0])
+        embedded.clear()
+        outcome = compute_run(configs, config, False, texts, states)
+        assert not embedded
+        assert torch.equal(outcome.result.test.logits, expected.test.logits)
+
+
+def test_states_that_fail_are_left_to_the_runs() -> None:
+    (run,) = parse_command_line(["--demo", "--max_steps", "2"]).runs
+    assert compute_states([run.config], run.config, b"damaged") is None
+    texts = pickle.dumps((load_corpus(run.config), load_encoding(run.config)))
+    assert compute_run([run.config], run.config, False, texts, None).result
 
 
 def test_a_model_that_is_not_kept_fails_its_run_alone(tmp_path: Path) -> None:
     (run,) = parse_command_line(["--demo"]).runs
     result = replace(make_result([0, 1], [0, 1]), not_kept={"model": "no room"})
-    ledger = Ledger([run], load_corpus(run.config), tmp_path, tqdm(disable=True))
-    ledger.record(run, Outcome("a", 1.0, result))
-    assert ledger.failed == [run]
+    outcome = Outcome("a", 1.0, result, files={"model.safetensors": b"123"})
+    problem = _record(run, outcome, tmp_path, load_corpus(run.config), "Run 1 of 1")
+    assert problem.startswith("no room The run is complete")
     (record,) = read_records(tmp_path)
     assert record.is_complete
     assert record.result["not_kept"] == {"model": "no room"}
+    assert (record.folder / "model.safetensors").read_bytes() == b"123"
 
 
 @pytest.mark.faults("a node that cannot run a task")

@@ -30,6 +30,7 @@ from ablation.finetuning.frozen_features import (
     prepare_inputs,
 )
 from ablation.system.errors import DataError
+from ablation.system.machine import choose_device, set_precision
 from ablation.system.parallel import first_on_node
 from data_utils import Corpus, EncodedTexts, Splits, count_max_tokens, encode_splits
 from gpt_model import GPTModel
@@ -47,6 +48,7 @@ class SharedWork:
         configs: every experiment that belongs together, also those that need not be run again,
             so that the others find the states that they would have found beside them.
         corpus, encoding: their texts, and how these become tokens; by default they are loaded.
+        prefix: the states of them all, from :meth:`prefix` in another process.
     """
 
     def __init__(
@@ -54,13 +56,15 @@ class SharedWork:
         configs: Sequence[ExperimentConfig],
         corpus: Corpus | None = None,
         encoding: tiktoken.Encoding | None = None,
+        prefix: FrozenPrefix | None = None,
     ) -> None:
         self._configs = configs
         with first_on_node():
             self.corpus = corpus or load_corpus(configs[0])
         if not corpus:  # who has loaded it has described it
             logger.info(describe_corpus(self.corpus, is_own=bool(configs[0].dataset)))
-        self._encoding = encoding
+        self.encoding = encoding
+        self._given_prefix = prefix
         self._described: set[str] = set()  # how texts were cut
         self._texts: dict[Any, Splits[EncodedTexts]] = {}
         self._weights: tuple[Any, GPTModel | None] = (None, None)
@@ -75,7 +79,7 @@ class SharedWork:
         key = (config.context_length, config.no_padding, config.batch_size)
         if key not in self._texts:
             with first_on_node():
-                encoding = self._encoding or load_encoding(config)
+                encoding = self.encoding or load_encoding(config)
             self._texts[key] = encode_splits(self.corpus.parts, encoding, config)
             if config.dataset:
                 self._describe_cut(self._texts[key], config)
@@ -124,14 +128,26 @@ class SharedWork:
             if self._prefix[0] != key:
                 self._prefix = (None, None)  # before there are others
                 together = [other for other in self._configs if prefix_key(other) == key]
-                needs = [
+                needs = (
                     self.texts(other).map(partial(cut_texts, config=other)) for other in together
-                ]
-                self._prefix = (key, FrozenPrefix(needs))
+                )
+                self._prefix = (key, self._given_prefix or FrozenPrefix(list(needs)))
             prefix = self._prefix[1]
             started -= prefix.seconds
         inputs = prepare_inputs(model, texts, config, prefix)
         return inputs, time.perf_counter() - started
+
+    def prefix(self, config: ExperimentConfig) -> FrozenPrefix:
+        """The states that an experiment shares with others, taken as far as it needs them. Another
+        process can go on from them.
+
+        Raises:
+            DataError, CheckpointError, HiddenStateError: there are none.
+        """
+        set_precision(config.precision)
+        model, _ = self.model(config)
+        self.inputs(model.to(choose_device(config.device)), config)
+        return self._prefix[1]
 
 
 def sharing_order(config: ExperimentConfig) -> tuple[Any, ...]:

@@ -1,24 +1,34 @@
-"""What a sweep is on a cluster: its tasks, and what of a node each of them takes.
+"""A cluster without Ray: where it is, what of its nodes a run takes, which runs share states.
 
 Nothing here needs Ray; ``ray_sweep.py`` does.
 """
 
-from __future__ import annotations
-
-import math
-from collections.abc import Iterable, Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from pathlib import Path
 from typing import Any
 
+from ablation.classifier.build import count_trained_blocks
 from ablation.config.cluster_request import ClusterRequest
-from ablation.config.identity import identify
 from ablation.config.options import ExperimentConfig
 from ablation.config.runs import Run
-from ablation.finetuning.memory import count_positions, estimate_memory
+from ablation.finetuning.memory import MemoryNeed, count_positions, estimate_memory
 from ablation.finetuning.shared_work import SharedWork, prefix_key
 from ablation.sweeps.variants import describe_run
+from ablation.system.errors import ClusterError
 
+PROBE = """
+import logging, sys, ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.CRITICAL)
+    print(ray.get_runtime_context().gcs_address)
+except Exception as error:
+    print(error)
+    sys.exit(1)
+"""
+PROBE_SECONDS = 15.0
 WAYS_OUT = {
     "GPU": "take --device cpu",
     "CPU": "take fewer with --cpus_per_run",
@@ -37,24 +47,66 @@ class Node:
         """Whether it has what is demanded, were nothing else on it."""
         return all(self.resources.get(name, 0) >= amount for name, amount in demand.items())
 
-    def count(self, demand: Mapping[str, float]) -> int:
-        """How often it has what is demanded, at once."""
-        counts = [self.resources.get(name, 0) / amount for name, amount in demand.items()]
-        return int(min(counts) + 1e-6)  # ten tenths are one
-
 
 @dataclass(frozen=True)
-class Task:
-    """Runs that are computed one after the other, in one process of a node."""
+class Group:
+    """Runs that have hidden states in common, or a single run.
+
+    ``configs`` are of all of them, also of those that are done; ``runs`` are to do.
+    """
 
     runs: Sequence[Run]
-    # Of all runs that have hidden states in common with these, also in other tasks, or done.
     configs: Sequence[ExperimentConfig]
-    demand: Mapping[str, float]  # what it takes of a node
 
-    def fits_any(self, nodes: Iterable[Node]) -> bool:
-        """Whether a node has what it takes."""
-        return any(node.fits(self.demand) for node in nodes)
+    def memory(self, shared: SharedWork) -> MemoryNeed:
+        """What the largest of its runs needs.
+
+        Raises:
+            DataError: the texts do not fill a batch.
+        """
+        # Whatever the seed, the texts are the same; and the states are there for all that share.
+        configs = {replace(config, seed=0) for config in self.configs}
+        counts = {config: count_positions(shared.texts(config), config) for config in configs}
+        n_states = max(n_states for _, n_states in counts.values())
+        to_do = {replace(run.config, seed=0) for run in self.runs}
+        needs = [estimate_memory(config, counts[config][0], n_states) for config in to_do]
+        return max(needs, key=lambda need: need.total)
+
+
+def make_groups(runs: Sequence[Run], to_do: Sequence[Run]) -> list[Group]:
+    """Put together what shares hidden states.
+
+    Args:
+        runs: all of the sweep, in the order of :func:`sweep.order_runs`.
+        to_do: those of them without a record.
+    """
+    together: dict[Any, list[Run]] = {}
+    for run in runs:
+        together.setdefault(prefix_key(run.config) or run.name, []).append(run)
+    names = {run.name for run in to_do}
+    groups = [
+        Group([run for run in group if run.name in names], [run.config for run in group])
+        for group in together.values()
+    ]
+    return [group for group in groups if group.runs]
+
+
+def depth(config: ExperimentConfig) -> int:
+    """How many blocks from the last down are not in the hidden states that a run shares. Where all
+    are frozen, the run itself keeps of the last one only the position that it reads."""
+    return max(count_trained_blocks(config), int(not config.average_embeddings))
+
+
+def for_nodes(config: ExperimentConfig, device: str) -> ExperimentConfig:
+    """The same experiment on the device that it is given, with paths that do not depend on the
+    folder of the process."""
+    paths = {"weights": config.weights, "weights_dir": config.weights_dir}
+    absolute = {
+        name: str(Path(path).absolute())
+        for name, path in paths.items()
+        if path not in ("pretrained", "random", None)
+    }
+    return replace(config, device=device, **absolute)
 
 
 def find_demand(request: ClusterRequest, device: str, nodes: Sequence[Node]) -> dict[str, float]:
@@ -70,76 +122,19 @@ def find_demand(request: ClusterRequest, device: str, nodes: Sequence[Node]) -> 
     return {"CPU": request.cpus_per_run or min(cores, default=1)}
 
 
-def make_tasks(
-    runs: Sequence[Run], to_do: Sequence[Run], demand: Mapping[str, float], n_slots: int
-) -> list[Task]:
-    """Put together what shares hidden states, and leave every other run alone.
-
-    Runs that share make one task, unless it were more than its share of all that is to be done:
-    then they make as many as keep the cluster busy, each of which computes the states anew.
-
-    Args:
-        runs: all of the sweep, in the order of :func:`sweep.order_runs`.
-        to_do: those of them without a record.
-        demand: of each task.
-        n_slots: how many tasks the cluster can run at once.
-    """
-    left = {identify(run.config) for run in to_do}
-    together: dict[Any, list[Run]] = {}
-    for run in runs:
-        together.setdefault(prefix_key(run.config) or identify(run.config), []).append(run)
-    size = math.ceil(len(to_do) / max(1, n_slots))
-    tasks = []
-    for group in together.values():
-        configs = [run.config for run in group]
-        rest = [run for run in group if identify(run.config) in left]
-        tasks += [Task(rest[i : i + size], configs, demand) for i in range(0, len(rest), size)]
-    return tasks
-
-
-def demand_memory(tasks: Sequence[Task], shared: SharedWork) -> list[Task]:
-    """The same tasks, demanding also the memory that their runs need on a CPU.
-
-    Raises:
-        DataError: the texts do not fill a batch.
-    """
-
-    @cache
-    def positions(config: ExperimentConfig) -> tuple[int, int]:
-        return count_positions(shared.texts(config), config)
-
-    def need(task: Task) -> int:
-        # Whatever the seed, the texts are the same; and the states are there for all that share.
-        configs = [replace(config, seed=0) for config in task.configs]
-        n_states = max(positions(config)[1] for config in configs)
-        own = {replace(run.config, seed=0) for run in task.runs}
-        return max(estimate_memory(c, positions(c)[0], n_states).total for c in own)
-
-    return [replace(task, demand={**task.demand, "memory": need(task)}) for task in tasks]
-
-
-def describe_lack(task: Task, nodes: Sequence[Node]) -> str:
-    """That no node has what a task takes, what they have, and the way out."""
+def describe_lack(run: Run, demand: Mapping[str, float], nodes: Sequence[Node]) -> str | None:
+    """That no node has what a run takes, what they have, and the way out; none if one has it."""
+    if any(node.fits(demand) for node in nodes):
+        return None
     lacking = [
-        name
-        for name, amount in task.demand.items()
-        if not any(node.fits({name: amount}) for node in nodes)
+        name for name in demand if not any(node.fits({name: demand[name]}) for node in nodes)
     ]
-    ways = ", or ".join(WAYS_OUT[name] for name in lacking or task.demand)
+    ways = ", or ".join(WAYS_OUT[name] for name in lacking or demand)
     have = ", ".join(f"{node.name} ({_describe(node.resources)})" for node in nodes)
     return (
-        f"No node of the cluster can ever run {describe_run(task.runs[0])}, which needs "
-        f"{_describe(task.demand)}. Nodes that are alive: {have or 'none'}. Add a node that can, "
-        f"or {ways}."
-    )
-
-
-def describe_silence(seconds: float, n_tasks: int) -> str:
-    """That nothing was heard of the tasks that are left, and what that may mean."""
-    return (
-        f"Nothing was heard of the cluster for {seconds:g} seconds, and {n_tasks} tasks are left: "
-        "other work may fill it, or its processes hang; `ray status` shows which. What is "
-        "complete is recorded; the same command goes on from there."
+        f"No node of the cluster can ever run {describe_run(run)}, which needs "
+        f"{_describe(demand)}. Nodes that are alive: {have or 'none'}. Add a node that can, or "
+        f"{ways}."
     )
 
 
@@ -148,3 +143,27 @@ def _describe(resources: Mapping[str, float]) -> str:
     if "memory" in resources:
         amounts.append(f"{resources['memory'] / 1e9:.1f} GB")
     return " and ".join(amounts) or "nothing"
+
+
+def find_cluster(address: str) -> str:
+    """The address HOST:PORT of the cluster that an address, or ``auto``, leads to.
+
+    ``ray.init`` has time limits of minutes, and can end its process. So it is tried in another.
+
+    Raises:
+        ClusterError: no Ray answers there, or one of another version.
+    """
+    command = [sys.executable, "-c", PROBE, address]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS)
+        reason = found.stdout.strip() or f"its exit status is {found.returncode}"
+    except subprocess.TimeoutExpired:
+        reason = f"no Ray answers within {PROBE_SECONDS:.0f} s"
+    else:
+        if found.returncode == 0:
+            return found.stdout.split()[-1]
+    raise ClusterError(
+        f"--ray {address}: {reason}. Look with `ray status --address {address}`; start a cluster "
+        "with `ray start --head`, and let this machine join it with `ray start --address "
+        "HOST:PORT`; or leave the address out."
+    )

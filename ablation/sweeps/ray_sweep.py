@@ -1,64 +1,48 @@
-"""A sweep on a cluster: Ray computes the runs, on whatever node, and the records are written here.
+"""A sweep on a Ray cluster, as a dataflow; the records are written here.
 
-A task of Ray is some runs that share hidden states, or a single run. Code, texts and vocabulary
-go to the nodes by Ray, and each result comes back, through an inbox on this machine, as soon as
-its run has ended. So there is no folder that nodes would have to share, and a task that Ray
-starts again, because a process or a node was lost, leaves out what has come back already.
+    texts ──> states (a task for each group of runs that share them) ──> runs (a task each)
+
+Texts, states and results are objects of Ray, which ships the code, too: nodes need no folder in
+common. A task that is lost with its worker or node is run again by Ray, and so is the task that
+made what it needs. Nodes unpickle what they are sent only after they have looked at their
+packages, of which one may be missing, or of another version.
 """
 
-from __future__ import annotations
-
-import concurrent.futures
 import logging
 import os
 import pickle
 import signal
-import subprocess
-import sys
+import socket
+import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.exceptions
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tqdm import tqdm
 
 from ablation.config.cluster_request import LOCAL, ClusterRequest
 from ablation.config.options import ExperimentConfig
 from ablation.config.runs import Keep, Run
-from ablation.data.corpora import load_corpus, load_encoding
-from ablation.data.data_summary import describe_corpus
+from ablation.data.corpora import load_encoding
 from ablation.data.vocabulary import portable
+from ablation.finetuning.experiment import run_experiment
+from ablation.finetuning.outcomes import ExperimentResult
 from ablation.finetuning.shared_work import SharedWork
-from ablation.sweeps.cluster import (
-    Node,
-    Task,
-    demand_memory,
-    describe_lack,
-    describe_silence,
-    find_demand,
-    make_tasks,
-)
-from ablation.sweeps.ray_worker import Inbox, Outcome, VersionError, call_in_thread, compute_task
-from ablation.sweeps.records import read_record, write_incomplete
-from ablation.sweeps.sweep import (
-    describe_not_kept,
-    find_done,
-    record_complete,
-    require_one_table,
-)
+from ablation.sweeps import cluster, records, sweep
 from ablation.sweeps.variants import describe_run
-from ablation.system.errors import ClusterError, RecordError
+from ablation.system.errors import ClusterError, RecordError, describe_error
 from ablation.system.files import write_atomically
-from ablation.system.machine import PACKAGES
 from ablation.system.output import print_lines
 from ablation.system.signals import DeferredSignals, Interrupted
-from ablation.system.version import PROJECT, read_commit
+from ablation.system.version import PACKAGES, PROJECT, read_commit
 from data_utils import Corpus
 
 logger = logging.getLogger("experiments")
@@ -67,89 +51,107 @@ logger = logging.getLogger("experiments")
 SHIPPED = ("!.", "!/*.py", "!/ablation", "!/ablation/*", "!/ablation/*/*.py")
 RUNTIME = {"working_dir": str(PROJECT), "excludes": ["*", *SHIPPED]}
 QUIET = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-PROBE = """
-import logging, sys, ray
-try:
-    ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.CRITICAL)
-    print(ray.get_runtime_context().gcs_address)
-except Exception as error:
-    print(error)
-    sys.exit(1)
-"""
-PROBE_SECONDS = 15.0
 # That Ray may take for an answer. After 60 s without its head it ends this process, unexplained.
 ANSWER_SECONDS = 40.0
 STUCK_SECONDS = 60.0  # without a node that could run what is left
-SILENT_SECONDS = 1800.0  # without a sign of life of any run
+SILENT_SECONDS = 86_400.0  # without a run that ends: the longest run on a CPU takes most of a day
 POLL_SECONDS = 0.5
-LOST = (
-    "Ray does not answer any more ({}). What is complete is recorded; the same command goes on "
-    "from there."
-)
+STOPPED = "What is complete is recorded; the same command goes on from there."
+INSTALL = "Install requirements.txt and requirements-ray.txt alike on all nodes."
 RETRIES = 3  # of a task whose process or node was lost
 # Read by Ray when it starts: it reports to nobody, and starts no task for ever anew that takes
 # more memory than its node has.
 SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_task_oom_retries": str(RETRIES)}
 
 
-@dataclass
-class Ledger:
-    """What is known of the runs of a sweep, and recorded."""
+# ---------------------------------------------------------------- on the nodes
 
-    runs: Sequence[Run]
-    corpus: Corpus
-    output_dir: Path
-    progress: tqdm
-    n_ended: int = 0
-    at_work: dict[str, str] = field(default_factory=dict)  # names, and where each last began
-    ended: set[str] = field(default_factory=set)  # names, of those that ended in this sweep
-    failed: list[Run] = field(default_factory=list)
 
-    def note(self, run: Run, node: str) -> None:
-        """Say that a run has begun on a node, if that is new."""
-        if self.at_work.get(run.name) != node and run.name not in self.ended:
-            self.at_work[run.name] = node
-            logger.info("Begun on %s: %s", node, describe_run(run))
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: with a result, or with an error in words."""
 
-    def record(self, run: Run, outcome: Outcome) -> None:
-        """Write down and report how a run ended.
+    node: str = ""  # none if Ray gave it up
+    seconds: float = 0.0  # that it took, whatever it did
+    result: ExperimentResult | None = None
+    error: str = ""
+    files: Mapping[str, bytes] = field(default_factory=dict)  # of the model, by name
 
-        Raises:
-            RecordError: it cannot be written.
-        """
-        if outcome.error:
-            self.fail(run, f"{outcome.error} (on the node {outcome.node})")
-            return
+
+def compute_states(
+    configs: Sequence[ExperimentConfig],
+    config: ExperimentConfig,
+    texts: bytes,
+    before: bytes | None = None,
+) -> bytes | None:
+    """The states that a run shares with those of ``configs``, from those of fewer blocks if these
+    are there. None if that fails: the runs then compute their own, and each says what is wrong."""
+    try:
+        shared = SharedWork(configs, *pickle.loads(texts), before and pickle.loads(before))
+        return pickle.dumps(shared.prefix(config))
+    except Exception:
+        return None
+
+
+def compute_run(
+    configs: Sequence[ExperimentConfig],
+    config: ExperimentConfig,
+    keeps_model: bool,
+    texts: bytes,
+    states: bytes | None = None,
+) -> Outcome:
+    """One run, on the states that it shares with those of ``configs``."""
+    started = time.monotonic()
+    ended: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
         try:
-            folder = run.folder(self.output_dir)
-            for name, content in outcome.files.items():
-                folder.mkdir(parents=True, exist_ok=True)
-                write_atomically(folder / name, content)
-        except OSError as error:
-            raise RecordError(f"{error.filename} cannot be written ({error}).") from error
-        folder = record_complete(self.output_dir, run, outcome.result, self.corpus)
-        self._end(run)
-        minutes = outcome.seconds / 60
-        logger.info("%s, done on %s in %.2f minutes", self._place(run), outcome.node, minutes)
-        print_lines("\n".join([f"{describe_run(run)}:", *read_record(folder).lines]))
-        if outcome.result.not_kept:
-            self.failed.append(run)
-            logger.error("%s", describe_not_kept(outcome.result, folder))
+            shared = SharedWork(configs, *pickle.loads(texts), states and pickle.loads(states))
+            keep = Keep(folder=Path(folder), save_model=keeps_model)
+            ended["result"] = run_experiment(config, shared, keep)
+            ended["files"] = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+        except Exception as error:
+            ended["error"] = describe_error(error)
+    return Outcome(socket.gethostname(), time.monotonic() - started, **ended)
 
-    def fail(self, run: Run, error: str) -> None:
-        """Write down that a run failed."""
-        write_incomplete(self.output_dir, run, "failed", error)
-        self._end(run)
-        self.failed.append(run)
-        logger.error("%s, failed: %s", self._place(run), error)
 
-    def _end(self, run: Run) -> None:
-        self.n_ended += 1
-        self.ended.add(run.name)
-        self.progress.update()
+def _make_task(demand: Mapping[str, float]) -> ray.remote_function.RemoteFunction:
+    """A task of Ray that does the work it is given, pickled, if the node has the same packages.
 
-    def _place(self, run: Run) -> str:
-        return f"Run {self.n_ended} of {len(self.runs)}: {describe_run(run)}"
+    Ray ships a function that is defined in another with all it needs, so nothing of the project is
+    imported before. A node with other packages raises ``ImportError``.
+    """
+    versions = {name: version(name).partition("+")[0] for name in PACKAGES}  # whatever the build
+
+    def compute(work: bytes, *inputs: bytes | None) -> Any:
+        import gc
+        import pickle
+        import socket
+        from concurrent.futures import ThreadPoolExecutor
+        from importlib.metadata import version
+
+        node = f"the node {socket.gethostname()}"
+        try:
+            found = {name: version(name).partition("+")[0] for name in versions}
+            if found == versions:
+                with ThreadPoolExecutor(1) as pool:  # the main thread's signals are Ray's
+                    return pool.submit(lambda: pickle.loads(work)(*inputs)).result()
+        except ImportError as error:
+            raise ImportError(f"{node} lacks a package ({error})") from None
+        finally:
+            gc.collect()  # nothing of one run may take memory from the next
+        name = next(name for name in versions if found[name] != versions[name])
+        problem = f"{node} has {name} {found[name]}, and this machine {name} {versions[name]}"
+        raise ImportError(f"{problem}: results would differ")
+
+    return ray.remote(compute).options(
+        num_cpus=demand.get("CPU", 0),
+        num_gpus=demand.get("GPU", 0),
+        memory=demand.get("memory", 0),
+        max_retries=RETRIES,
+    )
+
+
+# ---------------------------------------------------------------- on this machine
 
 
 def run_ray_sweep(
@@ -169,170 +171,138 @@ def run_ray_sweep(
         Interrupted: the process was asked to stop; what is complete is recorded.
     """
     read_commit()  # before others change the files
-    to_do = [run for run in runs if not find_done(run, output_dir, keep)]
+    to_do = [run for run in runs if not sweep.find_done(run, output_dir, keep)]
     if not to_do:
         logger.info("All %d runs are done already", len(runs))
         return []
     config = runs[0].config  # texts, vocabulary and device are the same for all
-    corpus = load_corpus(config)
-    require_one_table(output_dir, corpus, runs)
-    logger.info(describe_corpus(corpus, is_own=bool(config.dataset)))
-    encoding = portable(load_encoding(config))
+    shared = SharedWork([config], encoding=portable(load_encoding(config)))
+    sweep.require_one_table(output_dir, shared.corpus, runs)
+    number, failed = len(runs) - len(to_do), []
     with connected(request.address) as signals:
-        nodes = find_nodes()
-        demand = find_demand(request, config.device, nodes)
-        tasks = make_tasks(runs, to_do, demand, sum(node.count(demand) for node in nodes))
-        if "GPU" not in demand:  # of a GPU's memory, Ray knows nothing
-            tasks = demand_memory(tasks, SharedWork([config], corpus, encoding))
-        for task in tasks:
-            if not task.fits_any(nodes):
-                raise ClusterError(describe_lack(task, nodes))
-        with tqdm(total=len(runs), desc="runs", unit="run", disable=None) as progress:
-            ledger = Ledger(runs, corpus, output_dir, progress, n_ended=len(runs) - len(to_do))
-            progress.update(ledger.n_ended)
-            if ledger.n_ended:
-                logger.info("%d of %d runs are done already", ledger.n_ended, len(runs))
-            logger.info("%d runs to do, in %d tasks", len(to_do), len(tasks))
-            _compute(tasks, (corpus, encoding), ledger, keep.save_model, signals)
-    return ledger.failed
-
-
-def _compute(
-    tasks: Sequence[Task],
-    texts: tuple[Any, Any],
-    ledger: Ledger,
-    keeps_models: bool,
-    signals: DeferredSignals,
-) -> None:
-    """Hand tasks to Ray, and record what comes back until all have ended."""
-    inbox = _start_inbox()
-    shared = ray.put(texts)
-    pending = {_submit(task, shared, inbox, keeps_models): task for task in tasks}
-    by_name = {run.name: run for task in tasks for run in task.runs}
-    last_possible = last_sign = time.monotonic()
-    while pending:
-        signals.heed()
-        ended, _ = ray.wait(list(pending), timeout=POLL_SECONDS)
-        mail, now = _ask(inbox.take.remote()), time.monotonic()
-        for name, outcome in mail.outcomes.items():
-            if name not in ledger.ended:  # it may have been given up too early
-                ledger.record(by_name[name], pickle.loads(outcome))
-        for name, node in mail.at_work.items():
-            ledger.note(by_name[name], node)
-        for task, error in [(pending.pop(ref), _find_error(ref)) for ref in ended]:
-            if rest := error and fail_begun(task, error, ledger):
-                pending[_submit(rest, shared, inbox, keeps_models)] = rest
-        nodes = find_nodes()
-        if not pending or any(task.fits_any(nodes) for task in pending.values()):
-            last_possible = now
-        elif now - last_possible > STUCK_SECONDS:
-            raise ClusterError(describe_lack(next(iter(pending.values())), nodes))
-        if ended or mail.at_work:
-            last_sign = now
-        elif now - last_sign > SILENT_SECONDS:
-            raise ClusterError(describe_silence(SILENT_SECONDS, len(pending)))
-
-
-def fail_begun(task: Task, error: str, ledger: Ledger) -> Task | None:
-    """Of a task that failed, record as failed the run that had begun, or, if none had, all. Returns
-    a task of the others, which the error says nothing about."""
-    left = [run for run in task.runs if run.name not in ledger.ended]
-    begun = [run for run in left if run.name in ledger.at_work] or left
-    for run in begun:
-        ledger.fail(run, error)
-    others = [run for run in left if run not in begun]
-    return replace(task, runs=others) if others else None
-
-
-def _start_inbox() -> ray.actor.ActorHandle:
-    """An inbox on this machine, where no node that is lost takes it along."""
-    here = ray.get_runtime_context().get_node_id()
-    strategy = NodeAffinitySchedulingStrategy(here, soft=False)
-    inbox = ray.remote(Inbox).options(num_cpus=0, scheduling_strategy=strategy).remote()
-    _ask(inbox.names.remote())
-    return inbox
+        pending = _submit(cluster.make_groups(runs, to_do), shared, keep.save_model, request)
+        logger.info("%d of %d runs are done already, %d to do", number, len(runs), len(to_do))
+        with tqdm(total=len(runs), initial=number, desc="runs", unit="run", disable=None) as bar:
+            for run, outcome in _outcomes(pending, signals):
+                bar.update()
+                number += 1
+                place = f"Run {number} of {len(runs)}: {describe_run(run)}"
+                if error := _record(run, outcome, output_dir, shared.corpus, place):
+                    logger.error("%s", error)
+                    failed.append(run)
+    return failed
 
 
 def _submit(
-    task: Task,
-    texts: ray.ObjectRef,
-    inbox: ray.actor.ActorHandle,
-    keeps_models: bool,
-) -> ray.ObjectRef:
-    """Hand a task to Ray."""
-    device = "cuda" if "GPU" in task.demand else "cpu"
-    configs = {run.name: _for_nodes(run.config, device) for run in task.runs}
-    sharing = [_for_nodes(config, device) for config in task.configs]
-    compute = ray.remote(compute_task).options(
-        num_cpus=task.demand.get("CPU", 0),
-        num_gpus=task.demand.get("GPU", 0),
-        memory=task.demand.get("memory", 0),
-        max_retries=RETRIES,
-    )
-    return compute.remote(
-        {name: version(name) for name in PACKAGES},
-        [texts, ray.put((configs, sharing))],
-        inbox,
-        keeps_models,
-    )
+    groups: Sequence[cluster.Group], shared: SharedWork, keeps_models: bool, request: ClusterRequest
+) -> dict[ray.ObjectRef, tuple[Run, Mapping[str, float]]]:
+    """Hand all that is to be computed to Ray. Returns the runs, and what of a node each takes, by
+    the references of their outcomes."""
+    nodes = _find_nodes()
+    basic = cluster.find_demand(request, groups[0].runs[0].config.device, nodes)
+    device = "cuda" if "GPU" in basic else "cpu"
+    texts = ray.put(pickle.dumps((shared.corpus, shared.encoding)))
+    pending = {}
+    for group in groups:
+        need = group.memory(shared)
+        # Of a GPU's memory, Ray knows nothing.
+        demand = basic if device == "cuda" else {**basic, "memory": need.total}
+        if lack := cluster.describe_lack(group.runs[0], demand, nodes):
+            raise ClusterError(lack)
+        task = _make_task(demand)
+        configs = [cluster.for_nodes(config, device) for config in group.configs]
+        shares_states = need.states > 0 and len(group.runs) > 1
+        depth, states = None, ()  # of the states that were made last
+        for run in group.runs:  # those that freeze fewer blocks come first
+            config = cluster.for_nodes(run.config, device)
+            if shares_states and depth != cluster.depth(config):
+                depth = cluster.depth(config)
+                work = pickle.dumps(partial(compute_states, configs, config))
+                states = (task.options(name="states").remote(work, texts, *states),)
+            work = pickle.dumps(partial(compute_run, configs, config, keeps_models))
+            pending[task.options(name="run").remote(work, texts, *states)] = (run, demand)
+    return pending
 
 
-def _for_nodes(config: ExperimentConfig, device: str) -> ExperimentConfig:
-    """The same experiment on the device that it is given, with paths that do not depend on the
-    folder of the process."""
-    weights = config.weights
-    if weights not in ("pretrained", "random"):
-        weights = str(Path(weights).absolute())
-    weights_dir = config.weights_dir and str(Path(config.weights_dir).absolute())
-    return replace(config, device=device, weights=weights, weights_dir=weights_dir)
-
-
-def _find_error(ref: ray.ObjectRef) -> str | None:
-    """Why a task came to no good end, if so.
-
-    Raises:
-        ClusterError: a node has other versions, which no other task would find different.
-    """
-    try:
-        ray.get(ref, timeout=ANSWER_SECONDS)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, VersionError):
-            raise ClusterError(f"--ray: {error.cause}") from None
-        return f"{type(error.cause).__name__}: {error.cause}"
-    except ray.exceptions.RayError as error:
-        return f"Ray gave the run up: {_reason(error)}"
-    return None
-
-
-def _ask(ref: ray.ObjectRef) -> Any:
-    """What is behind a reference that is there, or will be soon.
+def _outcomes(
+    pending: dict[ray.ObjectRef, tuple[Run, Mapping[str, float]]], signals: DeferredSignals
+) -> Iterator[tuple[Run, Outcome]]:
+    """Each run with its outcome, as soon as it has ended.
 
     Raises:
-        ClusterError: it does not come.
+        ClusterError: Ray does not answer, no node can run what is left, a node has other
+            packages, or no run ends for too long.
     """
+    last_possible = last_end = time.monotonic()
+    while pending:
+        signals.heed()
+        for ref in ray.wait(list(pending), timeout=POLL_SECONDS)[0]:
+            yield pending.pop(ref)[0], _fetch(ref)
+            last_end = time.monotonic()
+        nodes, now = _find_nodes(), time.monotonic()
+        lacks = [cluster.describe_lack(*task, nodes) for task in pending.values()]
+        if not all(lacks):
+            last_possible = now
+        elif lacks and now - last_possible > STUCK_SECONDS:
+            raise ClusterError(lacks[0])
+        if now - last_end > SILENT_SECONDS:
+            raise ClusterError(
+                f"No run has ended for {SILENT_SECONDS:g} seconds, and {len(pending)} are left: "
+                "other work may fill the cluster, or its processes hang; `ray status` shows which. "
+                f"{STOPPED}"
+            )
+
+
+def _fetch(ref: ray.ObjectRef) -> Outcome:
     try:
         return ray.get(ref, timeout=ANSWER_SECONDS)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ImportError):  # which no other task would find different
+            raise ClusterError(f"--ray: {error.cause}. {INSTALL}") from None
+        return Outcome(error=f"{type(error.cause).__name__}: {error.cause}")
     except ray.exceptions.RayError as error:
-        raise ClusterError(LOST.format(_reason(error))) from error
+        return Outcome(error=f"Ray gave the run up: {_reason(error)}")
+
+
+def _record(run: Run, outcome: Outcome, output_dir: Path, corpus: Corpus, place: str) -> str | None:
+    """Write down and report how a run ended. Returns what went wrong, if something did."""
+    if outcome.error:
+        error = outcome.error + f" (on the node {outcome.node})" * bool(outcome.node)
+        records.write_incomplete(output_dir, run, "failed", error)
+        return f"{place}, failed: {error}"
+    folder = run.folder(output_dir)
+    try:
+        for name, content in outcome.files.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / name, content)
+    except OSError as error:
+        raise RecordError(f"{error.filename} cannot be written ({error}).") from error
+    folder = sweep.record_complete(output_dir, run, outcome.result, corpus)
+    logger.info("%s, done on %s in %.2f minutes", place, outcome.node, outcome.seconds / 60)
+    print_lines("\n".join([f"{describe_run(run)}:", *records.read_record(folder).lines]))
+    return sweep.describe_not_kept(outcome.result, folder) if outcome.result.not_kept else None
+
+
+def _find_nodes() -> list[cluster.Node]:
+    """The nodes that are alive."""
+    found: list[dict[str, Any]] = []
+
+    def ask() -> None:
+        with suppress(Exception):
+            found.extend(ray.nodes())
+
+    asking = threading.Thread(target=ask, daemon=True)  # it may never return
+    asking.start()
+    asking.join(ANSWER_SECONDS)
+    if not found:
+        raise ClusterError(f"Ray does not answer any more (its head is gone). {STOPPED}")
+    alive = (node for node in found if node["Alive"])
+    return [cluster.Node(node["NodeManagerHostname"], node["Resources"]) for node in alive]
 
 
 def _reason(error: Exception) -> str:
     """What Ray says went wrong: the last line, which is no part of a traceback."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
-
-
-def find_nodes() -> list[Node]:
-    """The nodes that are alive.
-
-    Raises:
-        ClusterError: the cluster's head does not answer.
-    """
-    try:
-        nodes = call_in_thread(ray.nodes, ANSWER_SECONDS)
-    except concurrent.futures.TimeoutError as error:
-        raise ClusterError(LOST.format("its head is gone")) from error
-    alive = (node for node in nodes if node["Alive"])
-    return [Node(node["NodeManagerHostname"], node["Resources"]) for node in alive]
 
 
 # ---------------------------------------------------------------- connecting
@@ -342,7 +312,7 @@ def find_nodes() -> list[Node]:
 def connected(address: str) -> Iterator[DeferredSignals]:
     """Inside, this process is connected to the Ray at an address, or to one of its own.
 
-    Gives what notes signals: Ray bears no exception at any moment, so they wait.
+    Gives what notes signals: an exception in the middle of Ray's code would break it, so they wait.
 
     Raises:
         ClusterError: no Ray answers there, or it is of another version.
@@ -351,10 +321,14 @@ def connected(address: str) -> Iterator[DeferredSignals]:
         os.environ.setdefault(name, value)
     options = {"include_dashboard": False}
     if address != LOCAL:
-        address, options = find_cluster(address), {}
+        address, options = cluster.find_cluster(address), {}
     try:
         with DeferredSignals() as starting:
-            _start(address, **options)
+            try:
+                ray.init(address, runtime_env=RUNTIME, **QUIET, **options)
+            except Exception as error:  # Ray's have no class in common
+                problem = f"--ray: Ray did not start or answer ({_reason(error)})."
+                raise ClusterError(problem) from error
             starting.heed()
         # Here our handlers of signals are back, in whose place Ray had put its own.
         with DeferredSignals() as signals:
@@ -363,39 +337,3 @@ def connected(address: str) -> Iterator[DeferredSignals]:
         raise Interrupted(signal.SIGTERM) from None
     finally:
         ray.shutdown()
-
-
-def _start(address: str, **options: Any) -> None:
-    """Connect to Ray, or start one.
-
-    Raises:
-        ClusterError: it fails.
-    """
-    try:
-        ray.init(address, runtime_env=RUNTIME, **QUIET, **options)
-    except Exception as error:  # Ray's have no class in common
-        raise ClusterError(f"--ray: Ray did not start or answer ({_reason(error)}).") from error
-
-
-def find_cluster(address: str) -> str:
-    """The address HOST:PORT of the cluster that an address, or ``auto``, leads to.
-
-    ``ray.init`` has time limits of minutes, and can end its process. So it is tried in another.
-
-    Raises:
-        ClusterError: no Ray answers there, or one of another version.
-    """
-    command = [sys.executable, "-c", PROBE, address]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS)
-        reason = found.stdout.strip() or f"its exit status is {found.returncode}"
-    except subprocess.TimeoutExpired:
-        reason = f"no Ray answers within {PROBE_SECONDS:.0f} s"
-    else:
-        if found.returncode == 0:
-            return found.stdout.split()[-1]
-    raise ClusterError(
-        f"--ray {address}: {reason}. Look with `ray status --address {address}`; start a cluster "
-        "with `ray start --head`, and let this machine join it with `ray start --address "
-        "HOST:PORT`; or leave the address out."
-    )
