@@ -59,11 +59,7 @@ class Group:
     configs: Sequence[ExperimentConfig]
 
     def memory(self, shared: SharedWork) -> MemoryNeed:
-        """What the largest of its runs needs.
-
-        Raises:
-            DataError: the texts do not fill a batch.
-        """
+        """What the largest of its runs needs."""
         # Whatever the seed, the texts are the same; and the states are there for all that share.
         configs = {replace(config, seed=0) for config in self.configs}
         counts = {config: count_positions(shared.texts(config), config) for config in configs}
@@ -74,12 +70,8 @@ class Group:
 
 
 def make_groups(runs: Sequence[Run], to_do: Sequence[Run]) -> list[Group]:
-    """Put together what shares hidden states.
-
-    Args:
-        runs: all of the sweep, in the order of :func:`sweep.order_runs`.
-        to_do: those of them without a record.
-    """
+    """Put together what shares hidden states, of all ``runs`` in :func:`sweep.order_runs`'s order;
+    those ``to_do`` have no record."""
     together: dict[Any, list[Run]] = {}
     for run in runs:
         together.setdefault(prefix_key(run.config) or run.name, []).append(run)
@@ -110,11 +102,8 @@ def for_nodes(config: ExperimentConfig, device: str) -> ExperimentConfig:
 
 
 def find_demand(request: ClusterRequest, device: str, nodes: Sequence[Node]) -> dict[str, float]:
-    """What every task takes of a node: a GPU, or a part of one, or else cores.
-
-    Args:
-        device: as ``--device`` has it; ``auto`` is CUDA where a node has a GPU.
-    """
+    """What every task takes of a node: a GPU, or a part of one, or else cores. ``device`` is
+    ``--device``, and ``auto`` is CUDA if a node has a GPU."""
     wants_gpu = request.gpus_per_run is not None or any(node.fits({"GPU": 1}) for node in nodes)
     if device == "cuda" or (device == "auto" and wants_gpu):
         return {"GPU": request.gpus_per_run or 1}
@@ -127,7 +116,7 @@ def describe_lack(run: Run, demand: Mapping[str, float], nodes: Sequence[Node]) 
     if any(node.fits(demand) for node in nodes):
         return None
     lacking = [
-        name for name in demand if not any(node.fits({name: demand[name]}) for node in nodes)
+        name for name, n in demand.items() if not any(node.fits({name: n}) for node in nodes)
     ]
     ways = ", or ".join(WAYS_OUT[name] for name in lacking or demand)
     have = ", ".join(f"{node.name} ({_describe(node.resources)})" for node in nodes)
@@ -149,9 +138,6 @@ def find_cluster(address: str) -> str:
     """The address HOST:PORT of the cluster that an address, or ``auto``, leads to.
 
     ``ray.init`` has time limits of minutes, and can end its process. So it is tried in another.
-
-    Raises:
-        ClusterError: no Ray answers there, or one of another version.
     """
     command = [sys.executable, "-c", PROBE, address]
     try:

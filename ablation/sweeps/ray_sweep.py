@@ -158,17 +158,11 @@ def run_ray_sweep(
     runs: Sequence[Run], output_dir: Path, keep: Keep, request: ClusterRequest
 ) -> list[Run]:
     """Have Ray run whatever of ``runs``, in the order of :func:`sweep.order_runs`, has no complete
-    record.
-
-    Returns:
-        The runs that failed, or that Ray gave up; they are recorded, and the others went on.
+    record. Returns the runs that failed, or that Ray gave up; they are recorded.
 
     Raises:
         ClusterError: no Ray answers, no node can run what is left, or versions differ.
-        DataError: the texts or the vocabulary are missing or damaged.
-        RecordError: a record cannot be written, or the folder holds runs on other data or
-            from other weights of the same name.
-        Interrupted: the process was asked to stop; what is complete is recorded.
+        DataError, RecordError, Interrupted: as for :func:`sweep.run_sweep`.
     """
     read_commit()  # before others change the files
     to_do = [run for run in runs if not sweep.find_done(run, output_dir, keep)]
@@ -227,12 +221,7 @@ def _submit(
 def _outcomes(
     pending: dict[ray.ObjectRef, tuple[Run, Mapping[str, float]]], signals: DeferredSignals
 ) -> Iterator[tuple[Run, Outcome]]:
-    """Each run with its outcome, as soon as it has ended.
-
-    Raises:
-        ClusterError: Ray does not answer, no node can run what is left, a node has other
-            packages, or no run ends for too long.
-    """
+    """Each run with its outcome, as soon as it has ended."""
     last_possible = last_end = time.monotonic()
     while pending:
         signals.heed()
@@ -313,9 +302,6 @@ def connected(address: str) -> Iterator[DeferredSignals]:
     """Inside, this process is connected to the Ray at an address, or to one of its own.
 
     Gives what notes signals: an exception in the middle of Ray's code would break it, so they wait.
-
-    Raises:
-        ClusterError: no Ray answers there, or it is of another version.
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)

@@ -115,11 +115,8 @@ def write_complete(
 ) -> Path:
     """Write the record of a complete run, in place of an earlier one. Returns its folder.
 
-    Args:
-        data: what it was trained on, as :func:`identity.identify_data` has it.
-
-    Raises:
-        RecordError: it cannot be written.
+    ``data`` is what it was trained on, as :func:`identity.identify_data` has it. Raises
+    ``RecordError`` if it cannot be written.
     """
     probabilities = torch.softmax(result.test.logits.double(), dim=-1)  # (N, C)
     is_binary = probabilities.shape[1] == 2
@@ -154,15 +151,9 @@ def write_complete(
 def write_incomplete(
     output_dir: Path, run: Run, status: str, error: str, machine: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the record of a run that failed or was interrupted; an earlier, complete one is kept.
-
-    Args:
-        status: ``failed`` or ``interrupted``.
-        machine: what it ran on, as :func:`machine.describe_machine` has it, if that is known.
-
-    Raises:
-        RecordError: it cannot be written.
-    """
+    """Write the record of a run that ``failed`` or was ``interrupted``, its ``status``. An earlier,
+    complete one is kept. ``machine`` is what it ran on, if that is known, as ``describe_machine``
+    has it. Raises ``RecordError`` if it cannot be written."""
     if not find_complete(output_dir, run):
         _write(output_dir, run, {**_describe(run, status, machine or {}), "error": error})
 
@@ -233,11 +224,7 @@ def read_records(output_dir: Path) -> list[Record]:
 
 def find_complete(output_dir: Path, run: Run) -> Record | None:
     """The complete record of a run on these data, from these weights. One that is damaged or out
-    of date is named, and left aside.
-
-    Raises:
-        DataError: the data or the weights cannot be read.
-    """
+    of date is named, and left aside. Raises ``DataError`` if data or weights cannot be read."""
     for folder in run.folders(output_dir):
         try:
             record = read_record(folder) if (folder / RESULT_NAME).exists() else None
@@ -258,11 +245,7 @@ def find_complete(output_dir: Path, run: Run) -> Record | None:
 
 
 def read_record(folder: Path) -> Record:
-    """Read one record.
-
-    Raises:
-        RecordError: there is none, or it is damaged.
-    """
+    """Read one record. Raises ``RecordError`` if there is none, or it is damaged."""
     try:
         result = parse_json(_read(folder / RESULT_NAME, MAX_RESULT_BYTES))
         check_result(result)
@@ -308,10 +291,8 @@ def weights_have_changed(record: Record) -> bool:
     """Whether ``--weights PATH`` is by now another file than the one that a run started from.
 
     Early records do not say which that was, so a file newer than the record counts as another.
-    A file that is not here, but on the nodes of a cluster, may still be the same.
-
-    Raises:
-        DataError: the file cannot be read, or is no GPT-2.
+    A file that is not here, but on the nodes of a cluster, may still be the same. Raises
+    ``DataError`` if the file cannot be read, or is no GPT-2.
     """
     weights = record.config.weights
     if weights in ("pretrained", "random") or not os.path.exists(weights):

@@ -33,13 +33,11 @@ def run_and_record(
 ) -> Path:
     """Run one experiment and write its record, however it ends. Returns its folder.
 
-    Args:
-        keep: its folder is the record's, whatever it says.
+    What is kept goes to the record's folder, whatever ``keep`` says.
 
     Raises:
-        RecordError: the record cannot be written.
-        ExperimentError: the record is written, but the model could not be kept.
-        Exception, Interrupted: what made the run fail or stop, when it was recorded.
+        ExperimentError: the record cannot be written, or the model cannot be kept.
+        Exception, Interrupted: what made the run fail or stop, when that is recorded.
     """
     read_commit()  # before others change the files
     folder = run.folder(output_dir)
@@ -48,13 +46,10 @@ def run_and_record(
     try:
         shared = shared or SharedWork([run.config])
         result = run_experiment(run.config, shared, replace(keep or Keep(), folder=folder))
-    except BrokenPipeError:  # whoever reads the results has gone, which is no fault of the run
-        raise
-    except KeyboardInterrupt as error:
-        _record_end(output_dir, run, "interrupted", str(error) or "interrupted")
-        raise
-    except Exception as error:
-        _record_end(output_dir, run, "failed", describe_error(error))
+    except (Exception, KeyboardInterrupt) as error:
+        # If it is that whoever reads the results has gone, this is no fault of the run.
+        if is_first() and not isinstance(error, BrokenPipeError):
+            _record_end(output_dir, run, error)
         raise
     if is_first():
         record_complete(output_dir, run, result, shared.corpus)
@@ -63,24 +58,21 @@ def run_and_record(
     return folder
 
 
-def _record_end(output_dir: Path, run: Run, status: str, error: str) -> None:
+def _record_end(output_dir: Path, run: Run, error: Exception | KeyboardInterrupt) -> None:
     """Record how a run ended here, unless that fails: it must not hide why the run ended."""
-    if not is_first():
-        return
+    status, reason = "interrupted", str(error) or "interrupted"
+    if isinstance(error, Exception):
+        status, reason = "failed", describe_error(error)
     machine = describe_machine(choose_device(run.config.device))
     try:
-        records.write_incomplete(output_dir, run, status, error, machine)
+        records.write_incomplete(output_dir, run, status, reason, machine)
     except (RecordError, DataError) as another:
         logger.error("The end of the run could not be recorded: %s", another)
 
 
 def record_complete(output_dir: Path, run: Run, result: ExperimentResult, corpus: Corpus) -> Path:
     """Write the record of a run that came to its end, with the split it was made on, and delete
-    its checkpoint, unless its model is still to be kept. Returns its folder.
-
-    Raises:
-        RecordError: it cannot be written.
-    """
+    its checkpoint, unless its model is still to be kept. Returns its folder."""
     data = identify_data(corpus)
     folder = records.write_complete(output_dir, run, result, data)
     write_split(output_dir, corpus, run.config, data["split_sha256"])
@@ -106,11 +98,7 @@ def describe_not_kept(result: ExperimentResult, folder: Path) -> str:
 
 def find_done(run: Run, output_dir: Path, keep: Keep) -> records.Record | None:
     """The record of a run that came to its end, kept all that is to be kept, and was not begun
-    again since.
-
-    Raises:
-        DataError: its data cannot be read.
-    """
+    again since. Raises ``DataError`` if its data cannot be read."""
     record = records.find_complete(output_dir, run)
     if not record or (record.folder / CHECKPOINT_NAME).exists():
         return None
@@ -131,17 +119,15 @@ def order_runs(runs: Sequence[Run]) -> list[Run]:
 
 
 def run_sweep(runs: Sequence[Run], output_dir: Path, keep: Keep | None = None) -> list[Run]:
-    """Run whatever of ``runs``, in the order of :func:`order_runs`, has no complete record.
+    """Run whatever of ``runs``, in the order of :func:`order_runs`, has no complete record. A run
+    that was interrupted goes on from its checkpoint.
 
-    A run that was interrupted goes on from its checkpoint.
-
-    Returns:
-        The runs that failed; they are recorded, and the others went on.
+    Returns the runs that failed; they are recorded, and the others went on.
 
     Raises:
         DataError: the texts are missing or damaged.
-        RecordError: a record cannot be written, or the folder holds runs on other data or from
-            other weights of the same name, which could not stand in one table with these.
+        RecordError: a record cannot be written, or :func:`require_one_table` says why not.
+        Interrupted: the process was asked to stop.
     """
     failed, shared = [], None
     keep = replace(keep or Keep(), resume=True)
@@ -169,16 +155,10 @@ def run_sweep(runs: Sequence[Run], output_dir: Path, keep: Keep | None = None) -
 
 def require_one_table(output_dir: Path, corpus: Corpus, runs: Sequence[Run]) -> None:
     """Raise :class:`RecordError` if a folder holds runs that could not stand in one table with
-    these: on other data, or other runs from what ``--weights PATH`` was before.
-
-    Raises:
-        DataError: the file of ``--weights`` cannot be read, or is no GPT-2.
-    """
+    these: on other data, or other runs from what ``--weights PATH`` was before."""
     data, ours = identify_data(corpus), {identify(run.config) for run in runs}
     names = {run.config.weights for run in runs}
-    for record in records.read_records(output_dir):
-        if not record.is_complete:
-            continue
+    for record in (r for r in records.read_records(output_dir) if r.is_complete):
         if record.result["data"] != data:
             raise RecordError(
                 f"{record.folder} was made on other data or another split "
