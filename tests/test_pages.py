@@ -13,9 +13,10 @@ from helpers import make_result, sizes_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ablation.config.identity import identify_data
 from ablation.config.rows import ROWS, configure
 from ablation.config.runs import Run
-from ablation.data.corpora import describe_data, load_corpus
+from ablation.data.corpora import load_corpus
 from ablation.reports.pages import (
     Block,
     Heading,
@@ -159,7 +160,7 @@ def test_a_report_on_hostile_names(tmp_path: Path) -> None:
         result = make_result(
             labels, predicted, **sizes_of(corpus), labels_of_classes=corpus.class_names
         )
-        folder = write_complete(tmp_path / "runs", run, result, describe_data(corpus))
+        folder = write_complete(tmp_path / "runs", run, result, identify_data(corpus))
         content = json.loads((folder / RESULT_NAME).read_text())
         content["commit"] = content["device"]["name"] = content["versions"]["torch"] = evil
         (folder / RESULT_NAME).write_text(json.dumps(content))

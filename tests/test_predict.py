@@ -16,9 +16,9 @@ from helpers import config_from_flags, environment_without_network, small_gpt2_e
 from safetensors.torch import load_file, save_file
 
 import predict
-from ablation.classifier import saved_models
 from ablation.classifier.saved_models import load_classifier
 from ablation.classifier.tensor_files import read_tensors, write_tensors
+from ablation.config.identity import checksum_json
 from ablation.config.runs import Keep
 from ablation.data import corpora
 from ablation.data.corpora import load_corpus
@@ -205,7 +205,7 @@ def rewrite_config(path: Path, **changes: object) -> None:
     content = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps(content))
     model = path.with_name("model.safetensors")
-    write_tensors(model, read_tensors(model)[1], {"config_sha256": saved_models._checksum(content)})
+    write_tensors(model, read_tensors(model)[1], {"config_sha256": checksum_json(content)})
 
 
 def rewrite(path: Path, name: str, tensor: torch.Tensor | None) -> None:

@@ -15,9 +15,10 @@ import pytest
 import torch
 from helpers import make_result, sizes_of
 
+from ablation.config.identity import identify_data
 from ablation.config.rows import ROWS, configure
 from ablation.config.runs import Run
-from ablation.data.corpora import describe_data, load_corpus
+from ablation.data.corpora import load_corpus
 from ablation.reports.report import write_report
 from ablation.sweeps import sweep
 from ablation.sweeps.record_schema import check_result
@@ -76,7 +77,7 @@ def write_run(folder: Path, run: Run) -> Path:
     base = {"weights": "random", "seed": run.config.seed, "torch": "2.13.0"}
     result = replace(result, kept={"model": "0" * 64}, weights=base)
     result.history.epoch_accuracies.append((result.accuracy.train, result.accuracy.validation))
-    return write_complete(folder, run, result, describe_data(corpus))
+    return write_complete(folder, run, result, identify_data(corpus))
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,12 @@ import pytest
 from helpers import make_result, sizes_of
 from sklearn.svm import LinearSVC
 
+from ablation.config.identity import identify_data
 from ablation.config.options import ExperimentConfig
 from ablation.config.rows import ROWS, configure
 from ablation.config.runs import Run
 from ablation.data import corpora
-from ablation.data.corpora import describe_data, load_corpus
+from ablation.data.corpora import load_corpus
 from ablation.data.demo import demo_messages
 from ablation.data.sms import read_messages, split_messages
 from ablation.reports.baseline import classify_by_characters, copied_texts, keep_letters
@@ -291,7 +292,7 @@ def test_the_page_is_whole_and_self_contained(
     messages.loc[:, "Text"] = [f"{text} {i} {hostile}" for i, text in enumerate(messages["Text"])]
     monkeypatch.setattr(corpora, "demo_messages", lambda: messages)
     corpus = load_corpus(ExperimentConfig(demo=True))
-    data, labels = describe_data(corpus), corpus.parts.test["Label"].tolist()
+    data, labels = identify_data(corpus), corpus.parts.test["Label"].tolist()
     n_test = len(labels)
     for row in (1, 2, 10):
         for seed in (123, 124):
@@ -329,7 +330,7 @@ def test_a_record_of_other_sizes_is_no_report(tmp_path: Path) -> None:
     labels = corpus.parts.test["Label"].tolist()
     result = make_result(labels, labels)  # of as many training texts as the real messages are
     run = Run(ExperimentConfig(demo=True))
-    write_complete(tmp_path, run, result, describe_data(corpus))
+    write_complete(tmp_path, run, result, identify_data(corpus))
     with pytest.raises(RecordError, match="holds no record that fits"):
         write_report(tmp_path, tmp_path)
 
@@ -338,7 +339,7 @@ def test_a_report_on_four_test_texts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     messages = pd.concat([demo_messages()[:10], demo_messages()[-10:]], ignore_index=True)
     monkeypatch.setattr(corpora, "demo_messages", lambda: messages)
     corpus = load_corpus(ExperimentConfig(demo=True))
-    data = describe_data(corpus)
+    data = identify_data(corpus)
     labels = split_messages(messages).test["Label"].tolist()
     assert len(labels) == 4
     for row, wrong in ((1, 0), (2, 3)):
@@ -379,7 +380,7 @@ def test_a_failed_run_does_not_choose_the_data(tmp_path: Path) -> None:
     labels = corpus.parts.test["Label"].tolist()
     run = Run(configure(ROWS[1], {"demo": True}))
     result = make_result(labels, labels, **sizes_of(corpus))
-    write_complete(tmp_path, run, result, describe_data(corpus))
+    write_complete(tmp_path, run, result, identify_data(corpus))
     assert "Report: " in write_report(tmp_path, tmp_path)
 
 

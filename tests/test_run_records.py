@@ -10,9 +10,10 @@ import pytest
 import torch
 from helpers import config_from_flags, make_result
 
+from ablation.config.identity import identify
 from ablation.config.options import ExperimentConfig
 from ablation.config.rows import ROWS
-from ablation.config.runs import Run, identify
+from ablation.config.runs import Run
 from ablation.sweeps import records
 from ablation.sweeps.records import (
     NEXT_PREDICTIONS_NAME,

@@ -5,8 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ablation.config.identity import identify_data
 from ablation.config.options import ExperimentConfig
-from ablation.data.corpora import describe_data, load_corpus
+from ablation.data.corpora import load_corpus
 from ablation.data.demo import byte_encoding, demo_messages
 from ablation.data.sms import DATASET_NAME, read_messages, split_messages
 from ablation.data.split_files import write_split
@@ -85,7 +86,7 @@ def test_the_split_is_written_once(tmp_path: Path, caplog: pytest.LogCaptureFixt
     path = write_news(tmp_path / "a.csv", {"sport": 12, "money": 9})
     config = ExperimentConfig(dataset=str(path))
     corpus = load_corpus(config)
-    sha256 = describe_data(corpus)["split_sha256"]
+    sha256 = identify_data(corpus)["split_sha256"]
     write_split(tmp_path, corpus, config, sha256)
     (split,) = tmp_path.glob("split-*.csv")
     before = split.stat()
@@ -93,7 +94,7 @@ def test_the_split_is_written_once(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert split.stat() == before
     path.write_bytes(b"\n" + path.read_bytes())
     moved = load_corpus(config)
-    assert describe_data(moved)["split_sha256"] == sha256, "the same texts in the same parts"
+    assert identify_data(moved)["split_sha256"] == sha256, "the same texts in the same parts"
     write_split(tmp_path, moved, config, sha256)
     assert dict(pd.read_csv(split)[["row", "label"]].values) == topics_by_line(path)
     write_split(path, corpus, config, sha256)

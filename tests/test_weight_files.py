@@ -12,9 +12,10 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from ablation.classifier import weight_files
 from ablation.classifier.build import load_weights
-from ablation.classifier.weight_files import checksum_weights, describe_base, find_weights
+from ablation.classifier.weight_files import find_weights
+from ablation.config import identity
+from ablation.config.identity import checksum_weights, identify_weights
 from ablation.config.options import ExperimentConfig
 from ablation.config.sizes import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig, PublishedWeights
 from ablation.system.downloads import OFFLINE_VARIABLES
@@ -98,7 +99,7 @@ def test_the_right_file_is_taken(
     path = put(tmp_path / "gpt2-tiny" / "model.safetensors", content)
     assert find_weights(config_of(tmp_path)) == path
     assert load_weights(config_of(tmp_path)).config == MODEL_SIZES[TINY]
-    assert describe_base(config_of()) == {
+    assert identify_weights(config_of(), find_weights) == {
         "weights": "pretrained",
         "file_sha256": published.sha256,
         "repository": "somebody/gpt2-tiny",
@@ -144,7 +145,7 @@ def test_the_size_is_looked_at_first(
     published: PublishedWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(put(tmp_path / "gpt2-tiny" / "other", b"").with_name("model.safetensors"))
-    monkeypatch.setattr(weight_files, "checksum_file", None)
+    monkeypatch.setattr(identity, "checksum_file", None)
     assert "found 0 bytes" in refusal(config_of(tmp_path)), "and nobody waits for a pipe"
 
 
@@ -226,7 +227,7 @@ def test_a_file_or_a_folder(content: bytes, tmp_path: Path) -> None:
         find_weights(config)
     model = put(tmp_path / "model.safetensors", content)
     assert find_weights(config) == model
-    assert describe_base(config) == {
+    assert identify_weights(config, find_weights) == {
         "weights": str(tmp_path),
         "file_sha256": hashlib.sha256(content).hexdigest(),
     }
@@ -241,7 +242,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_random_weights_are_known_by_what_makes_them() -> None:
-    assert describe_base(config_of(weights="random", seed=7)) == {
+    assert identify_weights(config_of(weights="random", seed=7), find_weights) == {
         "weights": "random",
         "seed": 7,
         "torch": torch.__version__.partition("+")[0],
@@ -255,9 +256,9 @@ def test_a_checksum_is_computed_once_for_a_file_that_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed = []
-    real = weight_files.checksum_file
-    monkeypatch.setattr(weight_files, "checksum_file", lambda p: computed.append(p) or real(p))
-    monkeypatch.setattr(weight_files, "SETTLED_SECONDS", -1)
+    real = identity.checksum_file
+    monkeypatch.setattr(identity, "checksum_file", lambda p: computed.append(p) or real(p))
+    monkeypatch.setattr(identity, "SETTLED_SECONDS", -1)
     path = put(tmp_path / "a", b"first")
     assert checksum_weights(path) == hashlib.sha256(b"first").hexdigest()
     checksum_weights(path)

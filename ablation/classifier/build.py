@@ -162,13 +162,6 @@ def build_classifier(
     return Classifier(gpt, Reading.of(config), config.precision)
 
 
-def fingerprint(model: nn.Module) -> int:
-    """The sum of the bits of all weights, read as whole numbers: equal for equal weights."""
-    kinds = {4: torch.int32, 2: torch.int16}
-    bits = (p.detach().view(kinds[p.element_size()]) for p in model.parameters())
-    return sum(int(part.sum()) for part in bits)
-
-
 def count_trained_blocks(config: ExperimentConfig) -> int:
     """How many blocks, from the last down, have something trainable in or below them."""
     return N_TRAINED_BLOCKS.get(config.trainable_layers, config.gpt.n_layers)

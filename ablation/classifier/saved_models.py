@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass, replace
@@ -19,7 +18,8 @@ from ablation.classifier.tensor_files import (
     trained_tensors,
     write_tensors,
 )
-from ablation.classifier.weight_files import WEIGHTS_NAME, describe_base
+from ablation.classifier.weight_files import WEIGHTS_NAME, find_weights
+from ablation.config.identity import checksum_json, identify_weights
 from ablation.config.options import OPTIONS, ExperimentConfig
 from ablation.config.rules import config_problems
 from ablation.config.runs import CONFIG_NAME
@@ -66,7 +66,7 @@ def save_classifier(
     """Write what was trained to ``folder``, and a ``config.json`` that says what it belongs to.
 
     Args:
-        base: what training started from, as :func:`weight_files.describe_base` has it.
+        base: what training started from, as :func:`identity.identify_weights` has it.
 
     Raises:
         CheckpointError: it cannot be written.
@@ -84,7 +84,7 @@ def save_classifier(
         "data": {"name": corpus.name, "file_sha256": corpus.file_sha256},
     }
     tensors = trained_tensors(model)
-    write_tensors(folder / WEIGHTS_NAME, tensors, {"config_sha256": _checksum(content)})
+    write_tensors(folder / WEIGHTS_NAME, tensors, {"config_sha256": checksum_json(content)})
     try:
         write_atomically(folder / CONFIG_NAME, json.dumps(content, indent=1).encode())
     except OSError as error:
@@ -116,14 +116,14 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(path, error) from error
     header, tensors = read_tensors(folder / WEIGHTS_NAME)
-    if header.get("config_sha256") != _checksum(content):
+    if header.get("config_sha256") != checksum_json(content):
         raise damaged(folder / WEIGHTS_NAME, f"it does not belong to {CONFIG_NAME}")
     of_this_machine = {"precision": content["options"]["precision"], **given, "weights": weights}
     config = replace(config, **of_this_machine)
     if problems := config_problems(config):
         raise ConfigError(problems)
     if base:
-        _require_same_base(base, describe_base(config), folder)
+        _require_same_base(base, identify_weights(config, find_weights), folder)
     model = build_classifier(config, None if base else _empty_model(config), len(labels))
     fill_trained(model.gpt, tensors, folder / WEIGHTS_NAME)
     set_precision(config.precision)
@@ -226,7 +226,3 @@ def _empty_model(config: ExperimentConfig) -> GPTModel:
         model = GPTModel(config.gpt)
     model.head = torch.nn.Identity()
     return model.to_empty(device="cpu")
-
-
-def _checksum(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,74 +1,20 @@
-"""The weights that training starts from: where they are, whether they are what they should be, and
-what they are known by."""
+"""The weights that training starts from: where they are, and whether they are the right ones."""
 
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from ablation.classifier.weight_kinds import describe_kind, require_gpt2
+from ablation.config.identity import checksum_weights
 from ablation.config.options import ExperimentConfig
 from ablation.config.sizes import PUBLISHED_WEIGHTS, PublishedWeights
 from ablation.system.downloads import OFFLINE, first_line, is_offline
 from ablation.system.errors import DataError
-from ablation.system.files import checksum_file
 
 logger = logging.getLogger("experiments")
 
 WEIGHTS_NAME = "model.safetensors"
-SETTLED_SECONDS = 2.0  # after a change, in which a second one might not show in the file's times
-
-_checksums: dict[tuple[int, ...], str] = {}  # of files as they were, for the length of a process
-
-
-def describe_base(config: ExperimentConfig) -> dict[str, Any]:
-    """What weights are known by: those of equal runs with an equal description are equal.
-
-    ``weights`` is what the flag says. A file has its ``file_sha256``, and published weights also
-    ``repository`` and ``revision``; random ones have what makes them, ``seed`` and ``torch``.
-
-    Raises:
-        DataError: the file of ``--weights PATH`` cannot be read, or is evidently no GPT-2.
-    """
-    if config.weights == "random":
-        version = torch.__version__.partition("+")[0]
-        return {"weights": "random", "seed": config.seed, "torch": version}
-    if config.weights == "pretrained":  # no other file is ever used
-        published = PUBLISHED_WEIGHTS[config.model_size]
-        return {
-            "weights": "pretrained",
-            "file_sha256": published.sha256,
-            "repository": published.repository,
-            "revision": published.revision,
-        }
-    path = find_weights(config)
-    try:
-        return {"weights": config.weights, "file_sha256": checksum_weights(path)}
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error}). Name it with --weights.") from error
-
-
-def checksum_weights(path: Path) -> str:
-    """SHA-256 of a file, computed once in a process for as long as nobody changes the file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    status = path.stat()
-    version = (
-        *(status.st_dev, status.st_ino, status.st_size),
-        *(status.st_mtime_ns, status.st_ctime_ns),
-    )
-    if version in _checksums:
-        return _checksums[version]
-    checksum = checksum_file(path)
-    if time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_SECONDS:
-        _checksums[version] = checksum
-    return checksum
 
 
 def find_weights(config: ExperimentConfig) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,8 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ablation.config.options import OPTIONS, ExperimentConfig
-from ablation.config.rows import CIRCUMSTANCES, nearest_row
+from ablation.config.identity import chosen_options, identify
+from ablation.config.options import ExperimentConfig
+from ablation.config.rows import nearest_row
 
 MAX_NAME_LENGTH = 130  # of a folder's name, of the 255 bytes that file systems allow
 EPOCH = "epoch"
@@ -50,7 +49,7 @@ class Run:
         number, row = nearest_row(self.config)
         words = [
             name if value is True else f"{name}-{_safe(value)}"
-            for name, value in _choices(self.config)
+            for name, value in chosen_options(self.config).items()
             if name not in row.flags
         ]
         start, end = f"row-{number:02d}", f"seed-{self.config.seed}_{identify(self.config)}"
@@ -75,28 +74,6 @@ class Run:
             yield named
         found = sorted(output_dir.glob(f"*_{identify(self.config)}"))
         yield from (path for path in found if path != named and path.is_dir())
-
-
-def identify(config: ExperimentConfig) -> str:
-    """A hash of what makes a run this run: seed and flags, without their circumstances.
-
-    Only what differs from its default counts, so that a flag that is added to the project
-    leaves the runs before it what they are.
-    """
-    choices = [*_choices(config), ("seed", config.seed)]
-    return hashlib.sha256(json.dumps(choices).encode()).hexdigest()[:10]
-
-
-def _choices(config: ExperimentConfig) -> list[tuple[str, Any]]:
-    values = {
-        name: getattr(config, name)
-        for name, option in OPTIONS.items()
-        if name not in CIRCUMSTANCES and getattr(config, name) != option.default
-    }
-    for name in values:
-        if OPTIONS[name].metadata["parse"] is float:
-            values[name] = float(values[name])  # 16 and 16.0 are one choice
-    return list(values.items())
 
 
 def _safe(value: Any) -> str:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import tiktoken
 
 from ablation.config.options import ExperimentConfig
@@ -23,7 +20,7 @@ from ablation.data.sms import (
     write_csv_files,
 )
 from ablation.data.vocabulary import gpt2_encoding
-from data_utils import Corpus, Splits
+from data_utils import Corpus
 
 logger = logging.getLogger("experiments")
 
@@ -44,21 +41,6 @@ def load_corpus(config: ExperimentConfig) -> Corpus:
     messages = split_messages(read_messages(find_dataset(data_dir, config.offline)))
     write_csv_files(messages, data_dir)
     return Corpus(messages, labels, DATASET_NAME, DATASET_SHA256)
-
-
-def describe_data(corpus: Corpus) -> dict[str, Any]:
-    """What a run was made on, for its record: runs with another description do not compare."""
-    return {
-        "name": corpus.name,
-        "file_sha256": corpus.file_sha256,
-        "split_sha256": checksum(corpus.parts),
-    }
-
-
-def checksum(parts: Splits[pd.DataFrame]) -> str:
-    """SHA-256 of the texts and labels of all parts, in order: another split has another."""
-    texts = (part[["Label", "Text"]].to_json(orient="values") for part in vars(parts).values())
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 def load_encoding(config: ExperimentConfig) -> tiktoken.Encoding:

@@ -8,15 +8,14 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-from ablation.classifier.build import fingerprint
 from ablation.classifier.export import export_hf, require_few_classes
 from ablation.classifier.saved_models import save_classifier
 from ablation.classifier.weight_files import WEIGHTS_NAME
+from ablation.config.identity import identify_checkpoint, identify_data, identify_program
 from ablation.config.options import ExperimentConfig
-from ablation.config.rows import CIRCUMSTANCES
 from ablation.config.rules import config_problems, machine_problems
 from ablation.config.runs import Keep
-from ablation.data.corpora import describe_data, load_encoding
+from ablation.data.corpora import load_encoding
 from ablation.data.own_data import require_ignored_class
 from ablation.finetuning.checkpoints import CHECKPOINT_NAME, Checkpoints
 from ablation.finetuning.memory import require_memory
@@ -29,7 +28,6 @@ from ablation.system.files import checksum_file
 from ablation.system.machine import (
     choose_device,
     describe_machine,
-    describe_program,
     peak_memory_bytes,
     reset_peak_memory,
     set_precision,
@@ -68,7 +66,7 @@ def run_experiment(
     if problems:
         raise ConfigError(problems)
     device = choose_device(config.device)
-    require_same(lambda: {**describe_program(), **_flags(config), "device": device.type})
+    require_same(lambda: {**identify_program(), **_flags(config), "device": device.type})
     shared = shared or SharedWork([config])
     if keep.export_dir:
         require_few_classes(len(shared.corpus.class_names), config)
@@ -80,14 +78,14 @@ def run_experiment(
     model, base = shared.model(config)
     model.to(device)
     parameters = list(model.parameters())
-    require_same(lambda: {"data": describe_data(shared.corpus), "weights": fingerprint(model)})
+    require_same(lambda: {"data": identify_data(shared.corpus), "weights": base})
     require_memory(texts, config)
     inputs, feature_seconds = shared.inputs(model, config)
     loaders = make_loaders(inputs, config.batch_size)
     with DeferredSignals(agree=largest) as signals:
         checkpoints = Checkpoints(
             keep.folder and keep.folder / CHECKPOINT_NAME,
-            identity=lambda: _identity(shared.corpus, config, base),
+            identity=lambda: identify_checkpoint(config, shared.corpus, base),
             every=keep.checkpoint_every,
             resume=keep.resume,
             features=feature_seconds,
@@ -174,17 +172,4 @@ def _flags(config: ExperimentConfig) -> dict[str, Any]:
         f"--{name}": value
         for name, value in asdict(config).items()
         if not name.endswith(("_dir", "dataset", "offline"))
-    }
-
-
-def _identity(corpus: Corpus, config: ExperimentConfig, base: dict[str, Any]) -> dict[str, Any]:
-    """What a checkpoint belongs to: equal for runs that would go the same way from it."""
-    return {
-        "options": {
-            name: value
-            for name, value in asdict(config).items()
-            if name == "seed" or name not in CIRCUMSTANCES
-        },
-        "data": describe_data(corpus),
-        "base": base,
     }

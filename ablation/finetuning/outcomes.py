@@ -122,7 +122,7 @@ class ExperimentResult:
     n_parameters: int  # trained or not
     peak_memory: int  # bytes
     machine: dict[str, Any]  # that computed it, as describe_machine has it
-    weights: dict[str, Any]  # that it started from, as describe_base has them
+    weights: dict[str, Any]  # that it started from, as identify_weights has them
     kept: dict[str, str] = field(default_factory=dict)  # "model", "export": their SHA-256
     not_kept: dict[str, str] = field(default_factory=dict)  # the same: why they are not there
 

@@ -17,7 +17,8 @@ from ablation.classifier.build import (
     count_trained_blocks,
     load_weights,
 )
-from ablation.classifier.weight_files import describe_base
+from ablation.classifier.weight_files import find_weights
+from ablation.config.identity import identify_weights, start_of
 from ablation.config.options import ExperimentConfig
 from ablation.config.sizes import MODEL_SIZES
 from ablation.data.corpora import load_corpus, load_encoding
@@ -88,15 +89,15 @@ class SharedWork:
             logger.info(line)
 
     def model(self, config: ExperimentConfig) -> tuple[Classifier, dict[str, Any]]:
-        """The model that trains, on the CPU, and what it starts from, as :func:`describe_base` has
-        it; what does not train may be shared with others.
+        """The model that trains, on the CPU, and what it starts from, as
+        :func:`identify_weights` has it; what does not train may be shared with others.
 
         Raises:
             DataError, CheckpointError: the weights are missing, damaged, or change meanwhile.
         """
-        base, n_classes = describe_base(config), len(self.corpus.class_names)
-        key = (_weights_key(config), base)
-        others = [other for other in self._configs if _weights_key(other) == key[0]]
+        base, n_classes = identify_weights(config, find_weights), len(self.corpus.class_names)
+        key = (start_of(config), base)
+        others = [other for other in self._configs if start_of(other) == key[0]]
         if config.trainable_layers == "all" or len(others) < 2:
             # Nothing of it could be shared: a second copy would only take memory.
             self._weights = self._prefix = (None, None)
@@ -106,7 +107,7 @@ class SharedWork:
                 self._weights = self._prefix = (None, None)  # before the next ones are read
                 self._weights = (key, load_weights(config))
             model = build_classifier(config, self._weights[1], n_classes)
-        if describe_base(config) != base:
+        if identify_weights(config, find_weights) != base:
             raise DataError(f"--weights {config.weights} changed while it was read. Run it again.")
         return model, base
 
@@ -143,16 +144,11 @@ def sharing_order(config: ExperimentConfig) -> tuple[Any, ...]:
     """
     return (
         list(MODEL_SIZES).index(config.model_size),
-        _weights_key(config),
+        start_of(config),
         config.trainable_layers == "all",
         prefix_key(config),
         -count_trained_blocks(config),
     )
-
-
-def _weights_key(config: ExperimentConfig) -> tuple[Any, ...]:
-    """Equal for experiments that start from the same weights."""
-    return (config.model_size, config.weights, config.seed if config.weights == "random" else -1)
 
 
 def prefix_key(config: ExperimentConfig) -> tuple[Any, ...]:
@@ -162,4 +158,4 @@ def prefix_key(config: ExperimentConfig) -> tuple[Any, ...]:
         return ()
     # Without the mask, padding is seen by every position.
     unmasked = f"padding {not config.no_padding}" if config.disable_causal_mask else ""
-    return (*_weights_key(config), config.precision, str(config.context_length), unmasked)
+    return (*start_of(config), config.precision, str(config.context_length), unmasked)

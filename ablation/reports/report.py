@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from ablation.data.corpora import describe_data, load_corpus
+from ablation.config.identity import identify_data
+from ablation.data.corpora import load_corpus
 from ablation.reports.pages import PICTURES_NAME, Block, Picture, render_html, render_markdown
 from ablation.reports.report_page import OTHERS_TITLE, ReportData, compose, tabulate_others
 from ablation.reports.tables import group_records, require_one_dataset, tabulate
-from ablation.sweeps.record_weights import require_one_base
-from ablation.sweeps.records import Record, read_records
+from ablation.sweeps.records import Record, read_records, require_one_base
 from ablation.system.errors import RecordError
 from ablation.system.files import write_atomically
 from ablation.system.output import printable
@@ -67,7 +67,7 @@ def _corpus_of(records: Sequence[Record], data_dir: Path, offline: bool) -> Corp
     complete = [record for record in records if record.is_complete]
     config = replace((complete or records)[0].config, data_dir=str(data_dir), offline=offline)
     corpus = load_corpus(config)
-    if complete and complete[0].result["data"] != describe_data(corpus):
+    if complete and complete[0].result["data"] != identify_data(corpus):
         raise RecordError(
             f"The texts in {config.dataset or data_dir}, as this version splits them, are not "
             "those that the runs were made on. "

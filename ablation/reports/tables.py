@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ablation.config.identity import identify
 from ablation.config.options import ExperimentConfig
 from ablation.config.published import PUBLISHED_SEED, messages_apart, published_count
 from ablation.config.rows import ROWS, Row, configure, format_command, format_flags, row_number
-from ablation.config.runs import identify
 from ablation.reports.comparisons import accuracy_interval, prediction_interval
 from ablation.sweeps.records import Record
 from ablation.system.errors import RecordError

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import platform
-import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +12,7 @@ import psutil
 import torch
 
 from ablation.system import parallel
-from ablation.system.version import code_files
-
-PACKAGES = ("torch", "tiktoken", "pandas", "numpy")
+from ablation.system.version import package_versions
 
 
 def choose_device(name: str) -> torch.device:
@@ -60,12 +55,6 @@ def peak_memory_bytes(device: torch.device) -> int:
         return getattr(memory, "peak_wset", memory.rss)
 
 
-def describe_program() -> dict[str, str]:
-    """Versions of Python and packages, and a checksum of this code."""
-    code = hashlib.sha256(b"".join(path.read_bytes() for path in code_files())).hexdigest()
-    return {**_versions(), "code": code}
-
-
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Device and versions, for the record of a run."""
     return {
@@ -78,15 +67,7 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
             "cores": os.cpu_count(),
             "processes": parallel.size(),
         },
-        "versions": _versions(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "system": sys.platform,
-        **{name: version(name) for name in PACKAGES},
+        "versions": package_versions(),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +20,17 @@ def describe_version() -> str:
     return f"commit {commit} (Python {platform.python_version()}, PyTorch {pytorch})"
 
 
+PACKAGES = ("torch", "tiktoken", "pandas", "numpy")
 PROJECT = Path(__file__).resolve().parents[2]
+
+
+def package_versions() -> dict[str, str]:
+    """Of Python, and of the packages on which figures rest."""
+    return {
+        "python": platform.python_version(),
+        "system": sys.platform,
+        **{name: version(name) for name in PACKAGES},
+    }
 
 
 def code_files() -> list[Path]:

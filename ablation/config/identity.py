@@ -1,0 +1,148 @@
+"""What a run is known by: its options, the data and the weights that it rests on, and the program.
+
+Records, checkpoints, kept models, shared states and Ray all compare these, and nothing else.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ablation.config.options import OPTIONS, ExperimentConfig
+from ablation.config.rows import CIRCUMSTANCES
+from ablation.config.sizes import PUBLISHED_WEIGHTS
+from ablation.system.errors import DataError
+from ablation.system.files import checksum_file
+from ablation.system.version import code_files, package_versions
+
+SETTLED_SECONDS = 2.0  # after a change, in which a second one might not show in the file's times
+
+_checksums: dict[tuple[int, ...], str] = {}  # of files as they were, for the length of a process
+
+
+def identify(config: ExperimentConfig) -> str:
+    """The hash at the end of a run's folder: of its seed and flags, without their circumstances.
+
+    Only what differs from its default counts, so that a flag that is added to the project
+    leaves the runs before it what they are.
+    """
+    return checksum_json([*chosen_options(config).items(), ("seed", config.seed)])[:10]
+
+
+def chosen_options(config: ExperimentConfig) -> dict[str, Any]:
+    """The options that differ from their defaults and make it another experiment."""
+    values = {
+        name: getattr(config, name)
+        for name, option in OPTIONS.items()
+        if name not in CIRCUMSTANCES and getattr(config, name) != option.default
+    }
+    for name in values:
+        if OPTIONS[name].metadata["parse"] is float:
+            values[name] = float(values[name])  # 16 and 16.0 are one choice
+    return values
+
+
+def identify_checkpoint(
+    config: ExperimentConfig, corpus: Any, weights: dict[str, Any]
+) -> dict[str, Any]:
+    """What a checkpoint belongs to: equal for runs that would go the same way from it.
+
+    Args:
+        corpus: a :class:`data_utils.Corpus`.
+        weights: as :func:`identify_weights` has them.
+    """
+    options = {
+        name: value
+        for name, value in asdict(config).items()
+        if name == "seed" or name not in CIRCUMSTANCES
+    }
+    return {"options": options, "data": identify_data(corpus), "base": weights}
+
+
+def identify_data(corpus: Any) -> dict[str, Any]:
+    """What a run was made on: runs on other data do not compare.
+
+    ``split_sha256`` is of the texts and labels of all parts, in order, so that another split has
+    another.
+
+    Args:
+        corpus: a :class:`data_utils.Corpus`.
+    """
+    parts = vars(corpus.parts).values()
+    texts = "\n".join(part[["Label", "Text"]].to_json(orient="values") for part in parts)
+    return {
+        "name": corpus.name,
+        "file_sha256": corpus.file_sha256,
+        "split_sha256": hashlib.sha256(texts.encode()).hexdigest(),
+    }
+
+
+def identify_weights(
+    config: ExperimentConfig, find: Callable[[ExperimentConfig], Path]
+) -> dict[str, Any]:
+    """What training starts from: equal for runs that start from equal weights.
+
+    ``weights`` is what the flag says. A file has its ``file_sha256``, and published weights also
+    ``repository`` and ``revision``; random ones have what makes them, ``seed`` and ``torch``.
+
+    Args:
+        find: gives the file of ``--weights PATH``.
+
+    Raises:
+        DataError: that file cannot be read, or whatever ``find`` raises.
+    """
+    if config.weights == "random":
+        torch = version("torch").partition("+")[0]
+        return {"weights": "random", "seed": config.seed, "torch": torch}
+    if config.weights == "pretrained":  # no other file is ever used
+        published = PUBLISHED_WEIGHTS[config.model_size]
+        return {
+            "weights": "pretrained",
+            "file_sha256": published.sha256,
+            "repository": published.repository,
+            "revision": published.revision,
+        }
+    path = find(config)
+    try:
+        return {"weights": config.weights, "file_sha256": checksum_weights(path)}
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error}). Name it with --weights.") from error
+
+
+def start_of(config: ExperimentConfig) -> tuple[Any, ...]:
+    """Equal for experiments of one process that start from the same weights."""
+    return (config.model_size, config.weights, config.seed if config.weights == "random" else -1)
+
+
+def identify_program() -> dict[str, str]:
+    """Versions of Python and packages, and a checksum of this code."""
+    code = hashlib.sha256(b"".join(path.read_bytes() for path in code_files())).hexdigest()
+    return {**package_versions(), "code": code}
+
+
+def checksum_json(content: Any) -> str:
+    """SHA-256 of what JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def checksum_weights(path: Path) -> str:
+    """SHA-256 of a file, computed once in a process for as long as nobody changes the file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    status = path.stat()
+    as_it_is = (
+        *(status.st_dev, status.st_ino, status.st_size),
+        *(status.st_mtime_ns, status.st_ctime_ns),
+    )
+    if as_it_is in _checksums:
+        return _checksums[as_it_is]
+    checksum = checksum_file(path)
+    if time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_SECONDS:
+        _checksums[as_it_is] = checksum
+    return checksum
