@@ -143,12 +143,9 @@ def _make_task(demand: Mapping[str, float]) -> ray.remote_function.RemoteFunctio
         problem = f"{node} has {name} {found[name]}, and this machine {name} {versions[name]}"
         raise ImportError(f"{problem}: results would differ")
 
-    return ray.remote(compute).options(
-        num_cpus=demand.get("CPU", 0),
-        num_gpus=demand.get("GPU", 0),
-        memory=demand.get("memory", 0),
-        max_retries=RETRIES,
-    )
+    amounts = {"num_cpus": demand.get("CPU", 0), "num_gpus": demand.get("GPU", 0)}
+    memory = demand.get("memory", 0)
+    return ray.remote(max_retries=RETRIES, memory=memory, **amounts)(compute)
 
 
 # ---------------------------------------------------------------- on this machine
