@@ -376,7 +376,7 @@ def test_signals_are_given_back() -> None:
     with DeferredSignals() as signals:
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Interrupted):
-            signals.heed()
+            signals.raise_if_stopped()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 

@@ -211,7 +211,7 @@ def _compute(
     by_name = {run.name: run for task in tasks for run in task.runs}
     last_possible = last_sign = time.monotonic()
     while pending:
-        signals.heed()
+        signals.raise_if_stopped()
         ended, _ = ray.wait(list(pending), timeout=POLL_SECONDS)
         mail, now = _ask(inbox.take.remote()), time.monotonic()
         for name, outcome in mail.outcomes.items():
@@ -355,7 +355,7 @@ def connected(address: str) -> Iterator[DeferredSignals]:
     try:
         with DeferredSignals() as starting:
             _start(address, **options)
-            starting.heed()
+            starting.raise_if_stopped()
         # Here our handlers of signals are back, in whose place Ray had put its own.
         with DeferredSignals() as signals:
             yield signals
