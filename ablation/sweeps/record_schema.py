@@ -18,9 +18,9 @@ from typing import Any, get_type_hints
 import numpy as np
 import pandas as pd
 
-from ablation.config.options import ExperimentConfig
-from ablation.config.rows import CIRCUMSTANCES, LORA_FLAGS, ROWS, format_command, row_number
-from ablation.config.rules import differing_values, value_problems
+from ablation.config.options import ExperimentConfig, changed_options, tagged
+from ablation.config.rows import ROWS, format_command, row_number
+from ablation.config.rules import value_problems
 from ablation.system.output import printable
 from data_utils import PARTS
 
@@ -215,7 +215,7 @@ def check_result(result: Mapping[str, Any]) -> None:
         config = ExperimentConfig(**result["flags"])
         asked = replace(config, **(result["overrides"] or {}))
         problems = [
-            *value_problems(config, differing_values(config)),
+            *value_problems(config, changed_options(config)),
             *value_problems(asked, given={}),
         ] or [*_contradictions(result, config)]
     if problems:
@@ -235,7 +235,8 @@ def _contradictions(result: Mapping[str, Any], config: ExperimentConfig) -> Iter
             yield f"weights.{name} is {reprlib.repr(weights[name])}, and flags say otherwise"
     for name, found in (result["overrides"] or {}).items():
         # Beside rows that use LoRA, its flags are given for these.
-        means_nothing = name in CIRCUMSTANCES or (name in LORA_FLAGS and not config.uses_lora)
+        unused = () if config.uses_lora else ("lora",)
+        means_nothing = name in tagged("circumstance", "seed", *unused)
         if found != getattr(config, name) and not means_nothing:
             yield f"overrides.{name} is {reprlib.repr(found)}, and flags say otherwise"
     if result["status"] == "complete":
