@@ -25,8 +25,7 @@ from ablation.reports.tables import (
     require_one_dataset,
     require_same_texts,
 )
-from ablation.sweeps.record_weights import require_one_base
-from ablation.sweeps.records import read_record, read_records
+from ablation.sweeps.records import read_record, read_records, require_one_base
 from ablation.system.errors import RecordError
 
 ROW_WORDS = {str(number): number for number in ROWS}

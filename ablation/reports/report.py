@@ -13,8 +13,7 @@ from ablation.data.corpora import load_corpus
 from ablation.reports.pages import PICTURES_NAME, Block, Picture, render_html, render_markdown
 from ablation.reports.report_page import OTHERS_TITLE, ReportData, compose, tabulate_others
 from ablation.reports.tables import group_records, require_one_dataset, tabulate
-from ablation.sweeps.record_weights import require_one_base
-from ablation.sweeps.records import Record, read_records
+from ablation.sweeps.records import Record, read_records, require_one_base
 from ablation.system.errors import RecordError
 from ablation.system.files import write_atomically
 from ablation.system.output import printable

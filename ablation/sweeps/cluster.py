@@ -17,7 +17,7 @@ from ablation.config.options import ExperimentConfig
 from ablation.config.runs import Run
 from ablation.finetuning.memory import count_positions, estimate_memory
 from ablation.finetuning.shared_work import SharedWork, prefix_key
-from ablation.sweeps.sweep import describe_run
+from ablation.sweeps.variants import describe_run
 
 WAYS_OUT = {
     "GPU": "take --device cpu",

@@ -48,11 +48,11 @@ from ablation.sweeps.ray_worker import Inbox, Outcome, VersionError, call_in_thr
 from ablation.sweeps.records import read_record, write_incomplete
 from ablation.sweeps.sweep import (
     describe_not_kept,
-    describe_run,
     find_done,
     record_complete,
     require_one_table,
 )
+from ablation.sweeps.variants import describe_run
 from ablation.system.errors import ClusterError, RecordError
 from ablation.system.files import write_atomically
 from ablation.system.machine import PACKAGES

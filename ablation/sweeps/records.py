@@ -1,21 +1,19 @@
 """The record that every run leaves: a folder with ``result.json`` and ``predictions.csv``.
 
 The folder's name says what was run, and ends with a hash of it, so that the same run has the same
-folder. ``result.json`` is written last and names the checksum of the predictions: a record that
-was cut off, or mixed from two, is found out.
+folder. ``result.json`` is written last and names the checksum of the predictions, so a record that
+was cut off, or mixed from two, is noticed.
 """
 
-from __future__ import annotations
-
 import contextlib
-import errno
 import hashlib
 import io
 import json
 import logging
+import os
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,22 +22,15 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ablation.config.identity import identify
+from ablation.classifier.weight_files import find_weights
+from ablation.config.identity import identify, identify_weights
 from ablation.config.options import OPTIONS, ExperimentConfig
 from ablation.config.rows import format_command, row_number
 from ablation.config.runs import RESULT_NAME, Run
 from ablation.data.own_data import checksum_files
+from ablation.finetuning import outcomes
 from ablation.finetuning.metrics import format_metrics, measure_classes
-from ablation.finetuning.outcomes import (
-    Accuracy,
-    ExperimentResult,
-    History,
-    Predictions,
-    format_accuracies,
-    format_minutes,
-)
 from ablation.sweeps.record_schema import COLUMNS, check_predictions, check_result
-from ablation.sweeps.record_weights import is_outdated
 from ablation.system.errors import RecordError
 from ablation.system.files import parse_json, write_atomically
 from ablation.system.version import read_commit
@@ -59,8 +50,8 @@ class Record:
 
     ``predictions`` has a line for each test message, with the columns ``index``, ``label``,
     ``probability`` (of spam, or of the second of two classes; with more classes, of the predicted
-    one), ``prediction`` and ``row`` (the line of its file, which earlier records lack); it is none
-    for a failed run.
+    one), ``prediction`` and ``row`` (the line of its file, which earlier records lack). A failed
+    run has none.
     """
 
     folder: Path
@@ -69,7 +60,7 @@ class Record:
 
     @property
     def is_complete(self) -> bool:
-        """Whether it came to its end; otherwise it failed."""
+        """Whether the run came to its end; otherwise it failed or was interrupted."""
         return self.result["status"] == "complete"
 
     @cached_property
@@ -98,11 +89,6 @@ class Record:
         return self.result.get("kept", {})
 
     @property
-    def made(self) -> float:
-        """When it was written, in seconds since 1970."""
-        return (self.folder / RESULT_NAME).stat().st_mtime
-
-    @property
     def weights_sha256(self) -> str | None:
         """SHA-256 of the file of weights that it started from; none for random ones, and for
         records of an early version."""
@@ -111,35 +97,42 @@ class Record:
     @property
     def lines(self) -> list[str]:
         """What the run printed."""
-        history = History.from_json(self.result["history"])
-        accuracy = Splits(*PARTS).map(self.accuracy)
-        lines = [*history.lines(), format_minutes(self.result["seconds"])]
-        lines += format_accuracies(accuracy)
+        lines = outcomes.History.from_json(self.result["history"]).lines()
+        lines.append(outcomes.format_minutes(self.result["seconds"]))
+        lines += outcomes.format_accuracies(Splits(*PARTS).map(self.accuracy))
         return [*lines, format_metrics(self.result["test"])] if self.config.dataset else lines
 
-    def accuracy(self, part: str) -> Accuracy:
+    def accuracy(self, part: str) -> outcomes.Accuracy:
         """The accuracy on a part of the data."""
-        return Accuracy.from_json(self.result["accuracy"][part])
+        return outcomes.Accuracy.from_json(self.result["accuracy"][part])
 
 
 # ---------------------------------------------------------------- writing
 
 
 def write_complete(
-    output_dir: Path, run: Run, result: ExperimentResult, data: dict[str, Any]
+    output_dir: Path, run: Run, result: outcomes.ExperimentResult, data: dict[str, Any]
 ) -> Path:
-    """Write the record of a run that came to its end, in place of an earlier one.
+    """Write the record of a complete run, in place of an earlier one. Returns its folder.
 
     Args:
         data: what it was trained on, as :func:`identity.identify_data` has it.
 
-    Returns:
-        Its folder.
-
     Raises:
         RecordError: it cannot be written.
     """
-    predictions = _predictions_csv(result.test, result.test_lines)
+    probabilities = torch.softmax(result.test.logits.double(), dim=-1)  # (N, C)
+    is_binary = probabilities.shape[1] == 2
+    table = pd.DataFrame(
+        {
+            "index": range(len(probabilities)),
+            "label": result.test.labels.numpy(),
+            "probability": probabilities[:, 1] if is_binary else probabilities.amax(dim=1),
+            "prediction": result.test.classes.numpy(),
+            "row": result.test_lines,
+        }
+    )
+    predictions = table.to_csv(index=False, float_format="%.9g", lineterminator="\n").encode()
     content = {
         **_describe(run, "complete", result.machine),
         "data": data,
@@ -159,11 +152,7 @@ def write_complete(
 
 
 def write_incomplete(
-    output_dir: Path,
-    run: Run,
-    status: str,
-    error: str,
-    machine: Mapping[str, Any] | None = None,
+    output_dir: Path, run: Run, status: str, error: str, machine: Mapping[str, Any] | None = None
 ) -> None:
     """Write the record of a run that failed or was interrupted; an earlier, complete one is kept.
 
@@ -185,10 +174,8 @@ def require_writable(output_dir: Path) -> None:
         write_atomically(output_dir / ".writable", b"")
         (output_dir / ".writable").unlink(missing_ok=True)
     except OSError as error:
-        raise RecordError(
-            f"--output_dir {output_dir}: records cannot be written there ({error}). Choose "
-            "another folder."
-        ) from error
+        problem = f"--output_dir {output_dir}: records cannot be written there ({error})"
+        raise RecordError(f"{problem}. Choose another folder.") from error
 
 
 def _describe(run: Run, status: str, machine: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,21 +195,6 @@ def _describe(run: Run, status: str, machine: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _predictions_csv(test: Predictions, lines: Sequence[int]) -> bytes:
-    probabilities = torch.softmax(test.logits.double(), dim=-1)  # (N, C)
-    is_binary = probabilities.shape[1] == 2
-    table = pd.DataFrame(
-        {
-            "index": range(len(test.labels)),
-            "label": test.labels.numpy(),
-            "probability": probabilities[:, 1] if is_binary else probabilities.amax(dim=1),
-            "prediction": test.classes.numpy(),
-            "row": lines,
-        }
-    )
-    return table.to_csv(index=False, float_format="%.9g", lineterminator="\n").encode()
-
-
 def _write(output_dir: Path, run: Run, content: dict[str, Any], predictions: bytes = b"") -> Path:
     folder = run.folder(output_dir)
     try:
@@ -235,10 +207,8 @@ def _write(output_dir: Path, run: Run, content: dict[str, Any], predictions: byt
             with contextlib.suppress(FileNotFoundError):  # the same run beside this one did it
                 (folder / NEXT_PREDICTIONS_NAME).replace(folder / PREDICTIONS_NAME)
     except OSError as error:
-        raise RecordError(
-            f"The record {folder} cannot be written ({error}). Make room, or choose another "
-            "--output_dir."
-        ) from error
+        problem = f"The record {folder} cannot be written ({error})"
+        raise RecordError(f"{problem}. Make room, or choose another --output_dir.") from error
     return folder
 
 
@@ -246,7 +216,7 @@ def _write(output_dir: Path, run: Run, content: dict[str, Any], predictions: byt
 
 
 def read_records(output_dir: Path) -> list[Record]:
-    """All records below a folder, complete or failed; damaged ones are named and skipped, and so
+    """All records below a folder, complete or failed. Damaged ones are named and skipped, and so
     are second ones of the same run."""
     records: dict[str, Record] = {}
     for path in sorted(output_dir.glob(f"*/{RESULT_NAME}")):
@@ -262,34 +232,29 @@ def read_records(output_dir: Path) -> list[Record]:
 
 
 def find_complete(output_dir: Path, run: Run) -> Record | None:
-    """The record of a run that came to its end on these data, from these weights; a damaged one
-    is named, and none.
+    """The complete record of a run on these data, from these weights. One that is damaged or out
+    of date is named, and left aside.
 
     Raises:
         DataError: the data or the weights cannot be read.
     """
-    found = (_complete_in(folder, run) for folder in run.folders(output_dir))
-    return next((record for record in found if record), None)
-
-
-def _complete_in(folder: Path, run: Run) -> Record | None:
-    if not (folder / RESULT_NAME).exists():
-        return None
-    try:
-        record = read_record(folder)
-    except RecordError as error:
-        logger.warning("Not done: %s", error)
-        return None
-    if not record.is_complete or identify(record.config) != identify(run.config):
-        return None
-    if run.config.dataset and record.result["data"]["file_sha256"] != checksum_files(run.config):
-        logger.warning("Not done: the texts have changed since %s was made", folder)
-        return None
-    if is_outdated(record):
-        weights = run.config.weights
-        logger.warning("Not done: --weights %s has changed since %s was made", weights, folder)
-        return None
-    return record
+    for folder in run.folders(output_dir):
+        try:
+            record = read_record(folder) if (folder / RESULT_NAME).exists() else None
+        except RecordError as error:
+            logger.warning("Not done: %s", error)
+            continue
+        if not record or not record.is_complete or identify(record.config) != identify(run.config):
+            continue
+        data = run.config.dataset and record.result["data"]["file_sha256"]
+        if data and data != checksum_files(run.config):
+            logger.warning("Not done: the texts have changed since %s was made", folder)
+        elif weights_have_changed(record):
+            weights = run.config.weights
+            logger.warning("Not done: --weights %s has changed since %s was made", weights, folder)
+        else:
+            return record
+    return None
 
 
 def read_record(folder: Path) -> Record:
@@ -301,44 +266,78 @@ def read_record(folder: Path) -> Record:
     try:
         result = parse_json(_read(folder / RESULT_NAME, MAX_RESULT_BYTES))
         check_result(result)
-        record = Record(folder, result, None)
-        if not record.is_complete:
-            return record
-        content = _read_predictions(folder, result)
-        predictions = pd.read_csv(io.BytesIO(content), dtype=COLUMNS)
-        check_predictions(predictions, result)
-        return replace(record, predictions=predictions)
+        predictions = None
+        if result["status"] == "complete":
+            content = _read_predictions(folder, result)
+            predictions = pd.read_csv(io.BytesIO(content), dtype=COLUMNS)
+            check_predictions(predictions, result)
+        return Record(folder, result, predictions)
     except FileNotFoundError as error:
         raise RecordError(f"{error.filename}: there is no such file") from error
     except (OSError, ValueError, OverflowError) as error:
-        raise RecordError(
-            f"the record {folder} is damaged ({error}); run it again, or delete it"
-        ) from error
+        problem = f"the record {folder} is damaged ({error})"
+        raise RecordError(f"{problem}; run it again, or delete it") from error
 
 
 def _read_predictions(folder: Path, result: dict[str, Any]) -> bytes:
     """The predictions that belong to a result, also if a kill left them under their first name."""
     limit = MAX_LINE_BYTES * (1 + result["accuracy"]["test"]["total"])
-    for name in (PREDICTIONS_NAME, NEXT_PREDICTIONS_NAME):
-        if (folder / name).exists():
-            content = _read(folder / name, limit)
+    for path in (folder / PREDICTIONS_NAME, folder / NEXT_PREDICTIONS_NAME):
+        if path.exists():
+            content = _read(path, limit)
             if hashlib.sha256(content).hexdigest() == result["predictions_sha256"]:
                 return content
-    if not (folder / PREDICTIONS_NAME).exists():
-        raise FileNotFoundError(errno.ENOENT, "", str(folder / PREDICTIONS_NAME))
+    (folder / PREDICTIONS_NAME).stat()  # says so if it is missing
     raise ValueError(f"{PREDICTIONS_NAME} is not the one that belongs to it")
 
 
 def _read(path: Path, limit: int) -> bytes:
-    """What a file holds that is no longer than ``limit``.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is longer, or no file.
-    """
+    """A file's bytes. Raises ``ValueError`` if there are more than ``limit``, or it is no file."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{path.name} is no file")
     if status.st_size > limit:
         raise ValueError(f"{path.name} has {status.st_size:,} bytes, more than it can need")
     return path.read_bytes()
+
+
+# ---------------------------------------------------------------- the weights that records name
+
+
+def weights_have_changed(record: Record) -> bool:
+    """Whether ``--weights PATH`` is by now another file than the one that a run started from.
+
+    Early records do not say which that was, so a file newer than the record counts as another.
+    A file that is not here, but on the nodes of a cluster, may still be the same.
+
+    Raises:
+        DataError: the file cannot be read, or is no GPT-2.
+    """
+    weights = record.config.weights
+    if weights in ("pretrained", "random") or not os.path.exists(weights):
+        return False
+    if record.weights_sha256:
+        return record.weights_sha256 != identify_weights(record.config, find_weights)["file_sha256"]
+    made = (record.folder / RESULT_NAME).stat().st_mtime
+    return find_weights(record.config).stat().st_mtime > made
+
+
+def require_one_base(records: Sequence[Record]) -> None:
+    """Raise ``RecordError`` if records say the same of their weights, and mean different files."""
+    first: dict[str, Record] = {}
+    for record in records:
+        weights, checksum = record.config.weights, record.weights_sha256
+        other = first.setdefault(weights, record) if checksum else record
+        if other.weights_sha256 != checksum:
+            raise RecordError(
+                f"{other.folder} and {record.folder} both started from --weights {weights}, but "
+                f"not from the same file: SHA-256 {other.weights_sha256} and {checksum}. So they "
+                "do not belong together. Run again the one whose file is gone, or give each file "
+                "a name of its own, and its runs another --output_dir."
+            )
+    for record in records:
+        if not record.weights_sha256 and (other := first.get(record.config.weights)):
+            logger.warning(
+                "%s does not say which file --weights %s was: maybe not that of %s",
+                *(record.folder, record.config.weights, other.folder),
+            )

@@ -1,7 +1,5 @@
 """Many runs in one process: what is done is left alone, and what is common is computed once."""
 
-from __future__ import annotations
-
 import gc
 import logging
 from collections.abc import Sequence
@@ -10,23 +8,15 @@ from pathlib import Path
 
 from ablation.classifier.weight_files import WEIGHTS_NAME
 from ablation.config.identity import identify, identify_data
-from ablation.config.rows import format_command, row_number
+from ablation.config.rows import format_command
 from ablation.config.runs import Keep, Run
 from ablation.data.split_files import write_split
 from ablation.finetuning.checkpoints import CHECKPOINT_NAME
 from ablation.finetuning.experiment import run_experiment
 from ablation.finetuning.outcomes import Accuracy, ExperimentResult
 from ablation.finetuning.shared_work import SharedWork, sharing_order
-from ablation.sweeps.record_weights import is_outdated
-from ablation.sweeps.records import (
-    Record,
-    find_complete,
-    read_records,
-    require_writable,
-    write_complete,
-    write_incomplete,
-)
-from ablation.sweeps.variants import compare_with_published
+from ablation.sweeps import records
+from ablation.sweeps.variants import compare_with_published, describe_run
 from ablation.system.errors import DataError, ExperimentError, RecordError, describe_error
 from ablation.system.files import checksum_file
 from ablation.system.machine import choose_device, describe_machine
@@ -54,7 +44,7 @@ def run_and_record(
     read_commit()  # before others change the files
     folder = run.folder(output_dir)
     if is_first():
-        require_writable(folder)  # before the work, not after it
+        records.require_writable(folder)  # before the work, not after it
     try:
         shared = shared or SharedWork([run.config])
         result = run_experiment(run.config, shared, replace(keep or Keep(), folder=folder))
@@ -73,17 +63,26 @@ def run_and_record(
     return folder
 
 
-def record_complete(output_dir: Path, run: Run, result: ExperimentResult, corpus: Corpus) -> Path:
-    """Write the record of a run that came to its end, with the split it was made on, and let go of
-    what it was to go on from, unless its model is still to be kept.
+def _record_end(output_dir: Path, run: Run, status: str, error: str) -> None:
+    """Record how a run ended here, unless that fails: it must not hide why the run ended."""
+    if not is_first():
+        return
+    machine = describe_machine(choose_device(run.config.device))
+    try:
+        records.write_incomplete(output_dir, run, status, error, machine)
+    except (RecordError, DataError) as another:
+        logger.error("The end of the run could not be recorded: %s", another)
 
-    Returns its folder.
+
+def record_complete(output_dir: Path, run: Run, result: ExperimentResult, corpus: Corpus) -> Path:
+    """Write the record of a run that came to its end, with the split it was made on, and delete
+    its checkpoint, unless its model is still to be kept. Returns its folder.
 
     Raises:
         RecordError: it cannot be written.
     """
     data = identify_data(corpus)
-    folder = write_complete(output_dir, run, result, data)
+    folder = records.write_complete(output_dir, run, result, data)
     write_split(output_dir, corpus, run.config, data["split_sha256"])
     if not result.not_kept:
         (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
@@ -105,39 +104,22 @@ def describe_not_kept(result: ExperimentResult, folder: Path) -> str:
     )
 
 
-def _record_end(output_dir: Path, run: Run, status: str, error: str) -> None:
-    """Record how a run ended here, unless that fails: it must not hide why the run ended."""
-    if not is_first():
-        return
-    machine = describe_machine(choose_device(run.config.device))
-    try:
-        write_incomplete(output_dir, run, status, error, machine)
-    except (RecordError, DataError) as another:
-        logger.error("The end of the run could not be recorded: %s", another)
-
-
-def find_done(run: Run, output_dir: Path, keep: Keep) -> Record | None:
+def find_done(run: Run, output_dir: Path, keep: Keep) -> records.Record | None:
     """The record of a run that came to its end, kept all that is to be kept, and was not begun
     again since.
 
     Raises:
         DataError: its data cannot be read.
     """
-    record = find_complete(output_dir, run)
+    record = records.find_complete(output_dir, run)
     if not record or (record.folder / CHECKPOINT_NAME).exists():
         return None
     folders = {"model": keep.save_model and record.folder, "export": keep.export_dir}
-    for name, folder in folders.items():
-        if folder and not _is_file(folder / WEIGHTS_NAME, record.kept.get(name)):
-            return None
-    return record
-
-
-def _is_file(path: Path, sha256: str | None) -> bool:
     try:
-        return checksum_file(path) == sha256
+        kept = {name: checksum_file(at / WEIGHTS_NAME) for name, at in folders.items() if at}
     except OSError:
-        return False
+        return None
+    return record if kept.items() <= record.kept.items() else None
 
 
 def order_runs(runs: Sequence[Run]) -> list[Run]:
@@ -192,9 +174,9 @@ def require_one_table(output_dir: Path, corpus: Corpus, runs: Sequence[Run]) -> 
     Raises:
         DataError: the file of ``--weights`` cannot be read, or is no GPT-2.
     """
-    data = identify_data(corpus)
-    names, ours = {run.config.weights for run in runs}, {identify(run.config) for run in runs}
-    for record in read_records(output_dir):
+    data, ours = identify_data(corpus), {identify(run.config) for run in runs}
+    names = {run.config.weights for run in runs}
+    for record in records.read_records(output_dir):
         if not record.is_complete:
             continue
         if record.result["data"] != data:
@@ -203,29 +185,21 @@ def require_one_table(output_dir: Path, corpus: Corpus, runs: Sequence[Run]) -> 
                 f"({record.result['data']['name']}), and the two could not stand in one table. "
                 "Name another folder with --output_dir."
             )
-        is_other = identify(record.config) not in ours
-        if is_other and record.config.weights in names and is_outdated(record):
+        weights = record.config.weights
+        is_repeated = identify(record.config) in ours
+        if weights in names and not is_repeated and records.weights_have_changed(record):
             raise RecordError(
-                f"{record.folder} started from another file than --weights "
-                f"{record.config.weights} is now, and the two could not stand in one table. Ask "
-                "for that run as well, and it is run again; or give the new file a name of its "
-                "own; or name another folder with --output_dir."
+                f"{record.folder} started from another file than --weights {weights} is now, and "
+                "the two could not stand in one table. Ask for that run as well, and it is run "
+                "again; or give the new file a name of its own; or name another folder with "
+                "--output_dir."
             )
-
-
-def describe_run(run: Run) -> str:
-    """The run in words: its row or its command, and its seed."""
-    row = row_number(run.config)
-    return f"Row {row}, seed {run.config.seed}" if row else format_command(run.config)
 
 
 def describe_plan(runs: Sequence[Run], output_dir: Path, keep: Keep) -> str:
     """What :func:`run_sweep` would do: a line for each run, with what is done already."""
-    lines = []
-    for run in runs:
-        state = "done" if find_done(run, output_dir, keep) else "to do"
-        lines.append(f"{state:<5}  {format_command(run.config)}")
-    n_done = sum(line.startswith("done") for line in lines)
-    return "\n".join(
-        [*lines, f"{len(runs)} runs, {n_done} of them done, in {printable(str(output_dir))}"]
-    )
+    states = ["done" if find_done(run, output_dir, keep) else "to do" for run in runs]
+    commands = [format_command(run.config) for run in runs]
+    lines = [f"{state:<5}  {line}" for state, line in zip(states, commands, strict=True)]
+    where = printable(str(output_dir))
+    return "\n".join([*lines, f"{len(runs)} runs, {states.count('done')} of them done, in {where}"])

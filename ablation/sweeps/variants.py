@@ -1,20 +1,17 @@
-"""Which row a run is, or varies, and its test accuracy beside the published one."""
-
-from __future__ import annotations
+"""A run in words: its row, or the row that it varies, and its accuracy beside the published one."""
 
 from dataclasses import replace
 
+from ablation.config import rows
 from ablation.config.identity import identify
 from ablation.config.published import PUBLISHED_SEED, messages_apart
-from ablation.config.rows import (
-    ROWS,
-    configure,
-    differing_options,
-    format_flags,
-    nearest_row,
-    row_number,
-)
 from ablation.config.runs import Run
+
+
+def describe_run(run: Run) -> str:
+    """The run in words: its row or its command, and its seed."""
+    row = rows.row_number(run.config)
+    return f"Row {row}, seed {run.config.seed}" if row else rows.format_command(run.config)
 
 
 def compare_with_published(run: Run, correct: int, total: int) -> str | None:
@@ -22,31 +19,28 @@ def compare_with_published(run: Run, correct: int, total: int) -> str | None:
 
     Of a variant it says which row it varies. Of a run on other texts there is nothing to say.
     """
-    row = row_number(run.config)
-    if row:
+    if row := rows.row_number(run.config):
         seed = "" if run.config.seed == PUBLISHED_SEED else f", seed {run.config.seed}"
-        return f"Row {row}{seed}: {messages_apart('test', correct, total, ROWS[row].test)}"
+        published = rows.ROWS[row].test
+        return f"Row {row}{seed}: {messages_apart('test', correct, total, published)}"
     if run.config.demo or run.config.dataset:
         return None
-    row = varied_row(run)
-    return f"{describe_variant(run, row)}: its published {ROWS[row].test:.2f} % does not apply"
+    # Of several rows that its flags were given beside, the one with most of what it is.
+    candidates = [n for n in rows.ROWS if _was_asked_beside(run, n)]
+    row = min(
+        candidates or [rows.nearest_row(run.config)[0]],
+        key=lambda n: len(rows.differing_options(run.config, rows.ROWS[n])),
+    )
+    flags = rows.format_flags(rows.differing_options(run.config, rows.ROWS[row]))
+    return (
+        f"A variant of row {row} ({flags}): its published {rows.ROWS[row].test:.2f} % does not "
+        "apply"
+    )
 
 
-def describe_variant(run: Run, row: int) -> str:
-    """The run as a variant of a row, with the flags that it differs in."""
-    return f"A variant of row {row} ({format_flags(differing_options(run.config, ROWS[row]))})"
-
-
-def varied_row(run: Run) -> int:
-    """The number of the row that a run's flags were given beside, or else of the one that is in it
-    with most of its flags."""
-    asked = []
-    if run.overrides is not None:
-        asked = [
-            number
-            for number, row in ROWS.items()
-            if identify(replace(configure(row, run.overrides), seed=run.config.seed))
-            == identify(run.config)
-        ]
-    nearest, _ = nearest_row(run.config)
-    return min(asked, key=lambda n: len(differing_options(run.config, ROWS[n])), default=nearest)
+def _was_asked_beside(run: Run, row: int) -> bool:
+    """Whether the flags of a run could have been given beside ``--rows`` and this number."""
+    if run.overrides is None:
+        return False
+    config = replace(rows.configure(rows.ROWS[row], run.overrides), seed=run.config.seed)
+    return identify(config) == identify(run.config)
