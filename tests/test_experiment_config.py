@@ -160,7 +160,7 @@ BAD = [
         "--dataset a.csv --val_dataset a.csv --test_dataset a.csv --val_fraction 0.3",
         ["--val_fraction 0.3", "leave it out"],
     ),
-    ("--checkpoint_every 0", ["--checkpoint_every 0", "from 1 on"]),
+    ("--checkpoint_every 0", ["--checkpoint_every 0", "at least 1"]),
     ("--checkpoint_every often", ["--checkpoint_every often", "not epoch"]),
     ("--rows 1,16 --export_hf x", ["--export_hf with many runs"]),
     ("--report --save_model", ["--save_model with --report"]),

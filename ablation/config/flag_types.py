@@ -55,12 +55,13 @@ class Choice(Text):
 
 @dataclass(frozen=True)
 class Number:
-    """A number from ``low`` to ``high``, or strictly between them, or one of some names."""
+    """A number from ``low`` (or ``above`` it) to ``high`` (or ``below`` it), or one of ``names``."""
 
     kind: type = int
     low: float = 1
     high: float = 10**9
-    between: bool = False
+    above: bool = False
+    below: bool = False
     names: tuple[str, ...] = ()
 
     @property
@@ -76,16 +77,14 @@ class Number:
         """Whether the flag may have this value."""
         if not isinstance(value, int | self.kind) or isinstance(value, bool):
             return value in self.names
-        if self.between:
-            return self.low < value < self.high
-        return self.low <= value <= self.high
+        is_end = (self.above and value == self.low) or (self.below and value == self.high)
+        return self.low <= value <= self.high and not is_end
 
     def refuse(self, value: Any) -> str:
         """What is wrong with another."""
-        limits = f"of at least {self.low}, up to {self.high}"
-        if self.between:
-            limits = f"above {self.low}, below {self.high}"
-        elif self.high <= 1024:
+        low = f"above {self.low}" if self.above else f"of at least {self.low}"
+        limits = f"{low}, {'below' if self.below else 'up to'} {self.high}"
+        if self.high <= 1024 and not self.above:
             limits = f"from {self.low} to {self.high}"
         names = f"{' or '.join(self.names)}, and not " if self.names else ""
         kind = "a whole number" if self.kind is int else "a number"

@@ -51,8 +51,8 @@ def delimiter(text: str) -> str:
     return {**names, r"\t": "tab"}.get(text, text)
 
 
-POSITIVE = Number(float, 0, between=True)
-SHARE = Number(float, 0, 1, between=True)
+POSITIVE = Number(float, 0, above=True)
+SHARE = Number(float, 0, 1, above=True, below=True)
 DIR, FILE, NAME = Text("DIR"), Text("FILE"), Text("NAME")
 
 
