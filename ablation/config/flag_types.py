@@ -55,7 +55,7 @@ class Choice(Text):
 
 @dataclass(frozen=True)
 class Number:
-    """A number from ``low`` (or ``above`` it) to ``high`` (or ``below`` it), or one of ``names``."""
+    """A number from ``low`` (or ``above`` it) to ``high`` (or ``below`` it), or one of names."""
 
     kind: type = int
     low: float = 1

@@ -9,6 +9,7 @@ from typing import Any
 from ablation.config.options import OPTIONS, without
 from ablation.config.rows import ROWS, Row
 from ablation.config.runs import RESULT_NAME
+from ablation.system.errors import shorten
 from ablation.system.output import printable
 from ablation.system.version import PROJECT
 
@@ -21,7 +22,7 @@ def list_rows(output_dir: Path) -> str:
     here, measured = _read_minutes(output_dir), _read_minutes(RESULTS)
     lines = [
         "Published: accuracies in %, and minutes on one A100. Here: minutes of the runs",
-        f"in {printable(str(output_dir))}; in brackets, of those in results/.",
+        f"in {shorten(printable(str(output_dir)), 35)}; in brackets, of those in results/.",
         "",
         f"row  {'question':<31} train    val   test  minutes  here",
     ]
