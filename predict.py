@@ -73,23 +73,23 @@ def _probabilities(
     """The probability of each class for each text, numbered from ``first``: (N, C), float64."""
     import torch
 
-    from ablation.classifier.build import classify
     from ablation.finetuning.frozen_features import batch_by_length, cut_texts
     from data_utils import EncodedTexts, encode_texts
 
-    config, model = classifier.config, classifier.model
+    model = classifier.model
     numbers: dict[tuple[int, ...], int] = {}  # equal texts are classified once
     which = [
         numbers.setdefault(tuple(tokens[: classifier.max_tokens]), len(numbers))
         for tokens in encode_texts(texts, encoding, first)
     ]
     copies = Counter(which)
-    width = None if config.no_padding else classifier.max_tokens
-    encoded = cut_texts(EncodedTexts(list(numbers), [0] * len(numbers), width), config)
+    width = None if classifier.config.no_padding else classifier.max_tokens
+    encoded = EncodedTexts(list(numbers), [0] * len(numbers), width)
+    encoded = cut_texts(encoded, model.reading)
     probabilities = torch.empty(len(numbers), len(classifier.class_names), dtype=torch.float64)
     with torch.inference_mode():
-        for batch in batch_by_length(encoded.n_inputs.tolist(), model.device, config):
-            logits, _ = classify(model, encoded.__getitems__(batch), config)
+        for batch in batch_by_length(encoded.n_inputs.tolist(), model):
+            logits = model(encoded.__getitems__(batch))
             probabilities[batch] = logits.cpu().double().softmax(dim=-1)
             progress.update(sum(copies[i] for i in batch))
     return probabilities[which]

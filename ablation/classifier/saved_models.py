@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ablation.classifier.build import build_classifier
+from ablation.classifier.build import Classifier, build_classifier
 from ablation.classifier.tensor_files import (
     damaged,
     fill_trained,
@@ -34,7 +34,7 @@ from gpt_model import GPTModel
 class SavedClassifier:
     """A trained classifier, ready to be used."""
 
-    model: GPTModel
+    model: Classifier
     config: ExperimentConfig
     class_names: tuple[str, ...]  # by number
     max_tokens: int  # that texts are cut to, and, if they are padded, padded to
@@ -110,7 +110,7 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
     if base:
         _require_same_base(base, identify_weights(config, find_weights), folder)
     model = build_classifier(config, None if base else _empty_model(config), len(labels))
-    fill_trained(model, tensors, folder / WEIGHTS_NAME)
+    fill_trained(model.gpt, tensors, folder / WEIGHTS_NAME)
     set_precision(config.precision)
     model = model.eval().to(choose_device(config.device))
     return SavedClassifier(model, config, tuple(labels), config.context_length)

@@ -38,7 +38,7 @@ def list_rows(output_dir: Path) -> str:
         lines += [f"{number:>3}  {row.question:<31} {figures}  {cost}".rstrip()]
         lines += [f"     {row.command}"]
     if processors:
-        lines += ["", f"In brackets: measured on {', '.join(sorted(processors))}."]
+        lines += ["", "In brackets, measured on:", *(f"  {name}" for name in sorted(processors))]
     return "\n".join(lines)
 
 
