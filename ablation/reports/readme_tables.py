@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ablation.config.flags import ACTIONS
-from ablation.config.options import OPTIONS, show_default
+from ablation.config.options import OPTIONS
 from ablation.config.rows import ROWS
 from ablation.reports.pages import Table, markdown_table
 from ablation.reports.tables import group_records, mean_and_deviation, tabulate
@@ -53,10 +53,8 @@ def variants_table(records: Sequence[Record]) -> str:
 def flags_table() -> str:
     """The README's list of flags."""
     lines = ["| flag | default | what it is |", "| --- | --- | --- |"]
-    for name, action in ACTIONS.items():
-        lines.append(f"| `--{name}` | {action.default} | {action.help} |")
-    for name, option in OPTIONS.items():
-        lines.append(f"| `--{name}` | {show_default(option)} | {option.metadata['help']} |")
+    for option in (*ACTIONS.values(), *OPTIONS.values()):
+        lines.append(f"| `--{option.name}` | {option.shown_default} | {option.help} |")
     return "\n".join(lines)
 
 
