@@ -19,7 +19,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
 from ablation.config.flags import ACTIONS  # noqa: E402
-from ablation.config.options import OPTIONS, show_default  # noqa: E402
+from ablation.config.options import OPTIONS  # noqa: E402
 from ablation.config.published import published_count  # noqa: E402
 from ablation.config.rows import ROWS  # noqa: E402
 from ablation.reports.comparisons import accuracy_interval  # noqa: E402
@@ -145,10 +145,8 @@ def variants_table(records: Sequence[Record]) -> str:
 def flags_table() -> str:
     """Every flag of additional_experiments.py."""
     lines = ["| flag | default | what it is |", "| --- | --- | --- |"]
-    for name, action in ACTIONS.items():
-        lines.append(f"| `--{name}` | {action.default} | {action.help} |")
-    for name, option in OPTIONS.items():
-        lines.append(f"| `--{name}` | {show_default(option)} | {option.metadata['help']} |")
+    for option in (*ACTIONS.values(), *OPTIONS.values()):
+        lines.append(f"| `--{option.name}` | {option.shown_default} | {option.help} |")
     return "\n".join(lines)
 
 

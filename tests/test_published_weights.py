@@ -127,7 +127,7 @@ def config_of(size: str) -> ExperimentConfig:
 @pytest.mark.published
 def test_the_classifier_as_it_starts() -> None:
     """Source: rasbt/LLMs-from-scratch, ch06.ipynb."""
-    classifier = build_classifier(config_of(SMALL)).eval()
+    classifier = build_classifier(config_of(SMALL)).gpt.eval()
     published = [[-1.5854, 0.9904], [-3.7235, 7.4548], [-2.2661, 6.6049], [-3.5983, 3.9902]]
     require_close(logits_of(classifier, [5211, 345, 423, 640]), published)
 

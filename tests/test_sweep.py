@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ablation.classifier.build import build_classifier, load_weights
+from ablation.classifier.build import Classifier, build_classifier, load_weights
 from ablation.config.command_line import parse_command_line
 from ablation.config.options import ExperimentConfig
 from ablation.config.rows import ROWS, configure, row_number
@@ -119,7 +119,7 @@ def test_shared_weights_never_change(layers: str, precision: str, checkpoint: st
     config = replace(config, precision=precision, learning_rate=0.1)
     base = load_weights(config)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    model = build_classifier(config, base)
+    model = build_classifier(config, base).gpt
     parameters = [p for p in model.parameters() if p.requires_grad]
     with torch.no_grad():
         for parameter in parameters:
@@ -167,7 +167,7 @@ def test_nothing_of_a_model_outlives_its_run(
     built: list[weakref.ref] = []
     real = shared_work.build_classifier
 
-    def build(*arguments: object, **named: object) -> GPTModel:
+    def build(*arguments: object, **named: object) -> Classifier:
         model = real(*arguments, **named)
         built.extend(weakref.ref(p) for p in model.parameters() if p.requires_grad)
         return model

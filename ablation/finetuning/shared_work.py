@@ -5,17 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import tiktoken
 from torch.utils.data import Dataset
 
 from ablation.classifier.build import (
+    Classifier,
+    Reading,
     build_classifier,
     count_trained_blocks,
     load_weights,
-    takes_fast_path,
 )
 from ablation.classifier.weight_files import find_weights
 from ablation.config.identity import identify_weights, start_of
@@ -88,7 +88,7 @@ class SharedWork:
             self._described.add(line)
             logger.info(line)
 
-    def model(self, config: ExperimentConfig) -> tuple[GPTModel, dict[str, Any]]:
+    def model(self, config: ExperimentConfig) -> tuple[Classifier, dict[str, Any]]:
         """The model that trains, on the CPU, and what it starts from, as
         :func:`identify_weights` has it; what does not train may be shared with others.
 
@@ -111,7 +111,9 @@ class SharedWork:
             raise DataError(f"--weights {config.weights} changed while it was read. Run it again.")
         return model, base
 
-    def inputs(self, model: GPTModel, config: ExperimentConfig) -> tuple[Splits[Dataset], float]:
+    def inputs(
+        self, classifier: Classifier, config: ExperimentConfig
+    ) -> tuple[Splits[Dataset], float]:
         """What training and evaluation run on, and the seconds that its hidden states took.
 
         Raises:
@@ -119,19 +121,20 @@ class SharedWork:
         """
         started = time.perf_counter()
         texts, prefix = self.texts(config), None
-        if takes_fast_path(model, config) and count_frozen_blocks(model):
+        if classifier.reuses_work and count_frozen_blocks(classifier.gpt):
             key = prefix_key(config)
             if self._prefix[0] != key:
                 self._prefix = (None, None)  # before there are others
                 together = [other for other in self._configs if prefix_key(other) == key]
-                needs = [
-                    self.texts(other).map(partial(cut_texts, config=other)) for other in together
-                ]
+                needs = [self._needed(other) for other in together]
                 self._prefix = (key, FrozenPrefix(needs))
             prefix = self._prefix[1]
             started -= prefix.seconds
-        inputs = prepare_inputs(model, texts, config, prefix)
+        inputs = prepare_inputs(classifier, texts, config.feature_memory, prefix)
         return inputs, time.perf_counter() - started
+
+    def _needed(self, config: ExperimentConfig) -> Splits[EncodedTexts]:
+        return self.texts(config).map(lambda part: cut_texts(part, Reading.of(config)))
 
 
 def sharing_order(config: ExperimentConfig) -> tuple[Any, ...]:
