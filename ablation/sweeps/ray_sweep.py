@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from ablation.config.cluster_request import LOCAL, ClusterRequest
 from ablation.config.options import ExperimentConfig
-from ablation.config.runs import Keep, Run
+from ablation.config.runs import OutputOptions, Run
 from ablation.data.corpora import load_encoding
 from ablation.data.vocabulary import portable
 from ablation.finetuning.experiment import run_experiment
@@ -88,7 +88,7 @@ def compute_states(
     are there. None if that fails: the runs then compute their own, and each says what is wrong."""
     try:
         shared = SharedWork(configs, *pickle.loads(texts), before and pickle.loads(before))
-        return pickle.dumps(shared.prefix(config))
+        return pickle.dumps(shared.compute_prefix(config))
     except Exception:
         return None
 
@@ -106,8 +106,8 @@ def compute_run(
     with tempfile.TemporaryDirectory() as folder:
         try:
             shared = SharedWork(configs, *pickle.loads(texts), states and pickle.loads(states))
-            keep = Keep(folder=Path(folder), save_model=keeps_model)
-            ended["result"] = run_experiment(config, shared, keep)
+            output = OutputOptions(folder=Path(folder), save_model=keeps_model)
+            ended["result"] = run_experiment(config, shared, output)
             ended["files"] = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
         except Exception as error:
             ended["error"] = describe_error(error)
@@ -152,7 +152,7 @@ def _make_task(demand: Mapping[str, float]) -> ray.remote_function.RemoteFunctio
 
 
 def run_ray_sweep(
-    runs: Sequence[Run], output_dir: Path, keep: Keep, request: ClusterRequest
+    runs: Sequence[Run], output_dir: Path, output: OutputOptions, request: ClusterRequest
 ) -> list[Run]:
     """Have Ray run whatever of ``runs``, in the order of :func:`sweep.order_runs`, has no complete
     record. Returns the runs that failed, or that Ray gave up; they are recorded.
@@ -162,16 +162,19 @@ def run_ray_sweep(
         DataError, RecordError, Interrupted: as for :func:`sweep.run_sweep`.
     """
     read_commit()  # before others change the files
-    to_do = [run for run in runs if not sweep.find_done(run, output_dir, keep)]
+    to_do = [run for run in runs if not sweep.find_done(run, output_dir, output)]
     if not to_do:
         logger.info("All %d runs are done already", len(runs))
         return []
     config = runs[0].config  # texts, vocabulary and device are the same for all
-    shared = SharedWork([config], encoding=portable(load_encoding(config)))
+    encoding = portable(load_encoding(config))
+    shared = SharedWork([config], encoding=encoding)
     sweep.require_one_table(output_dir, shared.corpus, runs)
     number, failed = len(runs) - len(to_do), []
     with connected(request.address) as signals:
-        pending = _submit(cluster.make_groups(runs, to_do), shared, keep.save_model, request)
+        texts = ray.put(pickle.dumps((shared.corpus, encoding)))
+        groups = cluster.make_groups(runs, to_do)
+        pending = _submit(groups, shared, texts, output.save_model, request)
         logger.info("%d of %d runs are done already, %d to do", number, len(runs), len(to_do))
         with tqdm(total=len(runs), initial=number, desc="runs", unit="run", disable=None) as bar:
             for run, outcome in _outcomes(pending, signals):
@@ -185,14 +188,17 @@ def run_ray_sweep(
 
 
 def _submit(
-    groups: Sequence[cluster.Group], shared: SharedWork, keeps_models: bool, request: ClusterRequest
+    groups: Sequence[cluster.Group],
+    shared: SharedWork,
+    texts: ray.ObjectRef,
+    keeps_models: bool,
+    request: ClusterRequest,
 ) -> dict[ray.ObjectRef, tuple[Run, Mapping[str, float]]]:
     """Hand all that is to be computed to Ray. Returns the runs, and what of a node each takes, by
     the references of their outcomes."""
     nodes = _find_nodes()
     basic = cluster.find_demand(request, groups[0].runs[0].config.device, nodes)
     device = "cuda" if "GPU" in basic else "cpu"
-    texts = ray.put(pickle.dumps((shared.corpus, shared.encoding)))
     pending = {}
     for group in groups:
         need = group.memory(shared)
@@ -221,7 +227,7 @@ def _outcomes(
     """Each run with its outcome, as soon as it has ended."""
     last_possible = last_end = time.monotonic()
     while pending:
-        signals.heed()
+        signals.raise_if_stopped()
         for ref in ray.wait(list(pending), timeout=POLL_SECONDS)[0]:
             yield pending.pop(ref)[0], _fetch(ref)
             last_end = time.monotonic()
@@ -312,7 +318,7 @@ def connected(address: str) -> Iterator[DeferredSignals]:
             except Exception as error:  # Ray's have no class in common
                 problem = f"--ray: Ray did not start or answer ({_reason(error)})."
                 raise ClusterError(problem) from error
-            starting.heed()
+            starting.raise_if_stopped()
         # Here our handlers of signals are back, in whose place Ray had put its own.
         with DeferredSignals() as signals:
             yield signals
