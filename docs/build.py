@@ -15,25 +15,25 @@ from pathlib import Path
 
 import numpy as np
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import predict  # noqa: E402
-from ablation.config.flag_types import Option  # noqa: E402
-from ablation.config.flags import ACTIONS  # noqa: E402
-from ablation.config.options import OPTIONS  # noqa: E402
-from ablation.config.published import published_count  # noqa: E402
-from ablation.config.rows import ROWS  # noqa: E402
-from ablation.reports.comparisons import accuracy_interval  # noqa: E402
-from ablation.reports.pages import Table, markdown_table  # noqa: E402
-from ablation.reports.tables import (  # noqa: E402
+import predict
+from ablation.config.flag_types import Option
+from ablation.config.flags import ACTIONS
+from ablation.config.options import OPTIONS
+from ablation.config.published import published_count
+from ablation.config.rows import ROWS
+from ablation.reports.comparisons import accuracy_interval
+from ablation.reports.pages import Table, markdown_table
+from ablation.reports.tables import (
     Configuration,
     group_records,
     mean_and_deviation,
     tabulate,
 )
-from ablation.sweeps.records import Record, read_records  # noqa: E402
-from data_utils import PARTS  # noqa: E402
+from ablation.sweeps.records import Record, read_records
+from ablation.system.version import PROJECT
+from data_utils import PARTS
 
 N_TEST = 300
 # Of the test messages, those that a linear SVM on runs of 2 to 5 characters gets right. The slow
