@@ -9,8 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from ablation.data.decoding import BAD
-from ablation.data.own_tables import names_evident
-from ablation.data.separated_values import Row, TextFormat, merged
+from ablation.data.separated_values import Row, TextFormat, merged, names_evident
 from ablation.data.text_files import read_rows
 from ablation.system.errors import DataError
 
