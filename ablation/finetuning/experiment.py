@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ablation.classifier.export import export_hf, require_few_classes
 from ablation.classifier.saved_models import save_classifier
 from ablation.classifier.weight_files import WEIGHTS_NAME
 from ablation.config.identity import identify_checkpoint, identify_data, identify_program
-from ablation.config.options import ExperimentConfig
+from ablation.config.options import ExperimentConfig, without
 from ablation.config.rules import config_problems, machine_problems
 from ablation.config.runs import Keep
 from ablation.data.corpora import load_encoding
@@ -168,8 +168,4 @@ def make_schedule(config: ExperimentConfig) -> Schedule:
 
 def _flags(config: ExperimentConfig) -> dict[str, Any]:
     """The options by their flags, but for the places of files, which may differ by machine."""
-    return {
-        f"--{name}": value
-        for name, value in asdict(config).items()
-        if not name.endswith(("_dir", "dataset", "offline"))
-    }
+    return {f"--{name}": getattr(config, name) for name in without("local")}

@@ -98,7 +98,7 @@ def prepare_inputs(
     """
     if not classifier.reuses_work:
         return texts
-    needed = texts.map(lambda part: cut_texts(part, classifier.reading))
+    needed = cut_splits(texts, classifier.reading)
     if not count_frozen_blocks(classifier.gpt):
         return needed
     return (prefix or FrozenPrefix([needed])).states(classifier, needed, memory) or needed
@@ -118,6 +118,11 @@ def cut_texts(texts: EncodedTexts, reading: Reading) -> EncodedTexts:
     texts = copy.copy(texts)
     texts.n_inputs = reading.n_needed(texts)
     return texts
+
+
+def cut_splits(texts: Splits[EncodedTexts], reading: Reading) -> Splits[EncodedTexts]:
+    """The same of all parts."""
+    return texts.map(lambda part: cut_texts(part, reading))
 
 
 class FrozenPrefix:
