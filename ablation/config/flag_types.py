@@ -141,16 +141,20 @@ def option(
 
 
 def options_of(table: type) -> dict[str, Option]:
-    """The options of a dataclass by name, each with the text that stands below it."""
+    """The options of a dataclass by name, each with the text that stands below it, in which
+    ``{names}`` stands for those that it can be."""
     (body,) = (node.body for node in ast.parse(inspect.getsource(table)).body)
     help_of = {
         statement.target.id: " ".join(below.value.value.split())
         for statement, below in itertools.pairwise(body)
         if isinstance(statement, ast.AnnAssign)
     }
-    return {
-        f.name: Option(f.name, f.default, help=help_of[f.name], **f.metadata) for f in fields(table)
-    }
+    options = {}
+    for f in fields(table):
+        names = ", ".join(f'"{name}"' for name in getattr(f.metadata["values"], "names", ()))
+        help = help_of[f.name].replace("{names}", names)
+        options[f.name] = Option(f.name, f.default, help=help, **f.metadata)
+    return options
 
 
 def read_flags(

@@ -47,8 +47,8 @@ class Actions:
     """What is to be done, and not how a run is made; each field is the flag of the same name."""
 
     rows: tuple[str, ...] | None = option(None, Text("ROWS", may_be_empty=True), nargs="+")
-    """the flags of row N, 1 to 19, or of many: 1-5,16, or all. Other flags win over them, and then
-    a run is a variant of its row. list prints the rows and runs none"""
+    """the flags of row N, or of many: 1-5,16, or all. Other flags win over them, and then a run is
+    a variant of its row. list prints the rows and runs none"""
     seeds: tuple[int, ...] | None = option(None, OPTIONS["seed"].values, nargs="+")
     """run each row with each of these seeds"""
     num_seeds: int | None = option(None, Number(high=1000))

@@ -58,8 +58,7 @@ class ExperimentConfig:
     model_size: str = option(
         "gpt2-small (124M)", Text("SIZE", MODEL_SIZES, model_size), "model", "shape"
     )
-    """"gpt2-tiny (3M)", "gpt2-small (124M)", "gpt2-medium (355M)", "gpt2-large (774M)" or
-    "gpt2-xl (1558M)"; a part of the name is enough, such as medium or 355M"""
+    """size of the GPT-2: {names}; a part of the name is enough, such as medium or 355M"""
     weights: str = option("pretrained", Text("pretrained|random|PATH"), "machine")
     """pretrained: the published ones; random; or the PATH of a GPT-2 safetensors file, or of a
     folder that holds one"""
