@@ -367,7 +367,7 @@ def test_no_export_among_the_records(export_dir: str, words: str) -> None:
     (problem,) = problems_of(["--rows", "16", "--export_hf", export_dir])
     assert problem.startswith(f"--export_hf {export_dir}")
     assert words in problem
-    assert parse_command_line(["--rows", "16", "--export_hf", "elsewhere/model"]).keep.export_dir
+    assert parse_command_line(["--rows", "16", "--export_hf", "elsewhere/model"]).output.export_dir
 
 
 def test_delimiters_by_name_or_as_they_are() -> None:

@@ -12,7 +12,7 @@ from ablation.classifier.saved_models import SavedClassifier, load_classifier
 from ablation.config.flag_types import Number
 from ablation.config.options import OPTIONS, ExperimentConfig
 from ablation.config.rules import config_problems
-from ablation.config.runs import Keep
+from ablation.config.runs import OutputOptions
 from ablation.data.demo import byte_encoding
 from ablation.data.vocabulary import gpt2_encoding
 from ablation.finetuning.experiment import run_experiment
@@ -119,7 +119,7 @@ def classifier(
 ) -> SavedClassifier:
     folder: Path = tmp_path_factory.mktemp("saved")
     flags = ["--demo", "--max_steps", "3", *request.param.split()]
-    run_experiment(config_from_flags(flags), keep=Keep(folder, save_model=True))
+    run_experiment(config_from_flags(flags), output=OutputOptions(folder, save_model=True))
     return load_classifier(folder, {})
 
 

@@ -26,7 +26,7 @@ from ablation.config.rows import (
     parse_rows,
     row_number,
 )
-from ablation.config.runs import EPOCH, RESULT_NAME, Keep, Run
+from ablation.config.runs import EPOCH, RESULT_NAME, OutputOptions, Run
 from ablation.system.errors import ConfigError
 from ablation.system.files import ROOM, path_problem
 from ablation.system.processes import is_launched
@@ -50,7 +50,7 @@ class Request:
     dry_run: bool = False
     report: bool = False
     compare: tuple[str, str] | None = None
-    keep: Keep = field(default_factory=Keep)
+    output: OutputOptions = field(default_factory=OutputOptions)
     cluster: ClusterRequest | None = None  # that computes; none is this process
     data_dir: Path = Path(OPTIONS["data_dir"].default)  # where a report finds the messages
     offline: bool = False  # whether it must find them there
@@ -102,7 +102,7 @@ def parse_command_line(argv: Sequence[str]) -> Request:
         dry_run="dry_run" in asked,
         report="report" in asked,
         compare=asked.get("compare"),
-        keep=_choose_keep(asked),
+        output=_choose_output(asked),
         cluster=ClusterRequest(asked["ray"], **cluster) if "ray" in asked else None,
         data_dir=Path(runs[0].config.data_dir),
         offline=runs[0].config.offline,
@@ -161,10 +161,10 @@ def _choose_seeds(
     return list(range(first, first + number)), []
 
 
-def _choose_keep(asked: Mapping[str, Any]) -> Keep:
+def _choose_output(asked: Mapping[str, Any]) -> OutputOptions:
     """What is kept of runs."""
     keeps = not asked.keys().isdisjoint(("resume", "save_model", "export_hf"))
-    return Keep(
+    return OutputOptions(
         resume="resume" in asked,
         checkpoint_every=asked.get("checkpoint_every", EPOCH if keeps else None),
         save_model="save_model" in asked,
