@@ -1,14 +1,16 @@
 """Finetune a GPT-2 as a classifier, to find out which choices matter: the script.
 
-``flags.py`` has what can be asked for, ``runner.py`` does it.
+``ablation/config/flags.py`` has what can be asked for. Packages that take seconds to import are
+imported where something is to be done: help and mistakes need none of them.
 """
 
-from __future__ import annotations
-
+import logging
 import sys
 from collections.abc import Sequence
 
 from ablation.system.signals import ending_at_once
+
+logger = logging.getLogger("experiments")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,10 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def answer(arguments: Sequence[str]) -> int:
-    """Do what a command line asks for. Returns the exit status, as :func:`runner.perform` does.
+    """Do what a command line asks for. Returns the exit status: 1 if a run of a sweep failed.
 
     Raises:
-        ConfigError: with every problem of the command line.
+        ExperimentError: the command line is wrong, data or records are, or the only run failed.
         ImportError: a package is missing.
     """
     with ending_at_once():
@@ -37,9 +39,37 @@ def answer(arguments: Sequence[str]) -> int:
         if request.text is not None:
             print(request.text, flush=True)
             return 0
-        from runner import perform  # with PyTorch, which takes seconds: help and mistakes do not
+        from ablation.sweeps import records, sweep
+        from ablation.system import output, parallel
 
-    return perform(request)
+    output_dir, runs = request.output_dir, sweep.order_runs(request.runs)
+    if request.compare:
+        with ending_at_once():
+            from ablation.reports.compare_runs import compare_runs
+
+        output.print_lines(compare_runs(*request.compare, output_dir))
+        return 0
+    if request.dry_run:
+        output.print_lines(sweep.describe_plan(runs, output_dir, request.keep))
+        return 0
+    if not request.report and parallel.is_first():
+        records.require_writable(output_dir)
+    if runs and not request.is_sweep:
+        sweep.run_one(runs[0], output_dir, request.keep)
+        return 0
+    if request.cluster:
+        from ablation.sweeps.ray_sweep import run_ray_sweep  # Ray is not always there
+
+        failed = run_ray_sweep(runs, output_dir, request.keep, request.cluster)
+    else:
+        failed = sweep.run_sweep(runs, output_dir, request.keep)
+    with ending_at_once():
+        from ablation.reports.report import write_report
+
+    output.print_lines(write_report(output_dir, request.data_dir, request.offline))
+    for run in failed:
+        logger.error("Failed: %s", run.name)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

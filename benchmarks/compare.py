@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ablation.classifier.build import build_classifier, classify, count_trained_blocks
+from ablation.classifier.build import Reading, build_classifier, count_trained_blocks
 from ablation.config.options import ExperimentConfig
 from ablation.config.rows import ROWS
 from ablation.finetuning.frozen_features import FrozenPrefix, cut_texts, prepare_inputs
@@ -79,8 +79,8 @@ def make_batch(config: ExperimentConfig) -> Batch:
 
 def project_loss(config: ExperimentConfig, batch: Batch) -> tuple[nn.Module, Loss]:
     """This project's model, and a function that computes the loss of the batch."""
-    model = build_classifier(config)
-    return model, lambda: F.cross_entropy(*classify(model, batch, config))
+    classifier = build_classifier(config)
+    return classifier, lambda: F.cross_entropy(classifier(batch), batch.labels)
 
 
 def transformers_loss(config: ExperimentConfig, batch: Batch) -> tuple[nn.Module, Loss]:
@@ -211,9 +211,8 @@ def measure_fast(number: int, options: argparse.Namespace) -> dict[str, float]:
 def count_prefix_operations(config: ExperimentConfig, data_dir: str) -> float:
     """Of the matrix products with weights of the frozen blocks: 24 D² a token and block."""
     config = replace(config, data_dir=data_dir)
-    prefix = FrozenPrefix(
-        [SharedWork([config]).texts(config).map(partial(cut_texts, config=config))]
-    )
+    cut = partial(cut_texts, reading=Reading.of(config))
+    prefix = FrozenPrefix([SharedWork([config]).texts(config).map(cut)])
     n_blocks = config.gpt.n_layers - count_trained_blocks(config)
     return 24.0 * config.gpt.emb_dim**2 * prefix.n_states * n_blocks
 
@@ -254,7 +253,7 @@ def measure_growth() -> dict[str, float]:
         tokens = torch.randint(50000, (3, n, length)).tolist()
         texts = Splits(*(EncodedTexts(part, [0] * n, width=length) for part in tokens))
         with timed(seconds, f"{3 * n} texts of {length} tokens below {layers}"):
-            prepare_inputs(model, texts, case)
+            prepare_inputs(model, texts)
     return seconds
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ablation.classifier.build import build_classifier, needed_positions, read_logits
+from ablation.classifier.build import Reading, build_classifier
 from ablation.config.options import ExperimentConfig
 from ablation.config.sizes import MODEL_SIZES
 from ablation.system.errors import DataError
@@ -14,12 +14,12 @@ TINY = ExperimentConfig(model_size="gpt2-tiny (3M)", weights="random")
 
 
 def trained_names(**options: object) -> set[str]:
-    model = build_classifier(replace(TINY, **options))
+    model = build_classifier(replace(TINY, **options)).gpt
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def test_what_trains() -> None:
-    every = set(dict(build_classifier(TINY).named_parameters()))
+    every = set(dict(build_classifier(TINY).gpt.named_parameters()))
     head = {"head.weight", "head.bias"}
     norm = {"final_norm.weight", "final_norm.bias"}
 
@@ -42,14 +42,14 @@ def test_lora_trains_its_matrices_and_the_classifier(layers: str) -> None:
         "head.linear.bias",
     }
     assert len(names) == 2 + 2 * (4 * 6 + 1)
-    model = build_classifier(replace(TINY, trainable_layers=layers, lora_rank=5))
+    model = build_classifier(replace(TINY, trainable_layers=layers, lora_rank=5)).gpt
     assert model.blocks[0].attention.query.A.shape == (64, 5)
 
 
 def test_random_draws_follow_the_protocol() -> None:
     """Drawn once more here, module by module."""
     config = replace(TINY, seed=7, trainable_layers="lora", lora_rank=3)
-    model = build_classifier(config)
+    model = build_classifier(config).gpt
     torch.manual_seed(7)
     assert torch.equal(model.token_embedding.weight, nn.Embedding(50257, 64).weight)
     assert torch.equal(model.position_embedding.weight, nn.Embedding(1024, 64).weight)
@@ -78,8 +78,8 @@ def test_weights_from_a_file_keep_the_classifiers_draws(
     transformers.GPT2Model(
         transformers.GPT2Config(n_embd=shape.emb_dim, n_layer=shape.n_layers, n_head=4)
     ).save_pretrained(tmp_path)
-    model = build_classifier(replace(TINY, weights=str(tmp_path)))
-    other = build_classifier(TINY)
+    model = build_classifier(replace(TINY, weights=str(tmp_path))).gpt
+    other = build_classifier(TINY).gpt
     assert torch.equal(model.head.weight, other.head.weight)
     assert not torch.equal(model.token_embedding.weight, other.token_embedding.weight)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -90,8 +90,9 @@ def test_weights_from_a_file_keep_the_classifiers_draws(
 
 
 def test_causal_mask_switch() -> None:
-    assert build_classifier(TINY).blocks[2].attention.causal
-    assert not build_classifier(replace(TINY, disable_causal_mask=True)).blocks[2].attention.causal
+    assert build_classifier(TINY).gpt.blocks[2].attention.causal
+    unmasked = build_classifier(replace(TINY, disable_causal_mask=True)).gpt
+    assert not unmasked.blocks[2].attention.causal
 
 
 @pytest.mark.parametrize(
@@ -108,15 +109,15 @@ def test_causal_mask_switch() -> None:
 def test_what_is_read(position: str, average: bool, expected: list) -> None:
     times = torch.arange(4.0)
     logits = torch.stack([torch.stack([10.0 * b + times, -times], dim=1) for b in range(2)])
-    config = ExperimentConfig(trainable_token_pos=position, average_embeddings=average)
+    reading = Reading(position, average)
     batch = Batch(torch.zeros(2, 4), torch.tensor([2, 4]), torch.tensor([4, 4]), torch.zeros(2))
-    assert read_logits(logits, batch, config).tolist() == expected
-    decisive = needed_positions(batch.lengths, batch.padded_lengths, config)
+    assert reading.select(logits, batch).tolist() == expected
+    decisive = reading.n_needed(batch)
     for b, n in enumerate(decisive.tolist()):
         changed = logits.clone()
         changed[b, n:] = 99
-        assert read_logits(changed, batch, config).tolist() == expected
+        assert reading.select(changed, batch).tolist() == expected
         changed[b, n - 1] = 99
-        assert read_logits(changed, batch, config).tolist() != expected
-    unmasked = replace(config, disable_causal_mask=True)
-    assert needed_positions(batch.lengths, batch.padded_lengths, unmasked).tolist() == [4, 4]
+        assert reading.select(changed, batch).tolist() != expected
+    unmasked = replace(reading, causal=False)
+    assert unmasked.n_needed(batch).tolist() == [4, 4]

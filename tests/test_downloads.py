@@ -1,4 +1,4 @@
-"""Downloads, from servers on localhost: how one goes on, when it ends, what is kept."""
+"""Downloads, from servers on localhost: what is tried again, when it ends, what is kept."""
 
 import email.utils
 import errno
@@ -172,66 +172,36 @@ def test_a_wait_beyond_the_deadline_is_not_begun(
     assert len(fault_server.asked) == 1
 
 
-# ---------------------------------------------------------------- resuming
-
-
-def asked_places(server: FaultServer) -> list[str | None]:
-    return [headers.get("Range") for _, headers in server.asked]
-
-
-def test_a_body_is_resumed(fault_server: FaultServer) -> None:
-    again = send(BODY[192:400], 206, 320, Content_Range=f"bytes 192-511/{len(BODY)}", ETag='"1"')
-    url = fault_server.address(CUT, again, send_rest(BODY, ETag='"1"'))
-    assert fetch(url, max_bytes=len(BODY)) == BODY
-    # What was cut off inside a piece of 64 bytes is asked for again.
-    assert asked_places(fault_server) == [None, "bytes=192-", "bytes=384-"]
-    assert [headers.get("If-Range") for _, headers in fault_server.asked] == [None, '"1"', '"1"']
-
-
-def test_a_date_or_nothing_may_stand_for_the_version(fault_server: FaultServer) -> None:
-    date = "Tue, 24 Nov 2026 03:00:00 GMT"
-    for headers in ({"ETag": 'W/"1"', "Last_Modified": date}, {"ETag": 'W/"1"'}):
-        cut = send(BODY[:200], announced=len(BODY), **headers)
-        fetch(fault_server.address(cut, send(BODY)), max_bytes=len(BODY))
-    assert [headers.get("If-Range") for _, headers in fault_server.asked] == [
-        *(None, date),
-        *(None, None),
-    ]
-    assert asked_places(fault_server) == [None, "bytes=192-", None, "bytes=192-"]
-
-
-def test_a_part_of_the_rest_is_not_all_of_it(fault_server: FaultServer) -> None:
-    part = send(BODY[192:300], 206, Content_Range="bytes 192-299/512", ETag='"1"')
-    url = fault_server.address(CUT, part, send_rest(BODY, ETag='"1"'))
-    assert fetch(url, max_bytes=len(BODY)) == BODY
-    assert asked_places(fault_server) == [None, "bytes=192-", "bytes=300-"]
+# ---------------------------------------------------------------- whole files
 
 
 OTHER = BODY[::-1]
-STARTING_OVER = {
+PART = send(BODY[192:], 206, Content_Range=f"bytes 192-511/{len(BODY)}", ETag='"1"')
+ANSWERS_TO_A_CUT = {
+    "ranges are honoured": [send_rest(BODY, ETag='"1"')],
     "ranges are ignored": [send(BODY)],
+    "it is cut off again": [CUT, send(BODY)],
     "the file has changed": [send_rest(OTHER, ETag='"2"')],
-    "it has, and the server does not say": [
-        send(OTHER[192:], 206, Content_Range="bytes 192-511/512", ETag='"2"'),
-        send_rest(OTHER, ETag='"2"'),
-    ],
-    "it has another length": [
-        send(OTHER[192:], 206, Content_Range="bytes 192-511/600", ETag='"1"'),
-        send_rest(BODY),
-    ],
-    "another part": [send(BODY[100:], 206, Content_Range="bytes 100-511/512"), send_rest(BODY)],
-    "no word of the part": [send(BODY[192:], 206), send_rest(BODY)],
+    "it has another length": [send(OTHER[:300])],
+    "a part that nobody asked for": [PART, send_rest(BODY)],
     "range not satisfiable": [send(status=416), send_rest(BODY)],
 }
 
 
-@pytest.mark.parametrize("case", STARTING_OVER)
-def test_nothing_is_pieced_together_from_two_files(fault_server: FaultServer, case: str) -> None:
-    answers = STARTING_OVER[case]
-    expected = OTHER if "has" in case and "length" not in case else BODY
-    assert fetch(fault_server.address(CUT, *answers), max_bytes=len(BODY)) == expected
-    places = [None, "bytes=192-"] + [None] * (len(answers) - 1)
-    assert asked_places(fault_server) == places
+@pytest.mark.parametrize("case", ANSWERS_TO_A_CUT)
+def test_nothing_is_pieced_together(fault_server: FaultServer, case: str) -> None:
+    answers = ANSWERS_TO_A_CUT[case]
+    expected = {"the file has changed": OTHER, "it has another length": OTHER[:300]}
+    content = fetch(fault_server.address(CUT, *answers), max_bytes=len(BODY))
+    assert content == expected.get(case, BODY)
+    assert len(fault_server.asked) == 1 + len(answers)
+    for _, headers in fault_server.asked:
+        assert not {"Range", "If-Range"} & set(headers)
+
+
+def test_a_part_is_never_the_file(fault_server: FaultServer) -> None:
+    assert refuse(fault_server.address(CUT, PART)) == "206 Partial Content"
+    assert len(fault_server.asked) == downloads.ATTEMPTS
 
 
 # ---------------------------------------------------------------- limits

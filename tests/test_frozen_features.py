@@ -8,13 +8,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ablation.classifier.build import build_classifier, classify
+from ablation.classifier.build import Classifier, build_classifier
 from ablation.config.options import ExperimentConfig
 from ablation.data.demo import byte_encoding
 from ablation.data.sms import split_messages
 from ablation.finetuning import frozen_features
 from ablation.finetuning.frozen_features import HiddenStates, count_frozen_blocks, prepare_inputs
-from ablation.finetuning.training import _backward, _merge
+from ablation.finetuning.training import _backward, group_batches
 from ablation.system.errors import HiddenStateError
 from data_utils import EncodedTexts, Splits, encode_splits, make_loaders, merge_batches
 from gpt_model import GPTModel
@@ -41,7 +41,7 @@ def few_splits(few_messages: pd.DataFrame) -> Splits[pd.DataFrame]:
 
 def model_and_texts(
     config: ExperimentConfig, splits: Splits[pd.DataFrame]
-) -> tuple[GPTModel, Splits[EncodedTexts]]:
+) -> tuple[Classifier, Splits[EncodedTexts]]:
     model = build_classifier(config).double()
     torch.manual_seed(1)
     with torch.no_grad():
@@ -51,19 +51,23 @@ def model_and_texts(
     return model, encode_splits(splits, byte_encoding(), config)
 
 
+def plain_path(model: Classifier) -> Classifier:
+    """The same model, of which no work is reused."""
+    return Classifier(model.gpt, replace(model.reading, reuse=False), model.precision)
+
+
 def gradients_and_logits(
-    model: GPTModel, texts: Splits[EncodedTexts], config: ExperimentConfig
+    model: Classifier, texts: Splits[EncodedTexts], n: int
 ) -> dict[str, torch.Tensor]:
     model.zero_grad()
-    inputs = prepare_inputs(model, texts, config)
+    inputs = prepare_inputs(model, texts)
     model.train()
-    n = config.batch_size
     batches = [inputs.train.__getitems__(list(range(i, min(i + n, 6)))) for i in range(0, 6, n)]
     results = {}
     for i, batch in enumerate(batches):
-        logits, labels = classify(model, batch, config)
+        logits = model(batch)
         results[f"logits of batch {i}"] = logits.detach()
-        F.cross_entropy(logits, labels).backward()
+        F.cross_entropy(logits, batch.labels).backward()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             results[name] = parameter.grad
@@ -75,8 +79,8 @@ def test_fast_equals_plain(choices: tuple, few_splits: Splits[pd.DataFrame]) -> 
     options = dict(zip(GRID, choices, strict=True))
     config = replace(TINY, **options, batch_size=1 if options["no_padding"] else 3)
     model, texts = model_and_texts(config, few_splits)
-    fast = gradients_and_logits(model, texts, config)
-    plain = gradients_and_logits(model, texts, replace(config, no_feature_reuse=True))
+    fast = gradients_and_logits(model, texts, config.batch_size)
+    plain = gradients_and_logits(plain_path(model), texts, config.batch_size)
     assert fast.keys() == plain.keys()
     for name, expected in plain.items():
         found = fast[name]
@@ -95,21 +99,21 @@ def test_what_is_reused_follows_from_what_trains(
 ) -> None:
     config = replace(TINY, trainable_layers=layers)
     model, texts = model_and_texts(config, few_splits)
-    assert count_frozen_blocks(model) == n_blocks
-    inputs = prepare_inputs(model, texts, config)
+    assert count_frozen_blocks(model.gpt) == n_blocks
+    inputs = prepare_inputs(model, texts)
     assert isinstance(inputs.train, HiddenStates if n_blocks else EncodedTexts)
-    plain = prepare_inputs(model, texts, replace(config, no_feature_reuse=True))
-    assert plain is texts
+    assert prepare_inputs(plain_path(model), texts) is texts
 
 
 def test_custom_choices(few_splits: Splits[pd.DataFrame]) -> None:
     model, texts = model_and_texts(TINY, few_splits)
-    model.blocks[1].norm2.bias.requires_grad_(True)
-    assert count_frozen_blocks(model) == 1
-    model.position_embedding.weight.requires_grad_(True)
-    assert count_frozen_blocks(model) == 0
-    model.config = replace(model.config, drop_rate=0.1)
-    assert prepare_inputs(model, texts, TINY) is texts
+    gpt = model.gpt
+    gpt.blocks[1].norm2.bias.requires_grad_(True)
+    assert count_frozen_blocks(model.gpt) == 1
+    gpt.position_embedding.weight.requires_grad_(True)
+    assert count_frozen_blocks(model.gpt) == 0
+    gpt.config = replace(gpt.config, drop_rate=0.1)
+    assert prepare_inputs(model, texts) is texts
 
 
 def test_only_what_is_needed_is_computed(
@@ -130,7 +134,7 @@ def test_only_what_is_needed_is_computed(
         config = replace(TINY, context_length=10, **options)
         model, texts = model_and_texts(config, few_splits)
         seen.clear()
-        prepare_inputs(model, texts, config)
+        prepare_inputs(model, texts)
         return seen.copy()
 
     n_different = 5 + 4  # "free" counts once, and test is train in reverse
@@ -149,23 +153,23 @@ def test_only_what_is_needed_is_computed(
 def test_merged_batches_are_what_they_were(few_splits: Splits[pd.DataFrame]) -> None:
     config = replace(TINY, no_padding=True, batch_size=1, accumulation_steps=6)
     model, texts = model_and_texts(config, few_splits)
-    inputs = prepare_inputs(model, texts, config)
+    inputs = prepare_inputs(model, texts)
     batches = [inputs.train[i] for i in range(6)]
-    one_by_one = torch.cat([classify(model, batch, config)[0] for batch in batches])
-    merged, labels = classify(model, merge_batches(batches), config)
+    one_by_one = torch.cat([model(batch) for batch in batches])
+    together = merge_batches(batches)
+    merged = model(together)
     torch.testing.assert_close(merged, one_by_one, rtol=1e-10, atol=1e-12)
-    assert labels.tolist() == texts.train.labels.tolist()
+    assert together.labels.tolist() == texts.train.labels.tolist()
     gradients = []
-    for options in ({}, {"no_feature_reuse": True}):
-        path = replace(config, **options)
-        inputs = prepare_inputs(model, texts, path)
+    for path in (model, plain_path(model)):
+        inputs = prepare_inputs(path, texts)
         model.zero_grad()
         window = [inputs.train[i] for i in range(6)]
-        groups = list(_merge(window, path))
-        assert len(groups) == (6 if path.no_feature_reuse else 1)
+        groups = list(group_batches(window, path))
+        assert len(groups) == (1 if path.reading.reuse else 6)
         for group in groups:
-            _backward(model, group, len(window), path, step=0)
-        gradients.append(model.blocks[3].feed_forward.in_proj.weight.grad.clone())
+            _backward(path, group, len(window), ignore_index=-100, step=0)
+        gradients.append(model.gpt.blocks[3].feed_forward.in_proj.weight.grad.clone())
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
 
 
@@ -173,13 +177,12 @@ def test_states_on_disk_are_the_same(
     few_splits: Splits[pd.DataFrame], caplog: pytest.LogCaptureFixture
 ) -> None:
     model, texts = model_and_texts(TINY, few_splits)
-    in_memory = prepare_inputs(model, texts, TINY).train
+    in_memory = prepare_inputs(model, texts).train
     assert caplog.text == ""
-    config = replace(TINY, feature_memory=0.0)
-    on_disk = prepare_inputs(model, texts, config).train
+    on_disk = prepare_inputs(model, texts, memory=0.0).train
     assert "keeping them on disk" in caplog.text
     assert torch.equal(on_disk.states, in_memory.states)
-    logits = [classify(model, d.__getitems__([0, 4]), config)[0] for d in (in_memory, on_disk)]
+    logits = [model(states.__getitems__([0, 4])) for states in (in_memory, on_disk)]
     assert torch.equal(*logits)
 
 
@@ -193,7 +196,7 @@ def test_states_that_fit_nowhere_are_not_kept(
 
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
     model, texts = model_and_texts(TINY, few_splits)
-    inputs = prepare_inputs(model, texts, replace(TINY, feature_memory=0.0))
+    inputs = prepare_inputs(model, texts, memory=0.0)
     assert isinstance(inputs.train, EncodedTexts)
     assert "computing them at every step" in caplog.text
 
@@ -205,18 +208,19 @@ def test_states_that_are_not_finite_name_the_block(
     block: int, place: str, few_splits: Splits[pd.DataFrame]
 ) -> None:
     model, texts = model_and_texts(TINY, few_splits)
-    module = model.position_embedding if block < 0 else model.blocks[block].feed_forward.in_proj
+    gpt = model.gpt
+    module = gpt.position_embedding if block < 0 else gpt.blocks[block].feed_forward.in_proj
     with torch.no_grad():
         module.weight[0, 0] = torch.inf
     with pytest.raises(HiddenStateError, match=place):
-        prepare_inputs(model, texts, TINY)
+        prepare_inputs(model, texts)
 
 
 def test_the_same_batches_in_the_same_order(few_splits: Splits[pd.DataFrame]) -> None:
     model, texts = model_and_texts(TINY, few_splits)
     orders = []
-    for config in (TINY, replace(TINY, no_feature_reuse=True)):
-        loaders = make_loaders(prepare_inputs(model, texts, config), 2)
+    for path in (model, plain_path(model)):
+        loaders = make_loaders(prepare_inputs(path, texts), 2)
         torch.manual_seed(3)
         orders.append([batch.labels.tolist() for _ in range(3) for batch in loaders.train])
     assert orders[0] == orders[1]
@@ -229,10 +233,10 @@ def test_bfloat16_is_close(layers: str, few_splits: Splits[pd.DataFrame]) -> Non
         config = replace(TINY, trainable_layers=layers, precision=precision)
         model = build_classifier(config)
         texts = encode_splits(few_splits, byte_encoding(), config)
-        inputs = prepare_inputs(model, texts, config)
-        logits[precision], _ = classify(model, inputs.train.__getitems__([0, 1, 2]), config)
+        inputs = prepare_inputs(model, texts)
+        logits[precision] = model(inputs.train.__getitems__([0, 1, 2])).detach()
         trained = {p.dtype for p in model.parameters() if p.requires_grad}
-        frozen = {p.dtype for p in model.blocks[0].parameters() if not p.requires_grad}
+        frozen = {p.dtype for p in model.gpt.blocks[0].parameters() if not p.requires_grad}
         assert trained == {torch.float32}
         assert (torch.bfloat16 in frozen) == (precision == "bf16" and layers != "all")
         assert logits[precision].dtype == torch.float32

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ablation.classifier import export
-from ablation.classifier.build import LORA_LAYERS, build_classifier, classify
+from ablation.classifier.build import LORA_LAYERS, Classifier, Reading, build_classifier
 from ablation.classifier.export import export_hf, require_export_folder
 from ablation.config.options import ExperimentConfig
 from ablation.config.rules import export_problems
@@ -45,7 +45,7 @@ def small_size(monkeypatch: pytest.MonkeyPatch) -> None:
 @torch.no_grad()
 def trained_classifier(config: ExperimentConfig, n_classes: int = 2) -> GPTModel:
     """A classifier, every parameter that trains moved at random, biases and norms too."""
-    model = build_classifier(config)
+    model = build_classifier(config).gpt
     if n_classes != 2:
         model.head = nn.Linear(config.gpt.emb_dim, n_classes)
         if config.uses_lora:
@@ -63,11 +63,12 @@ def our_probabilities(
     model: GPTModel, config: ExperimentConfig, tokens: Sequence[list[int]] = TOKENS
 ) -> Tensor:
     """Those (N, C) that the project gives on its own batches."""
+    classifier = Classifier(model, Reading.of(config), config.precision)
     every = list(range(len(tokens)))
     width = None if config.no_padding else max(map(len, tokens)) + 3
     texts = EncodedTexts(tokens, every, width)
     batches = [[b] for b in every] if config.no_padding else [every]
-    logits = [classify(model, texts.__getitems__(batch), config)[0] for batch in batches]
+    logits = [classifier(texts.__getitems__(batch)) for batch in batches]
     return torch.cat(logits).softmax(dim=-1)
 
 
@@ -187,7 +188,7 @@ from ablation.config.options import ExperimentConfig
 from ablation.classifier.export import export_hf
 config = ExperimentConfig(weights="random", trainable_layers="lora",
                           trainable_token_pos="flexible")
-model = build_classifier(config)
+model = build_classifier(config).gpt
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 export_hf(model, config, ["ham", "spam"], 32, Path(sys.argv[1]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)

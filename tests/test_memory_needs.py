@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import SCRIPT, environment_without_network
 
-from ablation.classifier.build import build_classifier, classify
+from ablation.classifier.build import build_classifier
 from ablation.config.options import TRAINABLE_LAYERS, ExperimentConfig
 from ablation.config.rows import ROWS
 from ablation.finetuning import memory
@@ -40,15 +40,14 @@ def count_saved(config: ExperimentConfig, n_texts: int, n_tokens: int) -> int:
             saved[storage.data_ptr()] = (storage.nbytes(), tensor)  # held, or its place is reused
         return tensor
 
-    n_blocks = 0 if config.no_feature_reuse else count_frozen_blocks(model)
+    n_blocks = 0 if config.no_feature_reuse else count_frozen_blocks(model.gpt)
     inputs = torch.randint(0, 100, (n_texts, n_tokens))
     if n_blocks:
-        inputs = model.embed(inputs).detach()
+        inputs = model.gpt.embed(inputs).detach()
     lengths = torch.full((n_texts,), n_tokens)
     batch = Batch(inputs, lengths, lengths, torch.zeros(n_texts, dtype=torch.int64), n_blocks)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        logits, labels = classify(model, batch, config)
-        torch.nn.functional.cross_entropy(logits, labels)
+        torch.nn.functional.cross_entropy(model(batch), batch.labels)
     return sum(n_bytes for n_bytes, _ in saved.values())
 
 
@@ -65,7 +64,7 @@ def test_what_is_kept_of_a_token_is_what_autograd_saves(
     n_texts, n_tokens = 8, 200
     expected = count_saved(config, n_texts, n_tokens)
     # Statistics of norms and of attention are not counted: little at 64 numbers a token.
-    kept = _count_kept(model, config, n_texts * n_tokens)
+    kept = _count_kept(model, n_texts * n_tokens)
     assert kept == pytest.approx(expected, rel=0.06, abs=n_texts * n_tokens * 64)  # a byte a number
 
 

@@ -295,13 +295,13 @@ def test_three_ways_in_three_ways_out(
 @pytest.mark.parametrize(
     ("arguments", "stdin", "status", "message"),
     [
-        (["--format", "xml", "a"], b"", 2, "invalid choice"),
+        (["--format", "xml", "a"], b"", 2, "no such choice"),
         (["--csv", "x.csv", "a"], b"", 2, "give one of them"),
         (["--csv", "x.csv"], b"", 1, "x.csv cannot be read"),
-        (["--csv", ""], b"", 1, "cannot be read"),
+        (["--csv", ""], b"", 2, '--csv "": empty'),
         (["--csv", "/dev/zero"], b"", 1, "cannot be read: it is a device"),
         (["--csv", "x", "--encoding", "x"], b"", 2, "--encoding x: no such encoding"),
-        (["--csv", "x", "--delimiter", "x"], b"", 2, "invalid choice"),
+        (["--csv", "x", "--delimiter", "x"], b"", 2, "no such choice"),
         (["--csv", "x", "--header", "no"], b"", 2, "--header no with --column Text"),
         (["a", "--quoting", "none"], b"", 2, "are about --csv FILE"),
         (["--weights", "nix", "a"], b"", 2, "no such file"),

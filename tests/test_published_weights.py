@@ -15,11 +15,12 @@ import transformers
 from torch import Tensor
 
 from ablation.classifier.build import build_classifier
+from ablation.classifier.published_weights import load_published_weights
 from ablation.classifier.weight_files import find_weights, locate_published
 from ablation.config.options import ExperimentConfig
 from ablation.config.sizes import PUBLISHED_WEIGHTS
 from ablation.data.vocabulary import gpt2_encoding
-from gpt_model import GPTConfig, GPTModel, load_published_weights
+from gpt_model import GPTConfig, GPTModel
 
 SMALL, MEDIUM, XL = "gpt2-small (124M)", "gpt2-medium (355M)", "gpt2-xl (1558M)"
 
@@ -127,7 +128,7 @@ def config_of(size: str) -> ExperimentConfig:
 @pytest.mark.published
 def test_the_classifier_as_it_starts() -> None:
     """Source: rasbt/LLMs-from-scratch, ch06.ipynb."""
-    classifier = build_classifier(config_of(SMALL)).eval()
+    classifier = build_classifier(config_of(SMALL)).gpt.eval()
     published = [[-1.5854, 0.9904], [-3.7235, 7.4548], [-2.2661, 6.6049], [-3.5983, 3.9902]]
     require_close(logits_of(classifier, [5211, 345, 423, 640]), published)
 

@@ -222,12 +222,12 @@ def test_a_sweep_does_not_share_what_has_changed(
     shared = SharedWork([config := ExperimentConfig(**TINY), ExperimentConfig(**TINY, seed=4)])
     first, base = shared.model(config)
     again, _ = shared.model(config)
-    bias = [model.blocks[0].attention.query.bias for model in (first, again)]
+    bias = [model.gpt.blocks[0].attention.query.bias for model in (first, again)]
     assert bias[0].data_ptr() == bias[1].data_ptr()
     change(weights)
     other, another_base = shared.model(config)
     assert base["file_sha256"] != another_base["file_sha256"] == sha256(weights)
-    assert not torch.equal(other.blocks[0].attention.query.bias, bias[0])
+    assert not torch.equal(other.gpt.blocks[0].attention.query.bias, bias[0])
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(

@@ -64,9 +64,7 @@ def test_a_missing_package_is_one_line(arguments: list[object]) -> None:
     found = run("-S", *arguments)
     assert (found.returncode, found.stdout) == (1, "")
     error = found.stderr.splitlines()[-1]
-    assert re.search(
-        r"^Error: the package (torch|tqdm|pandas|tiktoken) is not installed for ", error
-    )
+    assert re.search(r"^Error: the package \w+ is not installed for ", error)
     assert error.endswith(f"-m pip install -r {SCRIPT.with_name('requirements.txt')}")
     assert "Traceback" not in found.stderr
 

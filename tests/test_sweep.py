@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import pickle
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ablation.classifier.build import build_classifier, load_weights
+from ablation.classifier.build import Classifier, build_classifier, load_weights
 from ablation.config.command_line import parse_command_line
 from ablation.config.options import ExperimentConfig
 from ablation.config.rows import ROWS, configure, row_number
@@ -92,6 +93,33 @@ def assert_same(a: ExperimentResult, b: ExperimentResult, tolerance: float) -> N
     assert (a.n_trained, a.n_parameters) == (b.n_trained, b.n_parameters)
 
 
+def test_states_serve_other_processes(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = order_runs(make_runs((4, 1, 3), checkpoint))
+    configs = [run.config for run in runs]
+    here = SharedWork(configs)
+    expected = [run_experiment(config, here) for config in configs]
+    sent = pickle.dumps(SharedWork(configs).compute_prefix(configs[0]))
+    (moved := tmp_path / "elsewhere.safetensors").write_bytes(
+        (Path(checkpoint) / "model.safetensors").read_bytes()
+    )
+    embedded = count_calls(monkeypatch, GPTModel, "embed", lambda _, tokens: len(tokens))
+    there = [replace(config, weights=str(moved)) for config in configs]
+    for config, same in zip(there, expected, strict=True):
+        shared = SharedWork(there, prefix=pickle.loads(sent))
+        found = run_experiment(config, shared)
+        assert torch.equal(found.test.logits, same.test.logits)
+        assert found.history == same.history
+        assert found.seconds["features"] > 0, "the seconds that they took elsewhere"
+        sent = pickle.dumps(shared.compute_prefix(config))  # taken further, for the next
+    assert not embedded
+    other = replace(there[0], precision="bf16")
+    SharedWork([other], prefix=pickle.loads(sent)).compute_prefix(other)
+    assert embedded, "states of other weights or options are not used"
+    assert SharedWork(there).compute_prefix(replace(there[0], trainable_layers="all")) is None
+
+
 @pytest.mark.slow
 def test_what_is_left_of_a_sweep_gives_the_same_bits(checkpoint: str, tmp_path: Path) -> None:
     """Whatever was done before, the rest of a sweep finds the states that it would have found."""
@@ -119,7 +147,7 @@ def test_shared_weights_never_change(layers: str, precision: str, checkpoint: st
     config = replace(config, precision=precision, learning_rate=0.1)
     base = load_weights(config)
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    model = build_classifier(config, base)
+    model = build_classifier(config, base).gpt
     parameters = [p for p in model.parameters() if p.requires_grad]
     with torch.no_grad():
         for parameter in parameters:
@@ -167,7 +195,7 @@ def test_nothing_of_a_model_outlives_its_run(
     built: list[weakref.ref] = []
     real = shared_work.build_classifier
 
-    def build(*arguments: object, **named: object) -> GPTModel:
+    def build(*arguments: object, **named: object) -> Classifier:
         model = real(*arguments, **named)
         built.extend(weakref.ref(p) for p in model.parameters() if p.requires_grad)
         return model

@@ -5,11 +5,10 @@ import pandas as pd
 import pytest
 import torch
 
-from ablation.classifier.build import build_classifier, classify
+from ablation.classifier.build import Classifier, build_classifier
 from ablation.config.options import ExperimentConfig
 from ablation.data import corpora
-from ablation.finetuning import training
-from ablation.finetuning.experiment import run_experiment
+from ablation.finetuning.experiment import make_schedule, run_experiment
 from ablation.finetuning.outcomes import Accuracy
 from ablation.finetuning.shared_work import SharedWork
 from ablation.finetuning.training import batch_losses, classify_texts, train
@@ -183,11 +182,11 @@ def test_no_gradient_outlives_its_update() -> None:
     loaders = make_loaders(SharedWork([config]).texts(config), config.batch_size)
     model = build_classifier(config)
     held = []
-    for block in model.blocks:  # in a backward pass, later blocks are updated first
+    for block in model.gpt.blocks:  # in a backward pass, later blocks are updated first
         block.norm1.weight.register_post_accumulate_grad_hook(
             lambda _: held.append(sum(p.grad is not None for p in model.parameters()))
         )
-    train(model, loaders, config)
+    train(model, loaders, make_schedule(config))
     assert len(held) == 2 * 4
     assert max(held) <= 16, "never more than one block's"
     assert all(p.grad is None for p in model.parameters())
@@ -197,10 +196,10 @@ def test_a_part_is_updated_where_a_parameter_takes_no_part_in_the_loss() -> None
     config = ExperimentConfig(**DEMO, max_steps=1)
     loaders = make_loaders(SharedWork([config]).texts(config), config.batch_size)
     model = build_classifier(config)
-    model.blocks[-1].register_parameter("unused", torch.nn.Parameter(torch.ones(1)))
-    before = model.blocks[-1].norm2.bias.detach().clone()
-    train(model, loaders, config)
-    assert not torch.equal(model.blocks[-1].norm2.bias, before)
+    model.gpt.blocks[-1].register_parameter("unused", torch.nn.Parameter(torch.ones(1)))
+    before = model.gpt.blocks[-1].norm2.bias.detach().clone()
+    train(model, loaders, make_schedule(config))
+    assert not torch.equal(model.gpt.blocks[-1].norm2.bias, before)
 
 
 # ---------------------------------------------------------------- evaluation and faults
@@ -210,20 +209,18 @@ def test_evaluation_counts_whole_loaders() -> None:
     config = ExperimentConfig(**DEMO)
     loaders = make_loaders(SharedWork([config]).texts(config), config.batch_size)
     model = build_classifier(config)
-    totals = [
-        classify_texts(model, loader, config).accuracy.total for loader in vars(loaders).values()
-    ]
+    totals = [classify_texts(model, loader).accuracy.total for loader in vars(loaders).values()]
     assert totals == [24, 4, 8]
-    assert classify_texts(model, loaders.train, config, n_batches=2).accuracy.total == 16
+    assert classify_texts(model, loaders.train, n_batches=2).accuracy.total == 16
     batch = next(iter(loaders.test))
     correct = 0
     for i in range(8):
-        scores = model(batch.inputs[i : i + 1])[0, -1]
+        scores = model.gpt(batch.inputs[i : i + 1])[0, -1]
         correct += int(scores[1] > scores[0]) == int(batch.labels[i])
-    assert classify_texts(model, loaders.test, config).accuracy == Accuracy(correct, 8)
+    assert classify_texts(model, loaders.test).accuracy == Accuracy(correct, 8)
     assert model.training, "evaluation leaves the model as it was"
-    loss = -torch.log_softmax(model(batch.inputs)[:, -1], -1)[range(8), batch.labels].mean()
-    (found,) = batch_losses(model, batch, config)
+    loss = -torch.log_softmax(model.gpt(batch.inputs)[:, -1], -1)[range(8), batch.labels].mean()
+    (found,) = batch_losses(model, [batch])
     torch.testing.assert_close(found, loss)
 
 
@@ -232,11 +229,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
 ) -> None:
     calls = iter(range(100))
 
-    def spoil_the_third(*args: object) -> tuple[torch.Tensor, torch.Tensor]:
-        logits, labels = classify(*args)
-        return (logits * torch.nan if next(calls) == 2 else logits), labels
+    real = Classifier.forward
 
-    monkeypatch.setattr(training, "classify", spoil_the_third)
+    def spoil_the_third(*args: object) -> torch.Tensor:
+        logits = real(*args)
+        return logits * torch.nan if next(calls) == 2 else logits
+
+    monkeypatch.setattr(Classifier, "forward", spoil_the_third)
     # The first step is followed by an evaluation of one batch of each part.
     with pytest.raises(TrainingError, match="loss evaluated after step 0 is nan"):
         run_experiment(ExperimentConfig(**DEMO, eval_iter=1))
@@ -261,7 +260,7 @@ def test_an_ignored_class_takes_no_part_in_the_loss() -> None:
     loaders = make_loaders(SharedWork([config]).texts(config), config.batch_size)
     model = build_classifier(config)
     batch = next(iter(loaders.test))
-    losses = -torch.log_softmax(model(batch.inputs)[:, -1], -1)[range(8), batch.labels]
-    (found,) = batch_losses(model, batch, config)
+    losses = -torch.log_softmax(model.gpt(batch.inputs)[:, -1], -1)[range(8), batch.labels]
+    (found,) = batch_losses(model, [batch], config.ignore_index)
     torch.testing.assert_close(found, losses[batch.labels == 0].mean())
     assert not torch.allclose(found, losses.mean(), rtol=1e-3)

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ablation.classifier.build import load_weights
+from ablation.classifier.published_weights import BLOCK_MODULES
 from ablation.classifier.weight_files import find_weights
 from ablation.config.options import ExperimentConfig
 from ablation.config.runs import Keep
@@ -23,7 +24,6 @@ from ablation.finetuning.checkpoints import CHECKPOINT_NAME
 from ablation.finetuning.experiment import run_experiment
 from ablation.system.errors import CheckpointError, DataError
 from additional_experiments import main
-from gpt_model import BLOCK_MODULES
 
 TINY = "gpt2-tiny (3M)"
 RUN = ["--demo", "--max_steps", "1", "--eval_iter", "1"]

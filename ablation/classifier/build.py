@@ -1,22 +1,117 @@
 """A GPT-2 as a classifier: its weights, its head, what of it trains, and what is read from it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from ablation.classifier.published_weights import load_published_weights
 from ablation.classifier.weight_files import find_weights
 from ablation.config.options import ExperimentConfig
 from ablation.system.parallel import map_rows
-from data_utils import Batch
-from gpt_model import GPTModel, load_published_weights, pick
+from data_utils import Batch, EncodedTexts
+from gpt_model import GPTModel, pick
 from lora import LoRALinear, MergedLoRALinear, inject_lora
 
 N_TRAINED_BLOCKS = {"last_layer": 0, "last_block": 1, "last_two_blocks": 2}
 LORA_LAYERS = {"lora": LoRALinear, "lora_alternative": MergedLoRALinear}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """By what each text is classified. ``texts`` are a :class:`Batch` or :class:`EncodedTexts`."""
+
+    position: str = "last"  # or first, or flexible: each text's own last token
+    average: bool = False  # the mean over all positions; with flexible, over the text's own
+    causal: bool = True  # no position depends on later ones
+    padded: bool = True  # all texts have one length
+    reuse: bool = True  # what gives the same may be computed once, or left out
+
+    @classmethod
+    def of(cls, config: ExperimentConfig) -> "Reading":
+        """What an experiment reads."""
+        return cls(
+            config.trainable_token_pos,
+            config.average_embeddings,
+            not config.disable_causal_mask,
+            not config.no_padding,
+            not config.no_feature_reuse,
+        )
+
+    @property
+    def mixes_lengths(self) -> bool:
+        """Whether texts of different lengths may share a batch: without the causal mask, they would
+        see each other's padding."""
+        return self.causal or self.padded
+
+    def ends(self, texts: Batch | EncodedTexts) -> Tensor:
+        """How many positions (B,) of each text are averaged, or have the one that is read last."""
+        return texts.lengths if self.position == "flexible" else texts.padded_lengths
+
+    def positions(self, texts: Batch | EncodedTexts) -> Tensor:
+        """The position (B,) that is read of each text, where they are not averaged."""
+        ends = self.ends(texts)
+        return torch.zeros_like(ends) if self.position == "first" else ends - 1
+
+    def n_needed(self, texts: Batch | EncodedTexts) -> Tensor:
+        """How many leading positions (B,) of each text decide what is read of it."""
+        if not self.causal:
+            return texts.padded_lengths
+        return self.ends(texts) if self.average else self.positions(texts) + 1
+
+    def select(self, logits: Tensor, texts: Batch) -> Tensor:
+        """Logits at every position (B, T, C) -> those that are read, or their mean: (B, C)."""
+        if not self.average:
+            return pick(logits, self.positions(texts))[:, 0]
+        ends = self.ends(texts)[:, None]  # (B, 1)
+        is_averaged = torch.arange(logits.shape[1], device=logits.device) < ends  # (B, T)
+        return (logits * is_averaged[..., None]).sum(dim=1) / ends
+
+
+class Classifier(nn.Module):
+    """A GPT-2 whose head gives classes, what is read of it, and the precision of its blocks."""
+
+    def __init__(self, gpt: GPTModel, reading: Reading, precision: str = "fp32") -> None:
+        super().__init__()
+        self.gpt, self.reading, self.precision = gpt, reading, precision
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return self.gpt.device
+
+    @property
+    def reuses_work(self) -> bool:
+        """Whether work may be reused and left out: the same function, without dropout."""
+        return self.reading.reuse and self.gpt.config.drop_rate == 0
+
+    def forward(self, batch: Batch) -> Tensor:
+        """A batch on any device -> the logits (B, C) of its texts, on the classifier's.
+
+        Several processes share the texts out among them.
+        """
+        return map_rows(self._classify, batch.to(self.device))
+
+    def _classify(self, batch: Batch) -> Tensor:
+        at = None
+        if self.reuses_work and not self.reading.average:
+            at = self.reading.positions(batch)
+        hidden = self.run_blocks(batch.inputs, start=batch.n_blocks, at=at)
+        # The final norm and the classifier keep their own precision.
+        logits = self.gpt.classify(hidden.to(self.gpt.final_norm.weight.dtype))
+        return logits[:, 0] if at is not None else self.reading.select(logits, batch)
+
+    def run_blocks(
+        self, inputs: Tensor, start: int = 0, stop: int | None = None, at: Tensor | None = None
+    ) -> Tensor:
+        """Token ids (B, T), or hidden (B, T, D) before block ``start`` -> hidden before ``stop``.
+
+        With ``at`` (B,) the last block of the model gives only that position's: (B, 1, D).
+        """
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            hidden = inputs if inputs.is_floating_point() else self.gpt.embed(inputs)
+            return self.gpt.run_blocks(hidden, start, stop, at)
 
 
 def load_weights(config: ExperimentConfig) -> GPTModel:
@@ -36,7 +131,7 @@ def load_weights(config: ExperimentConfig) -> GPTModel:
 
 def build_classifier(
     config: ExperimentConfig, base: GPTModel | None = None, n_classes: int = 2
-) -> GPTModel:
+) -> Classifier:
     """Build the model that trains, on the CPU; parameters that do not train need no gradient.
 
     The order of random draws is the protocol's: the weights, if they are random; then,
@@ -50,23 +145,22 @@ def build_classifier(
         DataError, CheckpointError: the weights are missing or damaged.
     """
     with torch.device("meta"):
-        model = GPTModel(replace(config.gpt, causal=not config.disable_causal_mask))
-    model.head = nn.Identity()  # until it gets its own
-    model.load_state_dict((base or load_weights(config)).state_dict(), assign=True)
-    model.requires_grad_(False)
+        gpt = GPTModel(replace(config.gpt, causal=not config.disable_causal_mask))
+    gpt.head = nn.Identity()  # until it gets its own
+    gpt.load_state_dict((base or load_weights(config)).state_dict(), assign=True)
+    gpt.requires_grad_(False)
     torch.manual_seed(config.seed)
-    model.head = nn.Linear(config.gpt.emb_dim, n_classes)
-    for module in _trained_modules(model, config):
+    gpt.head = nn.Linear(config.gpt.emb_dim, n_classes)
+    for module in _trained_modules(gpt, config):
         module.requires_grad_(True)
         if base:
             for parameter in module.parameters():
                 parameter.data = parameter.data.clone()
     if config.uses_lora:
-        layer = LORA_LAYERS[config.trainable_layers]
-        inject_lora(model, config.lora_rank, config.lora_alpha, layer)
+        inject_lora(gpt, config.lora_rank, config.lora_alpha, LORA_LAYERS[config.trainable_layers])
     if config.precision == "bf16":
-        cast_frozen(model)
-    return model
+        _cast_frozen(gpt)
+    return Classifier(gpt, Reading.of(config), config.precision)
 
 
 def count_trained_blocks(config: ExperimentConfig) -> int:
@@ -74,88 +168,20 @@ def count_trained_blocks(config: ExperimentConfig) -> int:
     return N_TRAINED_BLOCKS.get(config.trainable_layers, config.gpt.n_layers)
 
 
-def _trained_modules(model: GPTModel, config: ExperimentConfig) -> Iterable[nn.Module]:
+def _trained_modules(gpt: GPTModel, config: ExperimentConfig) -> Iterable[nn.Module]:
     """The modules whose own weights train, LoRA's matrices aside."""
     if config.trainable_layers == "all":
-        return [model]
+        return [gpt]
     n_blocks = 0 if config.uses_lora else count_trained_blocks(config)
-    norm = [model.final_norm] if n_blocks else []
-    return [*model.blocks[len(model.blocks) - n_blocks :], *norm, model.head]
+    norm = [gpt.final_norm] if n_blocks else []
+    return [*gpt.blocks[len(gpt.blocks) - n_blocks :], *norm, gpt.head]
 
 
-def takes_fast_path(model: GPTModel, config: ExperimentConfig) -> bool:
-    """Whether work may be reused and left out: the same function, without dropout."""
-    return not config.no_feature_reuse and model.config.drop_rate == 0
-
-
-def read_positions(lengths: Tensor, padded_lengths: Tensor, config: ExperimentConfig) -> Tensor:
-    """The position (B,) by which each text is classified, where they are not averaged."""
-    position = config.trainable_token_pos
-    if position == "first":
-        return torch.zeros_like(lengths)
-    return (lengths if position == "flexible" else padded_lengths) - 1
-
-
-def averaged_positions(lengths: Tensor, padded_lengths: Tensor, config: ExperimentConfig) -> Tensor:
-    """How many positions (B,) of each text are averaged, where they are."""
-    return lengths if config.trainable_token_pos == "flexible" else padded_lengths
-
-
-def needed_positions(lengths: Tensor, padded_lengths: Tensor, config: ExperimentConfig) -> Tensor:
-    """How many leading positions (B,) of each text decide what is read of it."""
-    if config.disable_causal_mask:
-        return padded_lengths
-    if config.average_embeddings:
-        return averaged_positions(lengths, padded_lengths, config)
-    return read_positions(lengths, padded_lengths, config) + 1
-
-
-def may_merge(config: ExperimentConfig) -> bool:
-    """Whether texts of different lengths may share a batch: without the causal mask, they would
-    see each other's padding."""
-    return not (config.no_padding and config.disable_causal_mask)
-
-
-def classify(model: GPTModel, batch: Batch, config: ExperimentConfig) -> tuple[Tensor, Tensor]:
-    """The logits (B, C) that are read of each text, and the labels (B,), on the model's device.
-
-    Several processes share the texts out among them.
-    """
-    batch = batch.to(model.device)
-    return map_rows(lambda texts: _run(model, texts, config), batch), batch.labels
-
-
-def _run(model: GPTModel, batch: Batch, config: ExperimentConfig) -> Tensor:
-    at = None
-    if takes_fast_path(model, config) and not config.average_embeddings:
-        at = read_positions(batch.lengths, batch.padded_lengths, config)
-    with autocast(model, config):
-        hidden = batch.inputs if batch.n_blocks else model.embed(batch.inputs)
-        hidden = model.run_blocks(hidden, start=batch.n_blocks, at=at)
-    # The final norm and the classifier keep their own precision.
-    logits = model.classify(hidden.to(model.final_norm.weight.dtype))
-    return logits[:, 0] if at is not None else read_logits(logits, batch, config)
-
-
-def read_logits(logits: Tensor, batch: Batch, config: ExperimentConfig) -> Tensor:
-    """Logits at every position (B, T, C) -> those that are read, or their mean: (B, C)."""
-    if not config.average_embeddings:
-        return pick(logits, read_positions(batch.lengths, batch.padded_lengths, config))[:, 0]
-    n_averaged = averaged_positions(batch.lengths, batch.padded_lengths, config)[:, None]  # (B, 1)
-    averaged = torch.arange(logits.shape[1], device=logits.device) < n_averaged  # (B, T)
-    return (logits * averaged[..., None]).sum(dim=1) / n_averaged
-
-
-def autocast(model: GPTModel, config: ExperimentConfig) -> torch.autocast:
-    """The context in which blocks run: in bfloat16 where the configuration says so."""
-    return torch.autocast(model.device.type, torch.bfloat16, enabled=config.precision == "bf16")
-
-
-def cast_frozen(model: GPTModel) -> None:
+def _cast_frozen(gpt: GPTModel) -> None:
     """Turn what does not train to bfloat16, once, so that it need not be at every call.
 
     Norms are left: they are small, and what they compute is best kept exact.
     """
-    for module in model.modules():
+    for module in gpt.modules():
         if isinstance(module, nn.Linear | nn.Embedding) and not module.weight.requires_grad:
             module.to(torch.bfloat16)

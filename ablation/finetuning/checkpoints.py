@@ -25,7 +25,7 @@ from ablation.classifier.tensor_files import (
     write_tensors,
 )
 from ablation.finetuning.outcomes import History
-from ablation.finetuning.training import Keeper, TrainingState
+from ablation.finetuning.training import TrainingState
 from ablation.system.errors import CheckpointError, DataError
 from ablation.system.output import print_lines
 from ablation.system.parallel import from_first, is_first, tensors_from_first
@@ -36,8 +36,8 @@ logger = logging.getLogger("experiments")
 CHECKPOINT_NAME = "checkpoint.safetensors"
 
 
-class Checkpoints(Keeper):
-    """Writes checkpoints of one run, and brings it back to where the last one was.
+class Checkpoints:
+    """A callback that writes checkpoints of one run, and brings it back to where the last one was.
 
     Args:
         path: of the checkpoint; none keeps nothing.

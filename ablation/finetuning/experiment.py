@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from ablation.classifier.export import export_hf, require_few_classes
 from ablation.classifier.saved_models import save_classifier
 from ablation.classifier.weight_files import WEIGHTS_NAME
 from ablation.config.identity import identify_checkpoint, identify_data, identify_program
-from ablation.config.options import ExperimentConfig
+from ablation.config.options import ExperimentConfig, without
 from ablation.config.rules import config_problems, machine_problems
 from ablation.config.runs import Keep
 from ablation.data.corpora import load_vocabulary
@@ -22,7 +22,7 @@ from ablation.finetuning.memory import require_memory
 from ablation.finetuning.metrics import format_metrics, measure_classes
 from ablation.finetuning.outcomes import ExperimentResult, format_accuracies, format_minutes
 from ablation.finetuning.shared_work import SharedWork
-from ablation.finetuning.training import classify_texts, train
+from ablation.finetuning.training import Schedule, classify_texts, train
 from ablation.system.errors import ConfigError, describe_error
 from ablation.system.files import checksum_file
 from ablation.system.machine import (
@@ -91,15 +91,17 @@ def run_experiment(
             features=feature_seconds,
             signals=signals,
         )
-        history = train(model, loaders, config, checkpoints)
+        history = train(model, loaders, make_schedule(config), checkpoints)
         checkpoints.end_training()
     seconds = checkpoints.seconds
     print_lines(format_minutes(seconds))
     try:
         started = time.perf_counter()
-        predictions = loaders.map(lambda loader: classify_texts(model, loader, config))
+        predictions = loaders.map(lambda loader: classify_texts(model, loader))
         seconds["evaluation"] = time.perf_counter() - started
-        kept, not_kept = from_first(_keep_model(model, base, texts, shared.corpus, config, keep))
+        kept, not_kept = from_first(
+            _keep_model(model.gpt, base, texts, shared.corpus, config, keep)
+        )
     except BaseException:
         checkpoints.save()
         raise
@@ -159,10 +161,11 @@ def _keep_model(
     return kept, not_kept
 
 
+def make_schedule(config: ExperimentConfig) -> Schedule:
+    """The numbers of an experiment's training."""
+    return Schedule(**{field.name: getattr(config, field.name) for field in fields(Schedule)})
+
+
 def _flags(config: ExperimentConfig) -> dict[str, Any]:
     """The options by their flags, but for the places of files, which may differ by machine."""
-    return {
-        f"--{name}": value
-        for name, value in asdict(config).items()
-        if not name.endswith(("_dir", "dataset", "offline"))
-    }
+    return {f"--{name}": getattr(config, name) for name in without("local")}

@@ -6,8 +6,6 @@ Texts are cut to the positions that decide what is read of them, equal texts are
 and texts of different lengths are never padded to more than their neighbours in length.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import math
@@ -16,7 +14,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 
 import torch
@@ -24,14 +21,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from ablation.classifier.build import (
-    autocast,
-    may_merge,
-    needed_positions,
-    read_positions,
-    takes_fast_path,
-)
-from ablation.config.options import ExperimentConfig
+from ablation.classifier.build import Classifier, Reading
 from ablation.system.errors import HiddenStateError
 from ablation.system.machine import free_bytes
 from ablation.system.parallel import largest, map_rows, place, share_tensor, size
@@ -70,12 +60,9 @@ class HiddenStates(Dataset):
         return self.__getitems__([index])
 
     def __getitems__(self, indices: list[int]) -> Batch:
-        n_states = self.n_states[indices]
-        positions = torch.arange(int(n_states.max()))
-        positions = torch.minimum(positions, n_states[:, None] - 1)  # (B, T)
-        rows = (self.starts[indices][:, None] + positions).to(self.states.device)
+        rows, _ = _state_rows(self.starts[indices], self.n_states[indices])
         return Batch(
-            self.states[rows],
+            self.states[rows.to(self.states.device)],
             self.lengths[indices],
             self.padded_lengths[indices],
             self.labels[indices],
@@ -83,11 +70,18 @@ class HiddenStates(Dataset):
         )
 
 
+def _state_rows(starts: Tensor, n_states: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows (B, T) of the states of B texts, the last repeated, and which are no repetition."""
+    positions = torch.arange(int(n_states.max()))
+    rows = starts[:, None] + torch.minimum(positions, n_states[:, None] - 1)
+    return rows, positions < n_states[:, None]
+
+
 def prepare_inputs(
-    model: GPTModel,
+    classifier: Classifier,
     texts: Splits[EncodedTexts],
-    config: ExperimentConfig,
-    prefix: FrozenPrefix | None = None,
+    memory: float | None = None,
+    prefix: "FrozenPrefix | None" = None,
 ) -> Splits[Dataset]:
     """What training and evaluation run on, chosen by what is frozen and what is read.
 
@@ -95,33 +89,40 @@ def prepare_inputs(
     first trainable block, or, if there is no frozen block, the texts' needed tokens.
 
     Args:
+        memory: GB that hidden states may take before they go to disk; by default half of what
+            is free.
         prefix: shared with other experiments, whose states serve this one as well.
 
     Raises:
         HiddenStateError: a hidden state is not finite.
     """
-    if not takes_fast_path(model, config):
+    if not classifier.reuses_work:
         return texts
-    needed = texts.map(partial(cut_texts, config=config))
-    if not count_frozen_blocks(model):
+    needed = cut_splits(texts, classifier.reading)
+    if not count_frozen_blocks(classifier.gpt):
         return needed
-    return (prefix or FrozenPrefix([needed])).states(model, needed, config) or needed
+    return (prefix or FrozenPrefix([needed])).states(classifier, needed, memory) or needed
 
 
-def count_frozen_blocks(model: GPTModel) -> int:
+def count_frozen_blocks(gpt: GPTModel) -> int:
     """How many blocks, from the first on, have nothing trainable in or below them."""
-    modules = (model.token_embedding, model.position_embedding, *model.blocks)
+    modules = (gpt.token_embedding, gpt.position_embedding, *gpt.blocks)
     for i, module in enumerate(modules):
         if any(parameter.requires_grad for parameter in module.parameters()):
             return max(0, i - 2)
-    return len(model.blocks)
+    return len(gpt.blocks)
 
 
-def cut_texts(texts: EncodedTexts, config: ExperimentConfig) -> EncodedTexts:
+def cut_texts(texts: EncodedTexts, reading: Reading) -> EncodedTexts:
     """The same texts, of which only the needed positions go into batches."""
     texts = copy.copy(texts)
-    texts.n_inputs = needed_positions(texts.lengths, texts.padded_lengths, config)
+    texts.n_inputs = reading.n_needed(texts)
     return texts
+
+
+def cut_splits(texts: Splits[EncodedTexts], reading: Reading) -> Splits[EncodedTexts]:
+    """The same of all parts."""
+    return texts.map(lambda part: cut_texts(part, reading))
 
 
 class FrozenPrefix:
@@ -132,20 +133,24 @@ class FrozenPrefix:
     of the others are the first of these. Experiments that freeze more blocks take the states
     further, in place, so those that freeze fewer should come first.
 
+    It can be pickled, states included, and used by another process.
+
     Args:
         needs: the texts of each experiment, cut to their needed positions.
+        key: what the states follow from; equal for those that may be used in its place.
     """
 
-    def __init__(self, needs: Sequence[Splits[EncodedTexts]]) -> None:
-        different: dict[tuple[int, ...], int] = {}  # token ids -> number
+    def __init__(self, needs: Sequence[Splits[EncodedTexts]], key: object = None) -> None:
+        numbers: dict[tuple[int, ...], int] = {}  # of different texts, by their token ids
         self._numbers = Splits(
-            *(_number([getattr(texts, part) for texts in needs], different) for part in PARTS)
+            *(_number([getattr(texts, part) for texts in needs], numbers) for part in PARTS)
         )
-        self._texts = list(different)
+        self._texts = list(numbers)
         self._n_states = torch.tensor([len(ids) for ids in self._texts])
         self._starts = self._n_states.cumsum(0) - self._n_states
         self._states: Tensor | None = None  # (rows, D)
         self._n_blocks = 0  # that made them
+        self.key = key
         self.seconds = 0.0  # that they took
 
     @property
@@ -154,15 +159,14 @@ class FrozenPrefix:
         return int(self._n_states.sum())
 
     def states(
-        self, model: GPTModel, needed: Splits[EncodedTexts], config: ExperimentConfig
+        self, classifier: Classifier, needed: Splits[EncodedTexts], memory: float | None = None
     ) -> Splits[HiddenStates] | None:
         """The states of one experiment's texts after its frozen blocks; none if nothing fits."""
+        n_blocks = count_frozen_blocks(classifier.gpt)
         # Where even the last block is frozen, only the position that is read is kept.
-        reads_one = (
-            count_frozen_blocks(model) == len(model.blocks) and not config.average_embeddings
-        )
-        n_blocks = count_frozen_blocks(model) - int(reads_one)
-        if self._n_blocks != n_blocks and not self._advance(model, n_blocks, config):
+        reads_one = n_blocks == len(classifier.gpt.blocks) and not classifier.reading.average
+        n_blocks -= int(reads_one)
+        if self._n_blocks != n_blocks and not self._advance(classifier, n_blocks, memory):
             return None
 
         def view(part: str) -> HiddenStates:
@@ -178,74 +182,50 @@ class FrozenPrefix:
             )
 
         views = Splits(*map(view, PARTS))
-        if reads_one:
-            views = views.map(lambda part: _run_last_block(model, part, config))
-        return views
+        return views.map(lambda part: _run_last_block(classifier, part)) if reads_one else views
 
     @torch.no_grad()
-    def _advance(self, model: GPTModel, n_blocks: int, config: ExperimentConfig) -> bool:
-        """Take the states through the blocks up to ``n_blocks``; false if nothing holds them."""
+    def _advance(self, classifier: Classifier, stop: int, memory: float | None) -> bool:
+        """Take the states through the blocks up to ``stop``; false if nothing holds them."""
         started = time.perf_counter()
-        start = self._n_blocks if self._n_blocks < n_blocks else 0
+        start = self._n_blocks if self._n_blocks < stop else 0
         self._n_blocks = 0  # should this stop in the middle, nothing is left to go on from
         if self._states is None:
-            self._states = _allocate(self.n_states, model, config)
+            self._states = _allocate(self.n_states, classifier.gpt, memory)
         if self._states is None:
             return False
-        model.eval()
+        classifier.eval()
+        rank, batches = place().rank, batch_by_length(self._n_states.tolist(), classifier)
         with Progress("hidden states", "texts", len(self._texts)) as progress:
-            for batch, states in self._run_batches(model, start, n_blocks, config):
-                if not torch.isfinite(states).all():
-                    tokens = self._tokens(batch).to(model.device)
-                    raise HiddenStateError(_name_first_block(model, tokens, config))
-                self._states[self._rows(batch)] = states
-                progress.update(len(batch))
-        self._n_blocks = n_blocks
+            # Several processes compute a batch each at a time, and give it to the others.
+            while group := list(islice(batches, size())):
+                if rank < len(group):
+                    own = self._run_batch(classifier, group[rank], start, stop)
+                for owner, batch in enumerate(group):
+                    rows, is_own = _state_rows(self._starts[batch], self._n_states[batch])
+                    rows = rows[is_own].to(self._states.device)
+                    new = own if owner == rank else self._states.new_empty(self._states[rows].shape)
+                    self._states[rows] = share_tensor(new, owner)
+                    if not torch.isfinite(new).all():
+                        raise _not_finite(classifier, self._tokens(batch), stop)
+                    progress.update(len(batch))
+        self._n_blocks = stop
         self.seconds += time.perf_counter() - started
         return True
 
-    def _run_batches(
-        self, model: GPTModel, start: int, stop: int, config: ExperimentConfig
-    ) -> Iterator[tuple[list[int], Tensor]]:
-        """Batches of texts, and what :meth:`_run_batch` made of each. Several processes compute
-        one each at a time, and give it to the others."""
-        batches = batch_by_length(self._n_states.tolist(), model.device, config)
-        rank, n_dims = place().rank, self._states.shape[1]
-        while group := list(islice(batches, size())):
-            if rank < len(group):
-                own = self._run_batch(model, group[rank], start, stop, config)
-            for owner, batch in enumerate(group):
-                n_rows = int(self._n_states[batch].sum())
-                states = own if owner == rank else self._states.new_empty(n_rows, n_dims)
-                yield batch, share_tensor(states, owner)
-
-    def _run_batch(
-        self, model: GPTModel, batch: list[int], start: int, stop: int, config: ExperimentConfig
-    ) -> Tensor:
+    def _run_batch(self, classifier: Classifier, batch: list[int], start: int, stop: int) -> Tensor:
         """The states (rows, D) of a batch's texts before block ``stop``, text after text."""
-        n_states = self._n_states[batch]
-        with autocast(model, config):
-            if start:
-                before = self._states[self._rows(batch)].split(n_states.tolist())
-                hidden = pad_sequence(before, batch_first=True).to(model.device)
-            else:
-                hidden = model.embed(self._tokens(batch).to(model.device))
-            hidden = model.run_blocks(hidden, start=start, stop=stop)
-        is_needed = torch.arange(hidden.shape[1]) < n_states[:, None]  # (B, T)
-        return hidden[is_needed.to(hidden.device)].to(self._states)
+        rows, is_own = _state_rows(self._starts[batch], self._n_states[batch])
+        inputs = self._states[rows.to(self._states.device)] if start else self._tokens(batch)
+        hidden = classifier.run_blocks(inputs.to(classifier.device), start, stop)
+        return hidden[is_own.to(hidden.device)].to(self._states)
 
     def _tokens(self, batch: list[int]) -> Tensor:
         """The token ids (B, T) of a batch's texts."""
         return pad_sequence([torch.tensor(self._texts[i]) for i in batch], batch_first=True)
 
-    def _rows(self, batch: list[int]) -> Tensor:
-        """Where the states of a batch's texts are, text after text."""
-        places = zip(self._starts[batch].tolist(), self._n_states[batch].tolist(), strict=True)
-        rows = torch.cat([torch.arange(start, start + length) for start, length in places])
-        return rows.to(self._states.device)
 
-
-def _number(needs: Sequence[EncodedTexts], different: dict[tuple[int, ...], int]) -> Tensor:
+def _number(needs: Sequence[EncodedTexts], numbers: dict[tuple[int, ...], int]) -> Tensor:
     """The number (N,) of each text, as long as any needs it, among the different ones, which
     are added to."""
     longest = torch.stack([texts.n_inputs for texts in needs]).argmax(dim=0).tolist()
@@ -253,43 +233,37 @@ def _number(needs: Sequence[EncodedTexts], different: dict[tuple[int, ...], int]
         tuple(needs[which].tokens[i, : needs[which].n_inputs[i]].tolist())
         for i, which in enumerate(longest)
     )
-    return torch.tensor([different.setdefault(key, len(different)) for key in keys])
+    return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
 @torch.no_grad()
-def _run_last_block(
-    model: GPTModel, states: HiddenStates, config: ExperimentConfig
-) -> HiddenStates:
+def _run_last_block(classifier: Classifier, states: HiddenStates) -> HiddenStates:
     """The last block's state of each text at the position that is read, and no other."""
 
     def read(batch: Batch) -> Tensor:
-        with autocast(model, config):
-            at = read_positions(batch.lengths, batch.padded_lengths, config)
-            hidden = model.run_blocks(batch.inputs, start=batch.n_blocks, at=at)  # (B, 1, D)
-        return hidden[:, 0]
+        at = classifier.reading.positions(batch)
+        return classifier.run_blocks(batch.inputs, start=batch.n_blocks, at=at)[:, 0]  # (B, D)
 
-    groups = torch.arange(len(states)).split(READ_AT_ONCE if may_merge(config) else size())
+    n_texts = READ_AT_ONCE if classifier.reading.mixes_lengths else size()
+    groups = torch.arange(len(states)).split(n_texts)
     batches = (states.__getitems__(indices.tolist()) for indices in groups)
     batches = follow(batches, "last block", "batches", len(groups), leave=False)
-    rows = torch.cat([map_rows(read, batch.to(model.device)) for batch in batches])
+    rows = torch.cat([map_rows(read, batch.to(classifier.device)) for batch in batches])
     if not torch.isfinite(rows).all():
-        raise HiddenStateError(_describe_first_block(len(model.blocks), model, config))
+        raise _not_finite(classifier, None, len(classifier.gpt.blocks))
     one = torch.ones_like(states.lengths)
     return HiddenStates(rows, one.cumsum(0) - 1, one, one, one, states.labels, states.n_blocks + 1)
 
 
-def batch_by_length(
-    lengths: Sequence[int], device: torch.device, config: ExperimentConfig
-) -> Iterator[list[int]]:
+def batch_by_length(lengths: Sequence[int], classifier: Classifier) -> Iterator[list[int]]:
     """Numbers of texts in batches of similar length; of equal length where every token sees
     every other, padding included."""
-    limit = TOKENS_PER_BATCH.get(device.type, TOKENS_PER_BATCH["cpu"])
+    limit = TOKENS_PER_BATCH.get(classifier.device.type, TOKENS_PER_BATCH["cpu"])
     limit = min(limit, -(-sum(lengths) // size()))  # so that each process has one
-    batch: list[int] = []
+    mixes_lengths, batch = classifier.reading.mixes_lengths, []
     for i in sorted(range(len(lengths)), key=lengths.__getitem__):
-        length = lengths[i]
-        is_full = (len(batch) + 1) * length > limit
-        if batch and (is_full or (config.disable_causal_mask and length > lengths[batch[0]])):
+        is_full = (len(batch) + 1) * lengths[i] > limit
+        if batch and (is_full or not (mixes_lengths or lengths[i] == lengths[batch[0]])):
             yield batch
             batch = []
         batch.append(i)
@@ -297,16 +271,13 @@ def batch_by_length(
         yield batch
 
 
-def _allocate(n_rows: int, model: GPTModel, config: ExperimentConfig) -> Tensor | None:
+def _allocate(n_rows: int, gpt: GPTModel, memory: float | None) -> Tensor | None:
     """Room (n_rows, D) for the states: on the model's device, in memory, on disk, or none."""
-    like = model.token_embedding.weight
+    like = gpt.token_embedding.weight
     shape = (n_rows, like.shape[1])
     n_bytes = shape[0] * shape[1] * like.element_size()
-    devices = list(dict.fromkeys((model.device, torch.device("cpu"))))
-    budgets = [
-        free_bytes(device) / 2 if config.feature_memory is None else config.feature_memory * 1e9
-        for device in devices
-    ]
+    devices = list(dict.fromkeys((gpt.device, torch.device("cpu"))))
+    budgets = [free_bytes(d) / 2 if memory is None else memory * 1e9 for d in devices]
     free_on_disk = shutil.disk_usage(tempfile.gettempdir()).free // place().local_size
     room = [*budgets, free_on_disk, math.inf]
     # The first place with room; in several processes, one that has it in all of them.
@@ -325,21 +296,16 @@ def _allocate(n_rows: int, model: GPTModel, config: ExperimentConfig) -> Tensor 
         return flat.view(shape)
 
 
-def _name_first_block(model: GPTModel, tokens: Tensor, config: ExperimentConfig) -> str:
-    hidden = model.embed(tokens)
-    with autocast(model, config):
-        for number in range(len(model.blocks)):
-            if not torch.isfinite(hidden).all():
-                break
-            hidden = model.run_blocks(hidden, start=number, stop=number + 1)
-        else:
-            number += 1
-    return _describe_first_block(number, model, config)
-
-
-def _describe_first_block(number: int, model: GPTModel, config: ExperimentConfig) -> str:
-    place = f"after block {number} of {len(model.blocks)}" if number else "after the embedding"
-    return (
-        f"Hidden states are not finite {place}: the weights, or --precision {config.precision}, "
-        "are not fit for this. Get the weights again, or take --precision fp32."
+def _not_finite(classifier: Classifier, tokens: Tensor | None, stop: int) -> HiddenStateError:
+    """The error that names the first block whose states are not finite: found by the token ids
+    (B, T), or else ``stop``, which is the last that ran."""
+    number, n_blocks = stop, len(classifier.gpt.blocks)
+    if tokens is not None:
+        states = (classifier.run_blocks(tokens.to(classifier.device), stop=n) for n in range(stop))
+        number = next((n for n, s in enumerate(states) if not torch.isfinite(s).all()), stop)
+    where = f"after block {number} of {n_blocks}" if number else "after the embedding"
+    return HiddenStateError(
+        f"Hidden states are not finite {where}: the weights, or --precision "
+        f"{classifier.precision}, are not fit for this. Get the weights again, or take --precision "
+        "fp32."
     )

@@ -11,15 +11,15 @@ import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ablation.classifier.build import build_classifier, may_merge, takes_fast_path
-from ablation.config.options import ExperimentConfig
-from ablation.finetuning.frozen_features import TOKENS_PER_BATCH, count_frozen_blocks, cut_texts
+from ablation.classifier.build import Classifier, Reading, build_classifier
+from ablation.config.options import ExperimentConfig, tagged
+from ablation.finetuning.frozen_features import TOKENS_PER_BATCH, count_frozen_blocks, cut_splits
 from ablation.finetuning.training import MAX_MERGED_TEXTS, trained_parts
 from ablation.system.errors import LESS_MEMORY
 from ablation.system.machine import choose_device, free_bytes
@@ -39,8 +39,7 @@ RUNNING, RUNNING_WITH_ONE_QUERY = 11, 3
 # On a CPU, the short-lived tensors of LoRA leave holes between those that are kept, as large as
 # these: measured, and gone with a fixed MALLOC_MMAP_THRESHOLD_.
 LORA_HOLES = 2
-# The options that decide which parameters there are, their dtypes, and which of them train.
-SHAPING = ("model_size", "trainable_layers", "lora_rank", "precision")
+SHAPING = tagged("shape")
 
 
 @dataclass(frozen=True)
@@ -77,19 +76,20 @@ def estimate_memory(
             blocks are frozen. :func:`count_positions` finds both.
         n_processes: that share the texts of a batch; each has all hidden states.
     """
-    model = _build_shapes(*(getattr(config, name) for name in SHAPING))
+    classifier = _build_shapes(config)
+    model, reading = classifier.gpt, classifier.reading
     device = choose_device(config.device).type
-    reuses = takes_fast_path(model, config) and count_frozen_blocks(model) > 0
-    n_merged = MAX_MERGED_TEXTS // config.batch_size if reuses and may_merge(config) else 1
+    reuses = classifier.reuses_work and count_frozen_blocks(model) > 0
+    n_merged = MAX_MERGED_TEXTS // config.batch_size if reuses and reading.mixes_lengths else 1
     n_batches = min(max(1, n_merged), config.accumulation_steps)  # in a pass of training
     tokens_trained = math.ceil(n_batches * config.batch_size / n_processes) * n_tokens
     tokens_evaluated = math.ceil(max(1, n_merged) * config.batch_size / n_processes) * n_tokens
 
-    width = config.gpt.emb_dim * _product_bytes(config)
+    width = config.gpt.emb_dim * _product_bytes(classifier)
     n_trained_blocks = len(model.blocks) - count_frozen_blocks(model)
-    has_one_query = reuses and n_trained_blocks <= 1 and not config.average_embeddings
+    has_one_query = reuses and n_trained_blocks <= 1 and not reading.average
     running = width * (RUNNING_WITH_ONE_QUERY if has_one_query else RUNNING)
-    kept = _count_kept(model, config, tokens_trained)
+    kept = _count_kept(classifier, tokens_trained)
     if config.uses_lora and device == "cpu":
         kept *= LORA_HOLES
     activations = max(kept + running * tokens_trained, running * tokens_evaluated)
@@ -115,51 +115,52 @@ def estimate_memory(
 def count_positions(texts: Splits[EncodedTexts], config: ExperimentConfig) -> tuple[int, int]:
     """How many positions go into batches: of the longest text, and of all together."""
     if not config.no_feature_reuse:
-        texts = texts.map(partial(cut_texts, config=config))
+        texts = cut_splits(texts, Reading.of(config))
     counts = torch.cat([getattr(texts, part).n_inputs for part in PARTS])
     return int(counts.max()), int(counts.sum())
 
 
+def _build_shapes(config: ExperimentConfig) -> Classifier:
+    """The classifier that trains, without numbers."""
+    gpt = _build_gpt(*(getattr(config, name) for name in SHAPING))
+    return Classifier(gpt, Reading.of(config), config.precision)
+
+
 @cache
-def _build_shapes(*choices: Any) -> GPTModel:
-    """The model that trains, by its ``SHAPING`` options, without numbers; PyTorch's generator stays
-    as it was."""
+def _build_gpt(*choices: Any) -> GPTModel:
+    """The model that trains, by its ``SHAPING`` options; PyTorch's generator stays as it was."""
     config = ExperimentConfig(**dict(zip(SHAPING, choices, strict=True)))
     with torch.device("meta"), torch.random.fork_rng(devices=()):
         base = GPTModel(config.gpt)
         base.head = nn.Identity()
-        return build_classifier(config, base)
+        return build_classifier(config, base).gpt
 
 
-def _count_kept(model: GPTModel, config: ExperimentConfig, n_tokens: int) -> int:
+def _count_kept(classifier: Classifier, n_tokens: int) -> int:
     """Bytes that autograd keeps of a pass over ``n_tokens`` tokens, parameters aside."""
-    stream, product = model.token_embedding.weight.element_size(), _product_bytes(config)
+    gpt, product = classifier.gpt, _product_bytes(classifier)
+    stream = gpt.token_embedding.weight.element_size()
     # A block keeps the stream before each half; its normalised copies, which are cast for each of
     # the four products that read them; query, key, value, context; four before and after the GELU.
     n_normalised = 2 if stream == product else 4
     block = 2 * stream + (n_normalised + 4 + 8) * product
-    n_blocks = len(model.blocks) - count_frozen_blocks(model)
-    if takes_fast_path(model, config) and not config.average_embeddings:
+    n_blocks = len(gpt.blocks) - count_frozen_blocks(gpt)
+    if classifier.reuses_work and not classifier.reading.average:
         # With one query, the last block keeps only its input and the normalised copy.
         per_token = max(0, n_blocks - 1) * block + min(n_blocks, 1) * 2 * stream
     else:
         per_token = n_blocks * block + 2 * 4  # the last norm and the classifier are in fp32
-    return n_tokens * config.gpt.emb_dim * per_token + _count_copies(model, config)
+    # What products read in place of weights: trained ones that are cast, and the sums of weights
+    # and LoRA's products.
+    trained = (p for p in gpt.blocks.parameters() if p.requires_grad and p.ndim == 2)
+    merged = (m.linear.weight for m in gpt.modules() if isinstance(m, MergedLoRALinear))
+    copied = sum(p.numel() for p in (*(trained if product < 4 else ()), *merged))
+    return n_tokens * gpt.config.emb_dim * per_token + product * copied
 
 
-def _count_copies(model: GPTModel, config: ExperimentConfig) -> int:
-    """Bytes of what products read in place of weights: trained ones that are cast, and the sums
-    of weights and LoRA's products."""
-    product = _product_bytes(config)
-    trained = (p for p in model.blocks.parameters() if p.requires_grad and p.ndim == 2)
-    merged = (m.linear.weight for m in model.modules() if isinstance(m, MergedLoRALinear))
-    copied = [*(trained if product < 4 else ()), *merged]
-    return product * sum(p.numel() for p in copied)
-
-
-def _product_bytes(config: ExperimentConfig) -> int:
+def _product_bytes(classifier: Classifier) -> int:
     """Bytes of a number that goes into a product of matrices."""
-    return 2 if config.precision == "bf16" else 4
+    return 2 if classifier.precision == "bf16" else 4
 
 
 def _count_bytes(tensors: Iterable[Tensor]) -> int:

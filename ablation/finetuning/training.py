@@ -1,22 +1,19 @@
 """Training and evaluation of a classifier, as the protocol has them."""
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torch.utils.hooks import RemovableHandle
 
-from ablation.classifier.build import classify, may_merge
-from ablation.config.options import ExperimentConfig
+from ablation.classifier.build import Classifier
 from ablation.finetuning.outcomes import Accuracy, History, LossRecord, Predictions, format_epoch
 from ablation.system.errors import TrainingError
 from ablation.system.output import print_lines
@@ -28,64 +25,60 @@ from gpt_model import GPTModel
 MAX_MERGED_TEXTS = 32  # in one pass over several batches
 
 
-def trained_parts(model: GPTModel) -> list[list[nn.Parameter]]:
+@dataclass(frozen=True)
+class Schedule:
+    """The numbers of a training run, each that of the flag of its name."""
+
+    num_epochs: int
+    max_steps: int | None
+    accumulation_steps: int
+    learning_rate: float
+    weight_decay: float
+    ignore_index: int
+    eval_freq: int
+    eval_iter: int
+    seed: int
+
+    def epoch_lengths(self, batches_per_epoch: int) -> list[int]:
+        """How many batches each epoch has; ``max_steps`` cuts the last one short."""
+        n_steps = self.num_epochs * batches_per_epoch
+        if self.max_steps is not None:
+            n_steps = min(n_steps, self.max_steps)
+        starts = range(0, n_steps, batches_per_epoch)
+        return [min(batches_per_epoch, n_steps - start) for start in starts]
+
+
+def trained_parts(gpt: GPTModel) -> list[list[nn.Parameter]]:
     """What trains of each block, and of each other part, where anything does: what is updated, and
     its gradients freed, together."""
-    others = [module for module in model.children() if module is not model.blocks]
-    parts = ([p for p in part.parameters() if p.requires_grad] for part in (*model.blocks, *others))
+    others = [module for module in gpt.children() if module is not gpt.blocks]
+    parts = ([p for p in part.parameters() if p.requires_grad] for part in (*gpt.blocks, *others))
     return [trained for trained in parts if trained]
 
 
 class AdamWInBackward:
-    """AdamW that updates each part of the model as soon as its gradients are complete.
+    """AdamW that updates each part of a model as soon as its gradients are complete.
 
     They are freed at once, so that the gradients of a large model never are in memory together.
     Backward passes add up gradients as usual, and update only within :meth:`last_pass`. Used in
     a ``with`` statement, at whose end it lets go of the model.
     """
 
-    def __init__(self, model: GPTModel, config: ExperimentConfig) -> None:
-        self._is_last_pass = False
-        self._parts: list[tuple[torch.optim.AdamW, list[nn.Parameter]]] = []
-        self._hooks: list[RemovableHandle] = []
-        for trained in trained_parts(model):
-            self._add_part(trained, config)
+    def __init__(self, gpt: GPTModel, learning_rate: float, weight_decay: float) -> None:
+        self._parts = trained_parts(gpt)
+        self._optimizers = [
+            torch.optim.AdamW(part, lr=learning_rate, weight_decay=weight_decay, fused=True)
+            for part in self._parts
+        ]
+        self._n_missing: list[int] | None = None  # gradients of each part, in the last pass
+        self._hooks = [
+            parameter.register_post_accumulate_grad_hook(lambda _, i=i: self._count(i))
+            for i, part in enumerate(self._parts)
+            for parameter in part
+        ]
 
-    def _add_part(self, trained: list[nn.Parameter], config: ExperimentConfig) -> None:
-        optimizer = torch.optim.AdamW(
-            trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
-        self._parts.append((optimizer, trained))
-        n_complete = 0
-
-        def count(_: Tensor) -> None:
-            nonlocal n_complete
-            n_complete = n_complete + 1 if self._is_last_pass else 0
-            if n_complete == len(trained):
-                _update(optimizer, trained)
-                n_complete = 0
-
-        for parameter in trained:
-            self._hooks.append(parameter.register_post_accumulate_grad_hook(count))
-
-    def __enter__(self) -> AdamWInBackward:
+    def __enter__(self) -> "AdamWInBackward":
         return self
-
-    def moments(self) -> dict[str, Tensor]:
-        """What AdamW remembers of each parameter, by its place and name: 0.12.exp_avg."""
-        return {
-            f"{i}.{j}.{name}": tensor
-            for i, (optimizer, trained) in enumerate(self._parts)
-            for j, parameter in enumerate(trained)
-            for name, tensor in optimizer.state[parameter].items()
-        }
-
-    def restore(self, moments: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`moments` gave."""
-        for key, tensor in moments.items():
-            i, j, name = key.split(".")
-            optimizer, trained = self._parts[int(i)]
-            optimizer.state[trained[int(j)]][name] = tensor.to(trained[int(j)].device)
 
     def __exit__(self, *exception: object) -> None:
         # Hooks hold the optimizer, which holds the parameters: a circle that no collector sees.
@@ -95,19 +88,40 @@ class AdamWInBackward:
     @contextmanager
     def last_pass(self) -> Iterator[None]:
         """The backward pass inside completes the gradients and updates the weights."""
-        self._is_last_pass = True
+        self._n_missing = [len(part) for part in self._parts]
         yield
-        self._is_last_pass = False
-        for optimizer, trained in self._parts:
-            # A part is left over if not all of its parameters took part in the loss.
-            if any(parameter.grad is not None for parameter in trained):
-                _update(optimizer, trained)
+        # A part is left over if not all of its parameters took part in the loss.
+        for i, n_missing in enumerate(self._n_missing):
+            if n_missing and any(p.grad is not None for p in self._parts[i]):
+                self._update(i)
+        self._n_missing = None
 
+    def _count(self, i: int) -> None:
+        if self._n_missing is not None:
+            self._n_missing[i] -= 1
+            if not self._n_missing[i]:
+                self._update(i)
 
-def _update(optimizer: torch.optim.AdamW, trained: list[nn.Parameter]) -> None:
-    add_gradients(trained)
-    optimizer.step()
-    optimizer.zero_grad()
+    def _update(self, i: int) -> None:
+        add_gradients(self._parts[i])
+        self._optimizers[i].step()
+        self._optimizers[i].zero_grad()
+
+    def moments(self) -> dict[str, Tensor]:
+        """What AdamW remembers of each parameter, by its place and name: 0.12.exp_avg."""
+        return {
+            f"{i}.{j}.{name}": tensor
+            for i, part in enumerate(self._parts)
+            for j, parameter in enumerate(part)
+            for name, tensor in self._optimizers[i].state[parameter].items()
+        }
+
+    def restore(self, moments: Mapping[str, Tensor]) -> None:
+        """Take over what :meth:`moments` gave."""
+        for key, tensor in moments.items():
+            i, j, name = key.split(".")
+            parameter = self._parts[int(i)][int(j)]
+            self._optimizers[int(i)].state[parameter][name] = tensor.to(parameter.device)
 
 
 @dataclass
@@ -122,8 +136,8 @@ class TrainingState:
     epoch_generator: Tensor = field(default_factory=torch.get_rng_state)
 
 
-class Keeper:
-    """Looks after a training run. This one does nothing; others keep it, or end it."""
+class Callback(Protocol):
+    """Looks after a training run: keeps it, or ends it."""
 
     def restore(self, state: TrainingState) -> None:
         """Called before the first step, to bring a state to where it was."""
@@ -133,12 +147,12 @@ class Keeper:
 
 
 def train(
-    model: GPTModel,
+    classifier: Classifier,
     loaders: Splits[DataLoader],
-    config: ExperimentConfig,
-    keeper: Keeper | None = None,
+    schedule: Schedule,
+    callback: Callback | None = None,
 ) -> History:
-    """Train what of ``model`` needs a gradient, printing losses and accuracies on the way.
+    """Train what of a classifier needs a gradient, printing losses and accuracies on the way.
 
     The loaders draw from PyTorch's global generator whenever they are iterated, also to
     evaluate; that order is part of the protocol.
@@ -146,42 +160,45 @@ def train(
     Raises:
         TrainingError: a loss is not finite.
     """
-    keeper = keeper or Keeper()
-    torch.manual_seed(config.seed)
-    epochs = _epoch_lengths(len(loaders.train), config)
+    torch.manual_seed(schedule.seed)
+    epochs = schedule.epoch_lengths(len(loaders.train))
 
-    def evaluate_if_due(epoch: int, at_step: int) -> None:
-        if at_step % config.eval_freq == 0:
-            state.history.losses.append(_evaluate_losses(model, loaders, config, epoch, at_step))
+    def evaluate_if_due(epoch: int, step: int) -> None:
+        if step % schedule.eval_freq == 0:
+            record = _evaluate_losses(classifier, loaders, schedule, epoch, step)
+            state.history.losses.append(record)
 
-    model.train()
+    classifier.train()
     with (
-        AdamWInBackward(model, config) as optimizer,
+        AdamWInBackward(classifier.gpt, schedule.learning_rate, schedule.weight_decay) as optimizer,
         Progress("training", "steps", sum(epochs)) as progress,
     ):
-        state = TrainingState(model, optimizer)
-        keeper.restore(state)
+        state = TrainingState(classifier.gpt, optimizer)
+        if callback:
+            callback.restore(state)
         progress.update(state.step)
         for epoch, end in enumerate(accumulate(epochs), start=1):
             batches = _rest_of_epoch(loaders.train, state, epochs[epoch - 1], end)
-            while window := list(islice(batches, config.accumulation_steps)):
-                *groups, last_group = _merge(window, config)
+            while window := list(islice(batches, schedule.accumulation_steps)):
+                *groups, last_group = group_batches(window, classifier)
                 step = state.step
                 for group in groups:
-                    step += _backward(model, group, len(window), config, step)
+                    _backward(classifier, group, len(window), schedule.ignore_index, step)
+                    step += len(group)
                 # Up to the window's last, steps are evaluated with the weights before its update.
                 last_step = state.step + len(window) - 1
                 for earlier_step in range(state.step, last_step):
                     evaluate_if_due(epoch, earlier_step)
                 with optimizer.last_pass():
-                    _backward(model, last_group, len(window), config, step)
+                    _backward(classifier, last_group, len(window), schedule.ignore_index, step)
                 evaluate_if_due(epoch, last_step)
                 state.step = last_step + 1
                 progress.update(len(window))
                 if state.step == end:
-                    accuracies = _evaluate_epoch(model, loaders, config)
+                    accuracies = _evaluate_epoch(classifier, loaders, schedule.eval_iter)
                     state.history.epoch_accuracies.append(accuracies)
-                keeper.after_update(state, ends_epoch=state.step == end)
+                if callback:
+                    callback.after_update(state, ends_epoch=state.step == end)
     return state.history
 
 
@@ -203,63 +220,58 @@ def _rest_of_epoch(
     return batches
 
 
-def _backward(
-    model: GPTModel, group: Batch, window: int, config: ExperimentConfig, step: int
-) -> int:
-    """Add the gradient of a group of batches to that of the mean over ``window`` batches.
-
-    ``step`` is the group's first; returns how many batches the group holds.
-    """
-    losses = batch_losses(model, group, config)
-    for i, loss in enumerate(losses):
-        _require_finite(loss.item(), f"The training loss at step {step + i}")
-    (torch.stack(losses).sum() / window).backward()
-    return len(losses)
-
-
-def batch_losses(model: GPTModel, group: Batch, config: ExperimentConfig) -> list[Tensor]:
-    """Cross-entropy of each batch of a merged group: scalars, each the mean over its texts."""
-    logits, labels = classify(model, group, config)
-    parts = zip(logits.split(config.batch_size), labels.split(config.batch_size), strict=True)
-    return [F.cross_entropy(*part, ignore_index=config.ignore_index) for part in parts]
-
-
-def _merge(batches: Iterable[Batch], config: ExperimentConfig) -> Iterator[Batch]:
-    """The same texts in fewer batches, where that costs little memory and changes no result.
+def group_batches(batches: Iterable[Batch], classifier: Classifier) -> Iterator[list[Batch]]:
+    """Batches in groups that go through the model together, where that costs little memory and
+    changes no result.
 
     Above frozen blocks several batches take hardly longer than one; and what several processes
     share out should have a text for each.
     """
     batches = iter(batches)
     for batch in batches:
-        n_texts = MAX_MERGED_TEXTS if batch.n_blocks and may_merge(config) else size()
-        n_more = n_texts // config.batch_size - 1
-        yield merge_batches([batch, *islice(batches, max(0, n_more))])
+        merges = batch.n_blocks and classifier.reading.mixes_lengths
+        n_more = (MAX_MERGED_TEXTS if merges else size()) // len(batch.labels) - 1
+        yield [batch, *islice(batches, max(0, n_more))]
 
 
-def _epoch_lengths(batches_per_epoch: int, config: ExperimentConfig) -> list[int]:
-    """How many batches each epoch has; ``max_steps`` cuts the last one short."""
-    n_steps = config.num_epochs * batches_per_epoch
-    if config.max_steps is not None:
-        n_steps = min(n_steps, config.max_steps)
-    starts = range(0, n_steps, batches_per_epoch)
-    return [min(batches_per_epoch, n_steps - start) for start in starts]
+def batch_losses(
+    classifier: Classifier, group: list[Batch], ignore_index: int = -100
+) -> list[Tensor]:
+    """Cross-entropy of each batch of a group: scalars, each the mean over its texts."""
+    merged = merge_batches(group).to(classifier.device)
+    sizes = [len(batch.labels) for batch in group]
+    parts = zip(classifier(merged).split(sizes), merged.labels.split(sizes), strict=True)
+    return [F.cross_entropy(*part, ignore_index=ignore_index) for part in parts]
+
+
+def _backward(
+    classifier: Classifier, group: list[Batch], window: int, ignore_index: int, step: int
+) -> None:
+    """Add the gradient of a group, whose first batch is that of ``step``, to that of the mean over
+    ``window`` batches."""
+    losses = batch_losses(classifier, group, ignore_index)
+    for i, loss in enumerate(losses):
+        _require_finite(loss.item(), f"The training loss at step {step + i}")
+    (torch.stack(losses).sum() / window).backward()
 
 
 @torch.no_grad()
 def evaluate_loss(
-    model: GPTModel, loader: DataLoader, config: ExperimentConfig, n_batches: int
+    classifier: Classifier, loader: DataLoader, n_batches: int, ignore_index: int = -100
 ) -> float:
     """The mean of the losses of the first ``n_batches`` batches, or of all if there are fewer."""
-    with _evaluating(model):
-        groups = _merge(islice(loader, n_batches), config)
-        losses = [loss.item() for group in groups for loss in batch_losses(model, group, config)]
+    classifier.eval()
+    groups = group_batches(islice(loader, n_batches), classifier)
+    losses = [
+        loss.item() for group in groups for loss in batch_losses(classifier, group, ignore_index)
+    ]
+    classifier.train()
     return sum(losses) / len(losses)
 
 
 @torch.no_grad()
 def classify_texts(
-    model: GPTModel, loader: DataLoader, config: ExperimentConfig, n_batches: int | None = None
+    classifier: Classifier, loader: DataLoader, n_batches: int | None = None
 ) -> Predictions:
     """Classify the first ``n_batches`` batches, by default all of them, in the loader's order.
 
@@ -273,26 +285,27 @@ def classify_texts(
         else follow(loader, "evaluation", "batches", len(loader), leave=False)
     )
     logits, labels = [], []
-    with _evaluating(model):
-        for batch in _merge(batches, config):
-            for found, part in zip(classify(model, batch, config), (logits, labels), strict=True):
-                part.append(found.cpu())
-            _require_finite(logits[-1].abs().sum().item(), "A logit of the trained model")
+    classifier.eval()
+    for group in group_batches(batches, classifier):
+        merged = merge_batches(group)
+        logits.append(classifier(merged).cpu())
+        labels.append(merged.labels)
+        _require_finite(logits[-1].abs().sum().item(), "A logit of the trained model")
+    classifier.train()
     return Predictions(torch.cat(logits), torch.cat(labels))
 
 
-@contextmanager
-def _evaluating(model: GPTModel) -> Iterator[None]:
-    model.eval()
-    yield
-    model.train()
-
-
 def _evaluate_losses(
-    model: GPTModel, loaders: Splits[DataLoader], config: ExperimentConfig, epoch: int, step: int
+    classifier: Classifier,
+    loaders: Splits[DataLoader],
+    schedule: Schedule,
+    epoch: int,
+    step: int,
 ) -> LossRecord:
-    train_loss = evaluate_loss(model, loaders.train, config, config.eval_iter)
-    validation_loss = evaluate_loss(model, loaders.validation, config, config.eval_iter)
+    train_loss, validation_loss = (
+        evaluate_loss(classifier, loader, schedule.eval_iter, schedule.ignore_index)
+        for loader in (loaders.train, loaders.validation)
+    )
     _require_finite(train_loss + validation_loss, f"A loss evaluated after step {step}")
     record = LossRecord(epoch, step, train_loss, validation_loss)
     print_lines(str(record))
@@ -300,12 +313,10 @@ def _evaluate_losses(
 
 
 def _evaluate_epoch(
-    model: GPTModel, loaders: Splits[DataLoader], config: ExperimentConfig
+    classifier: Classifier, loaders: Splits[DataLoader], n_batches: int
 ) -> tuple[Accuracy, Accuracy]:
-    train_accuracy = classify_texts(model, loaders.train, config, config.eval_iter).accuracy
-    validation_accuracy = classify_texts(
-        model, loaders.validation, config, config.eval_iter
-    ).accuracy
+    train_accuracy = classify_texts(classifier, loaders.train, n_batches).accuracy
+    validation_accuracy = classify_texts(classifier, loaders.validation, n_batches).accuracy
     print_lines(format_epoch(train_accuracy, validation_accuracy))
     return train_accuracy, validation_accuracy
 

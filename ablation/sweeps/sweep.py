@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ablation.classifier.export import require_export_folder
 from ablation.classifier.weight_files import WEIGHTS_NAME
 from ablation.config.identity import identify, identify_data
 from ablation.config.rows import format_command
@@ -17,11 +18,11 @@ from ablation.finetuning.outcomes import Accuracy, ExperimentResult
 from ablation.finetuning.shared_work import SharedWork, sharing_order
 from ablation.sweeps import records
 from ablation.sweeps.variants import compare_with_published, describe_run
+from ablation.system import parallel
 from ablation.system.errors import DataError, ExperimentError, RecordError, describe_error
 from ablation.system.files import checksum_file
 from ablation.system.machine import choose_device, describe_machine
 from ablation.system.output import print_lines, printable
-from ablation.system.parallel import is_first
 from ablation.system.version import read_commit
 from data_utils import Corpus
 
@@ -43,7 +44,7 @@ def run_and_record(
     """
     read_commit()  # before others change the files
     folder = run.folder(output_dir)
-    if is_first():
+    if parallel.is_first():
         records.require_writable(folder)  # before the work, not after it
     try:
         shared = shared or SharedWork([run.config])
@@ -56,7 +57,7 @@ def run_and_record(
     except Exception as error:
         _record_end(output_dir, run, "failed", describe_error(error))
         raise
-    if is_first():
+    if parallel.is_first():
         record_complete(output_dir, run, result, shared.corpus)
     if result.not_kept:
         raise ExperimentError(describe_not_kept(result, folder))
@@ -65,7 +66,7 @@ def run_and_record(
 
 def _record_end(output_dir: Path, run: Run, status: str, error: str) -> None:
     """Record how a run ended here, unless that fails: it must not hide why the run ended."""
-    if not is_first():
+    if not parallel.is_first():
         return
     machine = describe_machine(choose_device(run.config.device))
     try:
@@ -120,6 +121,25 @@ def find_done(run: Run, output_dir: Path, keep: Keep) -> records.Record | None:
     except OSError:
         return None
     return record if kept.items() <= record.kept.items() else None
+
+
+def run_one(run: Run, output_dir: Path, keep: Keep) -> None:
+    """Run one experiment; if it is to be resumed and is complete, say again what it printed.
+
+    Raises:
+        ExperimentError: it failed, or its record cannot be written.
+    """
+    with parallel.joined(choose_device(run.config.device)):
+        done = find_done(run, output_dir, keep) if keep.resume and parallel.is_first() else None
+        if keep.export_dir and not done and parallel.is_first():
+            require_export_folder(keep.export_dir)
+        if done:
+            print_lines("\n".join(done.lines))
+            log_comparison(run, done.accuracy("test"))
+        folder = run.folder(output_dir)
+        if not parallel.from_first(bool(done)):
+            run_and_record(run, output_dir, keep=keep)
+        logger.info("Record%s: %s", ", complete already" if done else "", folder)
 
 
 def order_runs(runs: Sequence[Run]) -> list[Run]:

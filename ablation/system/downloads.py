@@ -1,22 +1,18 @@
-"""Files from the network: retried, resumed, limited in time and size, and never half written.
+"""Small files from the network: retried, limited in time and size, and whole or not there.
 
 A server may be slow, away, wrong or hostile. Whatever it does, :func:`fetch` ends with the whole
 body of an answer, or with an error that says why not.
 """
 
-from __future__ import annotations
-
 import email.utils
 import hashlib
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as LateError  # Python 3.10 has two of that name
-from dataclasses import dataclass, field
 
 import requests
 
@@ -32,6 +28,8 @@ DEADLINE_SECONDS = 300  # for all attempts at one address
 PIECE_BYTES = 4096
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 OFFLINE = f"this is offline, by --offline, {' or '.join(OFFLINE_VARIABLES)}"
+# Parts of a file (206, 416) are never asked for: a server that sends them is confused for now.
+PASSING_STATUSES = (206, 408, 416, 429, *range(500, 600))
 PASSING_ERRORS = (
     requests.ConnectionError,
     requests.Timeout,
@@ -48,15 +46,6 @@ class _PassingError(DownloadError):
         self.wait = wait
 
 
-@dataclass
-class _Body:
-    """What arrived of a file, and what is known of all of it, from one attempt to the next."""
-
-    content: bytearray = field(default_factory=bytearray)
-    total: int | None = None
-    validator: str | None = None  # the file's version, by the server's word
-
-
 def is_offline(asked: bool) -> bool:
     """Whether the network must not be touched: by --offline, or by the environment."""
     # The values are those that huggingface_hub takes for true.
@@ -64,15 +53,11 @@ def is_offline(asked: bool) -> bool:
     return asked or any(value in ("1", "ON", "YES", "TRUE") for value in values)
 
 
-# ---------------------------------------------------------------- downloading
-
-
 def fetch_first(urls: Sequence[str], verify: Callable[[bytes], bytes], *, max_bytes: int) -> bytes:
     """What ``verify`` makes of the content at the first address whose content passes it.
 
     Args:
         verify: returns what is wanted of a content, or raises :class:`DownloadError`.
-        max_bytes: how large a content may be.
 
     Raises:
         DownloadError: no address gave it; each is named, with what was wrong there.
@@ -91,8 +76,7 @@ def fetch(url: str, *, max_bytes: int) -> bytes:
     """The content at an address.
 
     What may pass (no connection, a reset, a timeout, a truncated body, status 408, 429 or 5xx) is
-    tried again after a growing wait, or the one that the server asks for; and a body that was cut
-    off is resumed, where the server allows it.
+    tried again from the start after a growing wait, or the one that the server asks for.
 
     Raises:
         DownloadError: it is not there, is larger than ``max_bytes``, or did not come in
@@ -117,31 +101,35 @@ def fetch(url: str, *, max_bytes: int) -> bytes:
 
 
 def _fetch(url: str, max_bytes: int, deadline: float) -> bytes:
-    body = _Body()
     for n in range(ATTEMPTS - 1):
         try:
-            return _attempt(url, body, max_bytes, deadline)
+            return _attempt(url, max_bytes, deadline)
         except _PassingError as error:
             wait = max(error.wait, BACKOFF_SECONDS * 2**n)
             if time.monotonic() + wait >= deadline:
                 raise DownloadError(f"{error}; it is too late to wait {wait:.1f} s") from error
             logger.info("%s; trying again in %.1f s", error, wait)
             time.sleep(wait)
-    return _attempt(url, body, max_bytes, deadline)
+    return _attempt(url, max_bytes, deadline)
 
 
-def _attempt(url: str, body: _Body, max_bytes: int, deadline: float) -> bytes:
+def _attempt(url: str, max_bytes: int, deadline: float) -> bytes:
+    # Of a redirect, requests would read the whole body, which may be endless.
+    hooks = {"response": lambda answer, **_: answer.close() if answer.is_redirect else None}
     try:
         with requests.get(
             url,
-            headers=_ask_for_rest(body),
+            headers={"Accept-Encoding": "identity"},  # the bytes of the file, as announced
             stream=True,
             timeout=TIMEOUT_SECONDS,
-            hooks={"response": _ignore_redirect_body},
+            hooks=hooks,
         ) as response:
-            _accept(response, body)
-            _receive(response, body, max_bytes, deadline)
-        return bytes(body.content)
+            status = f"{response.status_code} {response.reason}"
+            if response.status_code in PASSING_STATUSES:
+                raise _PassingError(status, _retry_after(response.headers))
+            if response.status_code != 200:
+                raise DownloadError(status)
+            return _receive(response, max_bytes, deadline)
     except requests.TooManyRedirects as error:
         raise DownloadError("it redirects in a circle") from error
     except PASSING_ERRORS as error:
@@ -150,59 +138,6 @@ def _attempt(url: str, body: _Body, max_bytes: int, deadline: float) -> bytes:
         raise _PassingError(first_line(error)) from error
     except (OSError, ValueError) as error:  # of requests, and what a strange redirect makes
         raise DownloadError(first_line(error)) from error
-
-
-def _ignore_redirect_body(response: requests.Response, **_: object) -> None:
-    if response.is_redirect:
-        response.close()  # requests would read all of it, and it may be endless
-
-
-def _ask_for_rest(body: _Body) -> dict[str, str]:
-    headers = {"Accept-Encoding": "identity"}  # so that a place in the body is one in the file
-    if body.content:
-        headers["Range"] = f"bytes={len(body.content)}-"
-        if body.validator:
-            headers["If-Range"] = body.validator
-    return headers
-
-
-def _accept(response: requests.Response, body: _Body) -> None:
-    """Prepare for the body of an answer: the whole, the rest of one, or none that is wanted."""
-    status, headers = response.status_code, response.headers
-    if status in (408, 416, 429) or status >= 500:
-        if status == 416:
-            body.content.clear()
-        raise _PassingError(f"{status} {response.reason}", _retry_after(headers))
-    if status not in (200, 206):
-        raise DownloadError(f"{status} {response.reason}")
-    if status == 200:
-        body.content.clear()
-        body.total, body.validator = _length(headers), _validator(headers)
-    elif not _is_rest(headers, body):
-        body.content.clear()
-        raise _PassingError("the rest that was sent does not continue what was there")
-
-
-def _is_rest(headers: Mapping[str, str], body: _Body) -> bool:
-    place = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", headers.get("Content-Range", ""))
-    return (
-        place is not None
-        and int(place[1]) == len(body.content)
-        and (place[2] == "*" or body.total in (None, int(place[2])))
-        and _validator(headers) in (None, body.validator)
-    )
-
-
-def _length(headers: Mapping[str, str]) -> int | None:
-    """The bytes of the whole file, where the answer tells them."""
-    text = headers.get("Content-Length", "")
-    is_known = re.fullmatch(r"\d{1,18}", text) and "Content-Encoding" not in headers
-    return int(text) if is_known else None
-
-
-def _validator(headers: Mapping[str, str]) -> str | None:
-    etag = headers.get("ETag", "")
-    return etag if etag.startswith('"') else headers.get("Last-Modified")  # a weak one is no use
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:
@@ -215,21 +150,23 @@ def _retry_after(headers: Mapping[str, str]) -> float:
         return 0.0
 
 
-def _receive(response: requests.Response, body: _Body, max_bytes: int, deadline: float) -> None:
-    too_large = f"it is larger than {max_bytes:,} bytes"
-    if body.total and body.total > max_bytes:
-        raise DownloadError(too_large)
-    done = len(body.content)
-    with Progress("download", BYTES, body.total, done=done, leave=False) as progress:
+def _receive(response: requests.Response, max_bytes: int, deadline: float) -> bytes:
+    """The body of an answer; urllib3 raises an error if less of it comes than was announced."""
+    length = response.headers.get("Content-Length", "")
+    announced = int(length) if length.isdecimal() and len(length) < 20 else None
+    too_large = DownloadError(f"it is larger than {max_bytes:,} bytes")
+    if announced and announced > max_bytes:
+        raise too_large
+    content = bytearray()
+    with Progress("download", BYTES, announced, leave=False) as progress:
         for piece in response.iter_content(PIECE_BYTES):
-            body.content += piece
+            content += piece
             progress.update(len(piece))
-            if len(body.content) > max_bytes:
-                raise DownloadError(too_large)
+            if len(content) > max_bytes:
+                raise too_large
             if time.monotonic() > deadline:
                 raise DownloadError(f"not complete after {DEADLINE_SECONDS} s")
-    if body.total and len(body.content) < body.total:
-        raise _PassingError(f"it ended after {len(body.content):,} of {body.total:,} bytes")
+    return bytes(content)
 
 
 def require_sha256(content: bytes, expected: str) -> bytes:
