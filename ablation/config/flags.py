@@ -54,7 +54,7 @@ class Actions:
     num_seeds: int | None = option(None, Number(high=1000))
     """run each row with this many seeds, from --seed on; a verdict takes 2 or more, and 5 to 10 to
     show a few points"""
-    output_dir: str = option("runs", Text("DIR"), "reading")
+    output_dir: str = option("runs", Text("DIR"))
     """folder for the records of runs and the report on them; with --demo it is runs/demo"""
     resume: bool = option(False)
     """go on from the last checkpoint of this run, if there is one; sweeps always do"""
