@@ -1,19 +1,20 @@
 """What people read: results on standard output, and the form of all that is logged.
 
-Names, labels, paths and answers of servers come from outside. Whatever they hold, they give a
-terminal no orders: characters that would act on it are shown as escapes, such as ``\\x1b``.
+Names, labels, paths and answers of servers come from outside. Whatever they hold, they give no
+orders: characters that would act on a terminal are shown as escapes, such as ``\\x1b``, and a
+spreadsheet gets no formulas.
 """
-
-from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 import unicodedata
 
-# Control characters, line breaks of Unicode's, and what is unseen: marks of direction, joiners,
+# Control characters, Unicode's line breaks, and what is invisible: marks of direction, joiners,
 # surrogates.
 ACTING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 
 def print_lines(text: str) -> None:
@@ -46,6 +47,17 @@ def printable(text: str) -> str:
         else character
         for character in text
     )
+
+
+def disarm(cell: str) -> str:
+    """A cell of a CSV file, with an apostrophe before it if a spreadsheet would compute it.
+
+    That is what begins with ``=``, ``+``, ``-`` or ``@``, also in full width, and behind what a
+    spreadsheet skips; and what begins with a tab or a line break. Numbers stay.
+    """
+    shown = (c for c in unicodedata.normalize("NFKC", cell) if c.isprintable() and not c.isspace())
+    is_formula = next(shown, "") in tuple("=+-@") or cell[:1] in tuple("\t\r\n")
+    return f"'{cell}" if is_formula and not NUMBER.fullmatch(cell) else cell
 
 
 class LogFormatter(logging.Formatter):
