@@ -18,27 +18,27 @@ NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 
 def print_lines(text: str) -> None:
-    """Print lines of results. A value that may hold line breaks is made :func:`printable` before
-    it enters one."""
+    """Print lines of results. Values that may hold line breaks must be :func:`printable` before
+    they enter one."""
     write(_printable_lines(text))
 
 
 def write(text: str) -> None:
     """Print a text as it is, at once, above the progress bar if there is one."""
-    from tqdm import tqdm  # nothing else here needs it
+    from tqdm import tqdm  # the rest of this file needs no package
 
     tqdm.write(text)
     sys.stdout.flush()
 
 
 def use_utf8() -> None:
-    """Write UTF-8 from here on, whatever the locale is: what programs read needs all characters."""
+    """Write UTF-8 from now on, whatever the locale: programs need every character."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def printable(text: str) -> str:
-    """A text on one line, with escapes for characters that a terminal would obey, or hide."""
+    """A text on one line, with escapes for characters that a terminal would obey or hide."""
     if text.isprintable():
         return text
     return "".join(
@@ -61,8 +61,8 @@ def disarm(cell: str) -> str:
 
 
 class LogFormatter(logging.Formatter):
-    """Log records without orders to the terminal: line breaks are those of the message itself, not
-    of what enters it."""
+    """Formats log records without orders to the terminal. Only the message itself may break lines,
+    not the values in it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's text."""
