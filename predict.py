@@ -14,9 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablation.config.flag_types import Text, option, options_of, read_flags
+from ablation.config.flag_types import Text, one_of, option, options_of, read_flags
 from ablation.config.flags import add_flags
-from ablation.config.options import OPTIONS, one_of, tagged
+from ablation.config.options import OPTIONS, tagged
 from ablation.config.rules import encoding_problems
 from ablation.config.runs import CONFIG_NAME
 from ablation.data.separated_values import TextFormat, are_positions
@@ -164,7 +164,6 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     values |= {name: found.pop(name) for name in ("run_dir", "texts")}
     given, problems = read_flags(FLAGS, found)
     problems = parser.problems + problems
-    problems += filter(None, (FLAGS[name].problem(value) for name, value in given.items()))
     arguments = argparse.Namespace(**values | given)
     folder = Path(arguments.run_dir or "")
     if not arguments.run_dir:

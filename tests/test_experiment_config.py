@@ -622,6 +622,7 @@ def test_seeds_are_selected() -> None:
         (["--seeds", "-1"], "-1"),
         (["--num_seeds", "0"], "--num_seeds 0: not a whole number from 1"),
         (["--num_seeds", "many"], "--num_seeds many"),
+        (["--num_seeds", "99999999999"], "--num_seeds 99999999999: not a whole number from 1"),
         (["--seeds", "1", "--num_seeds", "2"], "--seeds with --num_seeds or --seed"),
         (["--seeds", "1", "--seed", "2"], "--seeds with --num_seeds or --seed"),
         (["--report", "--rows", "1"], "--rows with --report: nothing is run"),
