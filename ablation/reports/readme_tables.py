@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ablation.config.flags import ACTIONS
 from ablation.config.options import OPTIONS, show_default
 from ablation.config.rows import ROWS
-from ablation.reports.pages import Table, markdown_table
+from ablation.reports.pages import markdown_table
 from ablation.reports.tables import group_records, mean_and_deviation, tabulate
 from ablation.sweeps.records import Record, read_records
 from ablation.system.version import PROJECT
@@ -47,7 +47,7 @@ def variants_table(records: Sequence[Record]) -> str:
     sections, _ = group_records(records)
     (section,) = (part for part in sections if part.overrides == {"weights": "random"})
     table = tabulate(section).query("n != ''").drop(columns=["n", "trained"])
-    return markdown_table(Table.of(table))
+    return markdown_table(table)
 
 
 def flags_table() -> str:
