@@ -4,11 +4,8 @@ Source: E. Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models" (2021
 section 4.1. Unlike there, ``alpha`` multiplies as it is, not divided by the rank.
 """
 
-from __future__ import annotations
-
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -60,17 +57,3 @@ def inject_lora(
             setattr(module, name, layer(child, rank, alpha))
         elif not isinstance(child, LoRALinear):
             inject_lora(child, rank, alpha, layer)
-
-
-@torch.no_grad()
-def merge_lora(module: nn.Module) -> None:
-    """Turn every LoRA layer below ``module`` into the one ``Linear`` that equals it.
-
-    For inference: afterwards the model has its first architecture again, and costs as much.
-    """
-    for name, child in module.named_children():
-        if isinstance(child, LoRALinear):
-            child.linear.weight.copy_(child.weight)
-            setattr(module, name, child.linear)
-        else:
-            merge_lora(child)

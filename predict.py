@@ -7,17 +7,19 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablation.classifier.prediction_formats import FORMATS, Prediction, format_prediction
-from ablation.config.dataset_rules import encoding_problems
-from ablation.config.options import DEVICES, OPTIONS, show_default
-from ablation.config.rules import check_value
+from ablation.config.flag_types import Text, option, options_of, read_flags
+from ablation.config.flags import add_flags
+from ablation.config.options import OPTIONS, one_of, tagged
+from ablation.config.rules import encoding_problems
 from ablation.config.runs import CONFIG_NAME
 from ablation.data.separated_values import TextFormat, are_positions
-from ablation.system.console import Once, Parser, run_for_people
+from ablation.system.console import Parser, run_for_people
 from ablation.system.errors import ConfigError, shorten
 from ablation.system.files import path_fault, path_problem
 from ablation.system.output import printable, use_utf8, write
@@ -31,7 +33,6 @@ if TYPE_CHECKING:  # imported where texts are classified: --help and mistakes ne
     from ablation.system.progress import Progress
 
 TEXTS_AT_ONCE = 2048  # read, sorted by length, classified, and given back in their order
-OF_THIS_MACHINE = ("weights", "weights_dir", "device", "offline")  # options that a model may need
 LESS_MEMORY = (
     "With --device cpu it takes none of a GPU's; otherwise a machine with more is needed, or a "
     "smaller model."
@@ -97,6 +98,29 @@ def _probabilities(
 # ---------------------------------------------------------------- the command line
 
 
+@dataclass(frozen=True)
+class Flags:
+    """The flags; each field is the flag of the same name."""
+
+    csv: str | None = option(None, Text("FILE"))
+    """file of texts: CSV, TSV, JSON lines or Parquet, or one of them as .gz"""
+    column: str = option("Text", Text("NAME"))
+    """name of its text column, or its number from 1, for files whose first line has no names (if
+    it has, add --header yes)"""
+    format: str = option("text", one_of(*FORMATS))
+    """of the output: text, for people; csv: the text's number from 0, its label, and the label's
+    probability, in UTF-8; a label that a spreadsheet would take for a formula has an apostrophe
+    before it; jsonl: the exact label and its probability, with the text, as lines of JSON"""
+    weights: str | None = option(None, Text("PATH"))
+    """the base weights, if they are not where they were"""
+
+
+# With those of the experiments that are about a file of texts, and about this machine.
+FLAGS = options_of(Flags) | {
+    name: OPTIONS[name] for name in (*FORMAT_OPTIONS, "weights_dir", "device", "offline")
+}
+
+
 def build_parser() -> Parser:
     """The command line."""
     parser = Parser(
@@ -106,57 +130,7 @@ def build_parser() -> Parser:
     )
     parser.add_argument("run_dir", metavar="RUN_DIR", nargs="?", help="the run's folder")
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="what to classify")
-    parser.add_argument(
-        "--csv",
-        action=Once,
-        metavar="FILE",
-        help="file of texts: CSV, TSV, JSON lines or Parquet, or one of them as .gz",
-    )
-    parser.add_argument(
-        "--column",
-        action=Once,
-        metavar="NAME",
-        default="Text",
-        help="name of its column of texts; or its number, from 1, which means that the first line "
-        "has no names, unless --header yes is given (default: Text)",
-    )
-    for name in FORMAT_OPTIONS:
-        rules = OPTIONS[name].metadata
-        parser.add_argument(
-            f"--{name}",
-            action=Once,
-            type=rules["parse"],
-            choices=rules["choices"] or None,
-            metavar=rules["metavar"],
-            default=OPTIONS[name].default,
-            help=f"{rules['help']} (default: {show_default(OPTIONS[name])})",
-        )
-    parser.add_argument(
-        "--format",
-        action=Once,
-        choices=FORMATS,
-        default="text",
-        help="of the output: text, for people; csv: the text's number from 0, its label, and the "
-        "label's probability, in UTF-8; a label that a spreadsheet would take for a formula has an "
-        "apostrophe before it; jsonl: the exact label and its probability, with the text, as lines "
-        "of JSON (default: text)",
-    )
-    parser.add_argument(
-        "--weights",
-        action=Once,
-        metavar="PATH",
-        help="the base weights, if they are not where they were",
-    )
-    parser.add_argument(
-        "--weights_dir", action=Once, metavar="DIR", help="folder of published weights"
-    )
-    parser.add_argument(
-        "--offline", action="store_true", help="use only what is there already, and no network"
-    )
-    devices = f"{{{','.join(DEVICES)}}}"
-    parser.add_argument(
-        "--device", action=Once, metavar=devices, default="auto", help="(default: auto)"
-    )
+    add_flags(parser, FLAGS.values())
     return parser
 
 
@@ -167,8 +141,13 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
         ConfigError: with every problem of the command line.
     """
     parser = build_parser()
-    arguments = parser.parse_intermixed_args(argv)
-    problems = [*parser.problems, *check_value(OPTIONS["device"], arguments.device)]
+    found = vars(parser.parse_intermixed_args(argv))
+    run_dir, typed = found.pop("run_dir"), found.pop("texts")
+    values, problems = read_flags(FLAGS, found)
+    problems = parser.problems + problems
+    problems += filter(None, (FLAGS[name].problem(value) for name, value in values.items()))
+    defaults = {name: flag.default for name, flag in FLAGS.items()}
+    arguments = argparse.Namespace(**{**defaults, **values}, run_dir=run_dir, texts=typed)
     folder = Path(arguments.run_dir or "")
     if not arguments.run_dir:
         problems.append("RUN_DIR is missing; give the folder of a run with --save_model")
@@ -221,7 +200,7 @@ def perform(argv: Sequence[str] | None) -> int:
         from ablation.data.corpora import load_encoding
         from ablation.data.texts_to_classify import read_lines, read_texts
 
-    given = {name: getattr(arguments, name) for name in OF_THIS_MACHINE}
+    given = {name: getattr(arguments, name) for name in tagged("machine")}
     classifier = load_classifier(
         Path(arguments.run_dir), {k: value for k, value in given.items() if value}
     )

@@ -2,9 +2,9 @@
 
     python benchmarks/scaling.py
 
-prints them, from the rows and their published minutes, the records in ``results/``, what
-``memory_needs.py`` estimates, and the figures of ``benchmarks/README.md`` that ``measured.json``
-names. A test fails when those in the document are others.
+prints them, from the rows and their published minutes, the records in ``results/``, the
+estimates of memory, and the figures of ``benchmarks/README.md`` that ``measured.json`` names. A
+test fails when those in the document are others.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from ablation.config.runs import Run
 from ablation.config.sizes import MODEL_SIZES
 from ablation.finetuning.memory import MemoryNeed, estimate_memory
 from ablation.finetuning.shared_work import prefix_key
-from ablation.reports.readme_tables import RESULTS
 from ablation.sweeps.records import Record, read_records
 from ablation.sweeps.sweep import order_runs
 
@@ -270,7 +269,7 @@ def find_record(row: int) -> Record | None:
 @cache
 def recorded() -> list[Record]:
     """The records that are part of the project."""
-    return read_records(RESULTS)
+    return read_records(Path(__file__).resolve().parent.parent / "results")
 
 
 def measured_seconds() -> dict[int, float]:

@@ -1,3 +1,4 @@
+import json
 import os
 import re
 import shlex
@@ -9,7 +10,9 @@ import torch
 from helpers import config_from_flags
 
 from ablation.config.command_line import parse_command_line
+from ablation.config.flags import ACTIONS
 from ablation.config.options import GROUPS, OPTIONS, ExperimentConfig
+from ablation.config.row_list import list_rows
 from ablation.config.rows import ROWS, format_command, parse_rows
 from ablation.config.rules import config_problems
 from ablation.system.errors import ConfigError
@@ -160,7 +163,7 @@ BAD = [
         "--dataset a.csv --val_dataset a.csv --test_dataset a.csv --val_fraction 0.3",
         ["--val_fraction 0.3", "leave it out"],
     ),
-    ("--checkpoint_every 0", ["--checkpoint_every 0", "from 1 on"]),
+    ("--checkpoint_every 0", ["--checkpoint_every 0", "at least 1"]),
     ("--checkpoint_every often", ["--checkpoint_every often", "not epoch"]),
     ("--rows 1,16 --export_hf x", ["--export_hf with many runs"]),
     ("--report --save_model", ["--save_model with --report"]),
@@ -364,7 +367,7 @@ def test_no_export_among_the_records(export_dir: str, words: str) -> None:
     (problem,) = problems_of(["--rows", "16", "--export_hf", export_dir])
     assert problem.startswith(f"--export_hf {export_dir}")
     assert words in problem
-    assert parse_command_line(["--rows", "16", "--export_hf", "elsewhere/model"]).keep.export_dir
+    assert parse_command_line(["--rows", "16", "--export_hf", "elsewhere/model"]).output.export_dir
 
 
 def test_delimiters_by_name_or_as_they_are() -> None:
@@ -481,6 +484,27 @@ def test_help_fits_a_terminal_and_shows_every_default(
     assert all(f"\n{group}:\n" in text for group in GROUPS)
 
 
+def test_help_begins_with_three_commands_that_parse(
+    capsys: pytest.CaptureFixture, empty_folder: Path
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    start = capsys.readouterr().out.split("\noptions:")[0].replace("\\\n", "")
+    commands = re.findall(r"^  python additional_experiments\.py (.*)$", start, re.MULTILINE)
+    Path("my.csv").touch()
+    demo, sweep, own = (parse_command_line(shlex.split(command)) for command in commands)
+    assert demo.runs[0].config.demo
+    assert sweep.is_sweep
+    assert own.runs[0].config.dataset == "my.csv"
+
+
+def test_no_two_options_share_what_is_said_of_them() -> None:
+    """Each has its own text, which is read from the lines below it."""
+    texts = [option.help for option in (*OPTIONS.values(), *ACTIONS.values())]
+    assert all(texts)
+    assert [text for text in texts if texts.count(text) > 1] == ["of AdamW"] * 2
+
+
 # ---------------------------------------------------------------- many runs
 
 
@@ -520,6 +544,46 @@ def test_the_rows_are_listed(flags: list[str], capsys: pytest.CaptureFixture) ->
         assert found[1] == row.command
         for figure in (row.train, row.validation, row.test, row.minutes):
             assert f" {figure:.2f}" in found[0]
+
+
+def costs_of(output_dir: Path) -> dict[int, str]:
+    """What --rows list says that rows cost here."""
+    lines = list_rows(output_dir).splitlines()
+    assert max(len(line) for line in lines if "python" not in line) <= 80
+    found = (re.match(r" *(\d+)  .{31} +(?:[\d.]+ +){3}[\d.]+ *(.*)$", line) for line in lines)
+    return {int(match[1]): match[2] for match in found if match}
+
+
+def test_rows_cost_what_they_took_here_or_else_elsewhere(tmp_path: Path) -> None:
+    def record(name: str, features: float, status: str = "complete", **flags: object) -> None:
+        content = {
+            "status": status,
+            "flags": flags,
+            "seconds": {"features": features, "training": 60},
+            "device": {"name": "a processor", "threads": 2},
+        }
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps(content))
+
+    elsewhere = costs_of(tmp_path / "nothing")
+    assert elsewhere[1] == "(2.9)"
+    assert elsewhere[9] == "", "it was run nowhere"
+    assert elsewhere[5] == elsewhere[10], "weights cost nothing"
+    assert "(2 threads)" in list_rows(tmp_path).splitlines()[-1]
+    for seed in (1, 2, 3):
+        record(f"first-{seed}", 120 * seed, trainable_token_pos="first", seed=seed, device="cpu")
+    record("random", 30, weights="random")
+    record("shorter", 0, trainable_layers="last_layer", num_epochs=1)
+    record("failed", 0, "failed", disable_causal_mask=True)
+    for name, content in {"cut": "{", "list": "[]", "odd": '{"status": "complete"}'}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(content)
+    here = costs_of(tmp_path)
+    assert here[2] == "5.0", "the median"
+    assert here[1] == "1.5"
+    assert {n: here[n] for n in ROWS if n not in (1, 2)} == {
+        n: elsewhere[n] for n in ROWS if n not in (1, 2)
+    }
 
 
 def test_the_version_names_commit_and_pytorch(capsys: pytest.CaptureFixture) -> None:

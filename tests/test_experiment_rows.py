@@ -1,18 +1,11 @@
-import re
 import shlex
-from pathlib import Path
 
 import pytest
 from helpers import config_from_flags
 
-from ablation.config.command_line import parse_command_line
 from ablation.config.rows import ROWS, differing_options
-from ablation.config.runs import Run
-from ablation.reports.readme_tables import RESULTS, flags_table, rows_table, variants_table
-from ablation.sweeps.records import read_records
 from additional_experiments import main
 
-README = Path(__file__).parent.parent / "README.md"
 XL = '--model_size "gpt2-xl (1558M)"'
 FLAGS = {  # as they were published, the missing space of row 9 mended
     1: "",
@@ -66,28 +59,6 @@ def test_published_figures_are_counts(number: int) -> None:
         assert possible == ((number, total) != (8, 149))
 
 
-def test_readme_holds_the_generated_tables() -> None:
-    records = read_records(RESULTS)
-    assert rows_table(records) in README.read_text()
-    assert variants_table(records) in README.read_text()
-    assert flags_table() in README.read_text()
-
-
-def test_every_readme_command_parses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(README.parent)  # some name files that are there
-    readme = README.read_text()
-    launchers = "python|torchrun [^\n`]+"
-    commands = re.findall(rf"(?:{launchers}) additional_experiments\.py([^\n`|;&]*)", readme)
-    assert len(commands) > len(ROWS)
-    for command in commands:
-        flags = shlex.split(command, comments=True)
-        if "--help" not in flags:
-            request = parse_command_line(flags)
-            assert request.runs or request.report or request.compare
-    folders = set(re.findall(r"python predict\.py runs/(row-\S+)", readme))
-    assert folders == {Run(ROWS[16].config).name}
-
-
 def test_variants_are_told_from_rows() -> None:
     config = config_from_flags(["--rows", "9", "--seed", "5", "--data_dir", "x"])
     assert differing_options(config, ROWS[9]) == {}
@@ -100,7 +71,7 @@ def test_variants_are_told_from_rows() -> None:
 def test_the_row_is_announced(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ablation.sweeps.sweep.run_and_record", lambda run, folder, keep: folder)
+    monkeypatch.setattr("ablation.sweeps.sweep.run_and_record", lambda run, folder, output: folder)
     assert main(["--rows", "2", "--num_epochs", "1"]) == 0
     assert "A variant of row 2, not the row, because of --num_epochs 1" in capsys.readouterr().err
     assert main(["--trainable_token_pos", "first", "--seed", "4"]) == 0

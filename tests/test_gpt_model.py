@@ -9,9 +9,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from ablation.classifier.published_weights import load_published_weights, published_names
 from ablation.config.sizes import MODEL_SIZES, GPTConfig
 from ablation.system.errors import CheckpointError
-from gpt_model import GPTModel, SelfAttention, load_published_weights, published_names
+from gpt_model import GPTModel, SelfAttention
 
 
 def naive_attention(attention: SelfAttention, hidden: torch.Tensor, causal: bool) -> torch.Tensor:
@@ -219,7 +220,8 @@ def test_another_size_is_refused(checkpoint: Path, gpt_config: GPTConfig) -> Non
 LOAD_AND_MEASURE = """
 import resource, sys
 from pathlib import Path
-from gpt_model import GPTConfig, load_published_weights
+from ablation.classifier.published_weights import load_published_weights
+from ablation.config.sizes import GPTConfig
 config = GPTConfig(emb_dim=768, n_layers=8, n_heads=8)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 load_published_weights(config, Path(sys.argv[1]))

@@ -7,7 +7,7 @@ from torch import nn
 
 from ablation.config.sizes import GPTConfig
 from gpt_model import GPTModel
-from lora import LoRALinear, MergedLoRALinear, inject_lora, merge_lora
+from lora import LoRALinear, MergedLoRALinear, inject_lora
 
 FORMS = [LoRALinear, MergedLoRALinear]
 TOKENS = torch.arange(12).view(2, 6)
@@ -30,6 +30,15 @@ def with_random_b(model: GPTModel, layer: type[LoRALinear], alpha: float = 3.0) 
         for lora in lora_layers(model).values():
             lora.B.normal_()
     return model
+
+
+@torch.no_grad()
+def merge_lora(model: nn.Module) -> None:
+    """Put the one ``Linear`` of its weight and bias in place of each LoRA layer."""
+    for name, lora in lora_layers(model).items():
+        lora.linear.weight.copy_(lora.weight)
+        parent, _, own_name = name.rpartition(".")
+        setattr(model.get_submodule(parent), own_name, lora.linear)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -19,7 +19,7 @@ import predict
 from ablation.classifier.saved_models import load_classifier
 from ablation.classifier.tensor_files import read_tensors, write_tensors
 from ablation.config.identity import checksum_json
-from ablation.config.runs import Keep
+from ablation.config.runs import OutputOptions
 from ablation.data import corpora
 from ablation.data.corpora import load_corpus
 from ablation.data.demo import byte_encoding
@@ -224,7 +224,7 @@ def flip(path: Path, place: int) -> None:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("saved")
-    run_experiment(config_from_flags(ONE_STEP), keep=Keep(folder, save_model=True))
+    run_experiment(config_from_flags(ONE_STEP), output=OutputOptions(folder, save_model=True))
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -295,13 +295,13 @@ def test_three_ways_in_three_ways_out(
 @pytest.mark.parametrize(
     ("arguments", "stdin", "status", "message"),
     [
-        (["--format", "xml", "a"], b"", 2, "invalid choice"),
+        (["--format", "xml", "a"], b"", 2, "no such choice"),
         (["--csv", "x.csv", "a"], b"", 2, "give one of them"),
         (["--csv", "x.csv"], b"", 1, "x.csv cannot be read"),
-        (["--csv", ""], b"", 1, "cannot be read"),
+        (["--csv", ""], b"", 2, '--csv "": empty'),
         (["--csv", "/dev/zero"], b"", 1, "cannot be read: it is a device"),
         (["--csv", "x", "--encoding", "x"], b"", 2, "--encoding x: no such encoding"),
-        (["--csv", "x", "--delimiter", "x"], b"", 2, "invalid choice"),
+        (["--csv", "x", "--delimiter", "x"], b"", 2, "no such choice"),
         (["--csv", "x", "--header", "no"], b"", 2, "--header no with --column Text"),
         (["a", "--quoting", "none"], b"", 2, "are about --csv FILE"),
         (["--weights", "nix", "a"], b"", 2, "no such file"),

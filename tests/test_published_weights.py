@@ -15,11 +15,12 @@ import transformers
 from torch import Tensor
 
 from ablation.classifier.build import build_classifier
+from ablation.classifier.published_weights import load_published_weights
 from ablation.classifier.weight_files import find_weights, locate_published
 from ablation.config.options import ExperimentConfig
 from ablation.config.sizes import PUBLISHED_WEIGHTS
 from ablation.data.vocabulary import gpt2_encoding
-from gpt_model import GPTConfig, GPTModel, load_published_weights
+from gpt_model import GPTConfig, GPTModel
 
 SMALL, MEDIUM, XL = "gpt2-small (124M)", "gpt2-medium (355M)", "gpt2-xl (1558M)"
 

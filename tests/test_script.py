@@ -1,9 +1,7 @@
 """The script as a user runs it: in a subprocess, in an empty folder, without a network."""
 
 import json
-import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -98,31 +96,6 @@ def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
     process.stdout.close()
     assert b"Traceback" not in process.stderr.read()
     assert process.wait() == 1
-
-
-@pytest.mark.slow
-@pytest.mark.skipif("TIKTOKEN_CACHE_DIR" not in os.environ, reason="needs GPT-2's vocabulary")
-def test_own_data_as_the_readme_has_it(tmp_path: Path) -> None:
-    root = SCRIPT.parent
-    for path in (*root.glob("*.py"), root / "ablation", root / "examples"):
-        (tmp_path / path.name).symlink_to(path)
-    blocks = re.findall(r"```bash\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
-    (commands,) = (block for block in blocks if "--dataset examples" in block)
-    python = f'python() {{ {shlex.quote(sys.executable)} "$@"; }}\n'
-    finished = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", python + commands],
-        cwd=tmp_path,
-        env=environment_without_network(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert finished.returncode == 0, finished.stderr
-    *_, billing, technical, delivery = finished.stdout.splitlines()
-    assert re.match(r"billing    \d\.\d{4}  I paid 30 euros twice", billing)
-    assert "The app shows error 77 again" in technical
-    assert "Tracking still shows Ghent" in delivery
-    assert "as delivery" in finished.stdout
 
 
 def test_nothing_that_is_read_can_run_code() -> None:

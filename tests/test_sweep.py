@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import pickle
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from ablation.classifier.build import Classifier, build_classifier, load_weights
 from ablation.config.command_line import parse_command_line
 from ablation.config.options import ExperimentConfig
 from ablation.config.rows import ROWS, configure, row_number
-from ablation.config.runs import Keep, Run
+from ablation.config.runs import OutputOptions, Run
 from ablation.data import corpora
 from ablation.finetuning import shared_work
 from ablation.finetuning.experiment import run_experiment
@@ -90,6 +91,33 @@ def assert_same(a: ExperimentResult, b: ExperimentResult, tolerance: float) -> N
         assert one.train == pytest.approx(other.train, abs=tolerance)
         assert one.validation == pytest.approx(other.validation, abs=tolerance)
     assert (a.n_trained, a.n_parameters) == (b.n_trained, b.n_parameters)
+
+
+def test_states_serve_other_processes(
+    checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = order_runs(make_runs((4, 1, 3), checkpoint))
+    configs = [run.config for run in runs]
+    here = SharedWork(configs)
+    expected = [run_experiment(config, here) for config in configs]
+    sent = pickle.dumps(SharedWork(configs).compute_prefix(configs[0]))
+    (moved := tmp_path / "elsewhere.safetensors").write_bytes(
+        (Path(checkpoint) / "model.safetensors").read_bytes()
+    )
+    embedded = count_calls(monkeypatch, GPTModel, "embed", lambda _, tokens: len(tokens))
+    there = [replace(config, weights=str(moved)) for config in configs]
+    for config, same in zip(there, expected, strict=True):
+        shared = SharedWork(there, prefix=pickle.loads(sent))
+        found = run_experiment(config, shared)
+        assert torch.equal(found.test.logits, same.test.logits)
+        assert found.history == same.history
+        assert found.seconds["features"] > 0, "the seconds that they took elsewhere"
+        sent = pickle.dumps(shared.compute_prefix(config))  # taken further, for the next
+    assert not embedded
+    other = replace(there[0], precision="bf16")
+    SharedWork([other], prefix=pickle.loads(sent)).compute_prefix(other)
+    assert embedded, "states of other weights or options are not used"
+    assert SharedWork(there).compute_prefix(replace(there[0], trainable_layers="all")) is None
 
 
 @pytest.mark.slow
@@ -202,7 +230,7 @@ def test_what_is_done_is_not_repeated(
     run_sweep([changed, *runs], tmp_path)
     assert started[1:] == [changed.config]
     plan = describe_plan(
-        [*runs, replace(changed, config=replace(changed.config, seed=4))], tmp_path, Keep()
+        [*runs, replace(changed, config=replace(changed.config, seed=4))], tmp_path, OutputOptions()
     )
     states = [line.split()[0] for line in plan.splitlines()]
     assert states == ["done", "done", "done", "to", "4"]

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ablation.classifier.published_weights import load_published_weights
 from ablation.classifier.weight_files import find_weights
 from ablation.config.options import ExperimentConfig
 from ablation.system.parallel import map_rows
 from data_utils import Batch, EncodedTexts
-from gpt_model import GPTModel, load_published_weights, pick
+from gpt_model import GPTModel, pick
 from lora import LoRALinear, MergedLoRALinear, inject_lora
 
 N_TRAINED_BLOCKS = {"last_layer": 0, "last_block": 1, "last_two_blocks": 2}

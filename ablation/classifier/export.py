@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ablation.classifier.hf_tokenizer import TOKENIZER_NAMES, write_tokenizer
+from ablation.classifier.published_weights import BLOCK_MODULES, TRANSPOSED, published_names
 from ablation.classifier.weight_files import WEIGHTS_NAME
 from ablation.config.options import ExperimentConfig
 from ablation.config.rules import export_problems
@@ -31,7 +32,7 @@ from ablation.config.sizes import PUBLISHED_WEIGHTS
 from ablation.system.errors import ExportError
 from ablation.system.files import ROOM, parse_json, path_problem
 from data_utils import PADDING_TOKEN
-from gpt_model import BLOCK_MODULES, TRANSPOSED, GPTModel, published_names
+from gpt_model import GPTModel
 from lora import LoRALinear
 
 ARCHITECTURE = "GPT2ForSequenceClassification"

@@ -20,7 +20,7 @@ from ablation.classifier.tensor_files import (
 )
 from ablation.classifier.weight_files import WEIGHTS_NAME, find_weights
 from ablation.config.identity import checksum_json, identify_weights
-from ablation.config.options import OPTIONS, ExperimentConfig
+from ablation.config.options import OPTIONS, ExperimentConfig, tagged
 from ablation.config.rules import config_problems
 from ablation.config.runs import CONFIG_NAME
 from ablation.system.errors import CheckpointError, ConfigError
@@ -28,21 +28,6 @@ from ablation.system.files import parse_json, write_atomically
 from ablation.system.machine import choose_device, set_precision
 from data_utils import Corpus
 from gpt_model import GPTModel
-
-# What a classifier is; the other options say how it was trained.
-MODEL_OPTIONS = (
-    "model_size",
-    "disable_causal_mask",
-    "trainable_layers",
-    "lora_rank",
-    "lora_alpha",
-    "trainable_token_pos",
-    "average_embeddings",
-    "no_padding",
-    "demo",
-    "precision",
-    "seed",
-)
 
 
 @dataclass(frozen=True)
@@ -76,7 +61,7 @@ def save_classifier(
     elif "file_sha256" in base and config.weights != "pretrained":
         base = {**base, "path": str(Path(config.weights).absolute())}  # found from any folder
     content = {
-        "options": {name: getattr(config, name) for name in MODEL_OPTIONS},
+        "options": {name: getattr(config, name) for name in tagged("model")},
         "base": base,
         "labels": list(corpus.class_names),
         "max_tokens": max_tokens,
@@ -191,7 +176,7 @@ def _read_options(content: dict[str, Any]) -> ExperimentConfig:
     Raises:
         KeyError, TypeError, ValueError: it is not there, or breaks rules.
     """
-    options = {name: content["options"][name] for name in MODEL_OPTIONS}
+    options = {name: content["options"][name] for name in tagged("model")}
     for name, value in options.items():
         kind = type(OPTIONS[name].default)
         if type(value) is not kind and not (kind is float and type(value) is int):

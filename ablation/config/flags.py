@@ -1,24 +1,31 @@
 """The flags of additional_experiments.py: what is to be done, and every option of a run."""
 
-from __future__ import annotations
-
 import argparse
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ablation.config.cluster_request import LOCAL
-from ablation.config.options import GROUPS, OPTIONS, show_default
-from ablation.config.rows import ROWS, parse_rows
+from ablation.config.flag_types import Number, Option, Text, option, options_of
+from ablation.config.options import GROUPS, OPTIONS
+from ablation.config.rows import parse_rows
+from ablation.config.runs import EPOCH
 from ablation.system.console import Once, Parser
 from ablation.system.errors import shorten
 
 DESCRIPTION = """\
-Finetune a GPT-2 as a spam classifier, to find out which choices matter.
+Finetune a GPT-2 as a classifier, and see which choices matter.
 
-One run is one experiment: by default row 1 of the README's table. --rows and
---seeds make many runs, and a report on them."""
+  python additional_experiments.py --demo
+      try it: a small run on synthetic messages, with nothing to download
+  python additional_experiments.py --rows 1-5,16 --num_seeds 5
+      a sweep: rows of the README's table, five seeds each, and a report
+  python additional_experiments.py --dataset my.csv --text_column review \\
+      --label_column stars --save_model
+      your own texts, and a classifier for predict.py
 
+Without flags it runs row 1, on the SMS Spam Collection. --rows list prints all
+rows, with what they cost."""
 # What people call flags that have another name here.
 MEANT = {
     "lr": "learning_rate",
@@ -36,115 +43,90 @@ MEANT = {
 
 
 @dataclass(frozen=True)
-class Action:
-    """A flag that says what is to be done, and not how a run is made."""
+class Actions:
+    """What is to be done, and not how a run is made; each field is the flag of the same name."""
 
-    help: str
-    metavar: str | tuple[str, ...] | None = None  # none for a switch
-    nargs: str | int | None = None
-    const: str | None = None  # the value of a flag that is given without one
-    default: str = "none"
+    rows: tuple[str, ...] | None = option(None, Text("ROWS"), nargs="+")
+    """the flags of row N, 1 to 19, or of many: 1-5,16, or all. Other flags win over them, and then
+    a run is a variant of its row. list prints the rows and runs none"""
+    seeds: tuple[int, ...] | None = option(None, OPTIONS["seed"].values, nargs="+")
+    """run each row with each of these seeds"""
+    num_seeds: int | None = option(None, Number(high=1000))
+    """run each row with this many seeds, from --seed on; a verdict takes 2 or more, and 5 to 10 to
+    show a few points"""
+    output_dir: str = option("runs", Text("DIR"), "reading")
+    """folder for the records of runs and the report on them; with --demo it is runs/demo"""
+    resume: bool = option(False)
+    """go on from the last checkpoint of this run, if there is one; sweeps always do"""
+    checkpoint_every: int | str | None = option(None, Number(names=(EPOCH,)))
+    """write a checkpoint after so many batches, or after each epoch, which is the default with
+    --resume, --save_model and --export_hf"""
+    save_model: bool = option(False)
+    """keep the trained classifier in the run's folder, for predict.py"""
+    export_hf: str | None = option(None, Text("DIR"))
+    """write the trained classifier to a folder that Hugging Face transformers can load, and LoRA
+    also as an adapter for PEFT"""
+    ray: str | None = option(None, Text("ADDRESS"), nargs="?", const=LOCAL)
+    """hand the runs to Ray: to one that is started on this machine, or to the cluster at ADDRESS,
+    which is HOST:PORT, or auto for the one that this machine is in"""
+    gpus_per_run: float = option(1.0, Number(float, 0.0001, 1))
+    """with --ray, how much of a GPU each task takes, where there are GPUs: 1, or less for several
+    at once on one GPU"""
+    cpus_per_run: int | None = option(None, Number(high=9999))
+    """with --ray, cores that each task takes where no GPU is used; by default, all of the smallest
+    node"""
+    dry_run: bool = option(False)
+    """print the runs and which of them are done, and run none"""
+    report: bool = option(False)
+    """report on the records in --output_dir, and run nothing"""
+    compare: tuple[str, ...] | None = option(None, Text(("A", "B")), nargs=2)
+    """compare two rows by their numbers, with all seeds that both have, or two recorded runs by
+    their folders, on the same test messages, and run nothing"""
+    list: bool = option(False)
+    """print the rows: question, command, published figures, and what they cost here"""
+    version: bool = option(False)
+    """print the versions of this code and of PyTorch"""
 
 
-ACTIONS = {
-    "rows": Action(
-        f"the flags of row N, 1 to {len(ROWS)}, or of many: 1-5,16, or all; other flags win over "
-        "them, and then a run is a variant of its row; list prints them and runs none",
-        metavar="ROWS",
-        nargs="+",
-    ),
-    "seeds": Action("run each row with each of these seeds", metavar="N", nargs="+"),
-    "num_seeds": Action(
-        "run each row with this many seeds, from --seed on; a verdict takes 2 or more, and 5 to "
-        "10 to show a few points",
-        metavar="N",
-    ),
-    "output_dir": Action(
-        "folder for the records of runs and the report on them; with --demo it is runs/demo",
-        metavar="DIR",
-        default="runs",
-    ),
-    "resume": Action(
-        "go on from the last checkpoint of this run, if there is one; sweeps always do",
-        default="off",
-    ),
-    "checkpoint_every": Action(
-        "write a checkpoint of a run after so many batches, or after each epoch, which is the "
-        "default with --resume, --save_model and --export_hf",
-        metavar="N|epoch",
-    ),
-    "save_model": Action(
-        "keep the trained classifier in the run's folder, for predict.py", default="off"
-    ),
-    "export_hf": Action(
-        "write the trained classifier to a folder that Hugging Face transformers can load, "
-        "and LoRA also as an adapter for PEFT",
-        metavar="DIR",
-    ),
-    "ray": Action(
-        "hand the runs to Ray: to one that is started on this machine, or to the cluster at "
-        "ADDRESS, which is HOST:PORT, or auto for the one that this machine is in",
-        metavar="ADDRESS",
-        nargs="?",
-        const=LOCAL,
-    ),
-    "gpus_per_run": Action(
-        "with --ray, how much of a GPU each task takes, where there are GPUs: 1, or less for some "
-        "at once on one GPU",
-        metavar="X",
-        default="1",
-    ),
-    "cpus_per_run": Action(
-        "with --ray, cores that each task takes, where no GPU is used",
-        metavar="N",
-        default="all of the smallest node",
-    ),
-    "dry_run": Action("print the runs and which of them are done, and run none", default="off"),
-    "report": Action("report on the records in --output_dir, and run nothing", default="off"),
-    "compare": Action(
-        "compare two rows by their numbers, with all seeds that both have, or two recorded runs by "
-        "their folders, on the same test messages, and run nothing",
-        metavar=("A", "B"),
-        nargs=2,
-    ),
-    "list": Action(
-        "print the rows, their questions and their published figures, and run nothing",
-        default="off",
-    ),
-    "version": Action("print the versions of this code and of PyTorch", default="off"),
-}
+ACTIONS = options_of(Actions)
 
 
 def build_parser() -> Parser:
-    """A flag for each option, by group. Texts are not converted, and no default is set, so
-    that what was given can be told from what was not and all problems be named together."""
+    """A flag for each action, and for each option by group."""
     parser = Parser(
         usage="python additional_experiments.py [--flag value ...]",
         description=DESCRIPTION,
-        argument_default=argparse.SUPPRESS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for name, action in ACTIONS.items():
-        kind = {"metavar": action.metavar, "nargs": action.nargs, "const": action.const}
-        parser.add_argument(
-            f"--{name}",
-            help=f"{action.help} (default: {action.default})",
-            **({"action": Once, **kind} if action.metavar else {"action": "store_true"}),
-        )
-    groups = {title: parser.add_argument_group(title) for title in GROUPS}
-    for name, option in OPTIONS.items():
-        rules = option.metadata
-        kind = {"action": "store_true"}
-        if not isinstance(option.default, bool):
-            choices = f"{{{','.join(rules['choices'])}}}"
-            kind = {"action": Once, "metavar": rules["metavar"] or choices}
-        groups[rules["group"]].add_argument(
-            f"--{name}", help=f"{rules['help']} (default: {show_default(option)})", **kind
-        )
+    add_flags(parser, ACTIONS.values())
+    titles = {name: title for title, name in GROUPS.items()}
+    for option_ in OPTIONS.values():
+        if option_.name in titles:
+            group = parser.add_argument_group(titles[option_.name])
+        add_flags(group, [option_])
     return parser
 
 
-def name_unknown(unknown: Sequence[str], explained: bool) -> list[str]:
+def add_flags(parser: argparse._ActionsContainer, options: Iterable[Option]) -> None:
+    """Add a flag for each option.
+
+    Texts are not converted, and no default is set, so that what was given can be told from what
+    was not, and all problems are named together.
+    """
+    for option_ in options:
+        kind = {"action": "store_true"}
+        if option_.values:
+            kind = {"action": Once, "metavar": option_.values.metavar}
+            kind |= {"nargs": option_.nargs, "const": option_.const}
+        parser.add_argument(
+            f"--{option_.name}",
+            help=f"{option_.help} (default: {option_.shown_default})".replace("%", "%%"),
+            default=argparse.SUPPRESS,
+            **kind,
+        )
+
+
+def unknown_problems(unknown: Sequence[str], explained: bool) -> list[str]:
     """A problem for each argument that belongs to no flag.
 
     Args:
@@ -152,11 +134,11 @@ def name_unknown(unknown: Sequence[str], explained: bool) -> list[str]:
     """
     flags = [argument.split("=")[0] for argument in unknown if argument.startswith("-")]
     words = " ".join(argument for argument in unknown if not argument.startswith("-"))
-    named = []
+    problems = []
     for flag in flags:
-        nearest = " or ".join(f"--{name}" for name in find_nearest(flag))
+        nearest = " or ".join(f"--{name}" for name in nearest_flags(flag))
         hint = f"; did you mean {nearest}?" if nearest else ""
-        named.append(f"{shorten(flag)}: no such flag{hint}")
+        problems.append(f"{shorten(flag)}: no such flag{hint}")
     # Words after a flag that is unknown are its values, not another problem.
     if words and not flags and not explained:
         way_out = "switches take no value, and a value with spaces needs quotes"
@@ -164,16 +146,15 @@ def name_unknown(unknown: Sequence[str], explained: bool) -> list[str]:
             way_out = f"did you mean --{words}?"
         elif not parse_rows(words)[1]:
             way_out = f"for these rows of the table write --rows {words}"
-        named.append(f"{shorten(words)}: belongs to no flag; {way_out}")
-    return named
+        problems.append(f"{shorten(words)}: belongs to no flag; {way_out}")
+    return problems
 
 
-def find_nearest(flag: str) -> list[str]:
+def nearest_flags(flag: str) -> list[str]:
     """What an unknown flag may stand for: flags of which it is a part, or else the most alike."""
     word = flag.lstrip("-").replace("-", "_").casefold()
     names = ["help", *ACTIONS, *OPTIONS]
     if word in MEANT:
         return [MEANT[word]]
-    parts = set(word.split("_"))
-    whole = [name for name in names if parts <= set(name.split("_"))]
+    whole = [name for name in names if {*word.split("_")} <= {*name.split("_")}]
     return whole or difflib.get_close_matches(word, names, n=1, cutoff=0.5)

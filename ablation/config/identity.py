@@ -7,13 +7,11 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ablation.config.options import OPTIONS, ExperimentConfig
-from ablation.config.rows import CIRCUMSTANCES
+from ablation.config.options import OPTIONS, ExperimentConfig, changed_options, without
 from ablation.config.sizes import PUBLISHED_WEIGHTS
 from ablation.system.errors import DataError
 from ablation.system.files import checksum_file
@@ -35,15 +33,13 @@ def identify(config: ExperimentConfig) -> str:
 
 def chosen_options(config: ExperimentConfig) -> dict[str, Any]:
     """The options that differ from their defaults and make it another experiment."""
-    values = {
-        name: getattr(config, name)
-        for name, option in OPTIONS.items()
-        if name not in CIRCUMSTANCES and getattr(config, name) != option.default
+    changed = changed_options(config)
+    return {
+        # 16 and 16.0 are one choice.
+        name: float(changed[name]) if OPTIONS[name].is_float else changed[name]
+        for name in without("circumstance", "seed")
+        if name in changed
     }
-    for name in values:
-        if OPTIONS[name].metadata["parse"] is float:
-            values[name] = float(values[name])  # 16 and 16.0 are one choice
-    return values
 
 
 def identify_checkpoint(
@@ -55,11 +51,7 @@ def identify_checkpoint(
         corpus: a :class:`data_utils.Corpus`.
         weights: as :func:`identify_weights` has them.
     """
-    options = {
-        name: value
-        for name, value in asdict(config).items()
-        if name == "seed" or name not in CIRCUMSTANCES
-    }
+    options = {name: getattr(config, name) for name in without("circumstance")}
     return {"options": options, "data": identify_data(corpus), "base": weights}
 
 

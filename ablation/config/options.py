@@ -1,37 +1,40 @@
-"""What one experiment is: every option with its default, and the rules between options."""
+"""What one experiment is: every option with its default, what it may be, and its help.
 
-from __future__ import annotations
+Tags say what an option is about, wherever that matters:
 
-import math
+- ``circumstance``: it may differ without making a run another run.
+- ``seed``: it makes another run of the same experiment.
+- ``local``: it may differ between the machines that share a run.
+- ``dataset``: it means something only with ``--dataset``; ``lora``: only if LoRA trains.
+- ``model``: it says what a kept classifier is; ``shape``: which parameters there are, their
+  dtypes, and which of them train; ``machine``: a kept classifier may need another.
+"""
+
 import re
-from collections.abc import Callable, Collection
-from dataclasses import Field, dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
 
+from ablation.config.flag_types import Choice, Number, Text, option, options_of
 from ablation.config.sizes import MODEL_SIZES, GPTConfig
-from ablation.system.errors import shorten
 
 TRAINABLE_LAYERS = (
-    "last_layer",
-    "last_block",
-    "last_two_blocks",
-    "all",
-    "lora",
-    "lora_alternative",
+    *("last_layer", "last_block", "last_two_blocks", "all"),
+    *("lora", "lora_alternative"),
 )
-TOKEN_POSITIONS = ("first", "last", "flexible")
-CONTEXT_LENGTHS = ("longest_training_example", "model_context_length")
-PRECISIONS = ("fp32", "tf32", "bf16")
-DEVICES = ("auto", "cpu", "cuda", "mps")
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
-QUOTINGS = ("auto", "csv", "none")
-HEADERS = ("auto", "yes", "no")
-GROUPS = ("model", "what trains, and what is read", "data", "training", "run")
+CONTEXT_LENGTHS = ("longest_training_example", "model_context_length")
+# The title of each group of options, and its first option.
+GROUPS = {
+    "model": "model_size",
+    "what trains, and what is read": "trainable_layers",
+    "data": "data_dir",
+    "training": "num_epochs",
+    "run": "eval_freq",
+}
 
 
-def context_length(text: str) -> int | str:
-    """A number of tokens where the text is one, else the text: a name."""
-    return int(text) if re.fullmatch(r"[+-]?\d+", text) else text
+def one_of(*names: str) -> Choice:
+    """A choice that the help shows in full."""
+    return Choice(f"{{{','.join(names)}}}", names=names)
 
 
 def model_size(text: str) -> str:
@@ -48,38 +51,9 @@ def delimiter(text: str) -> str:
     return {**names, r"\t": "tab"}.get(text, text)
 
 
-def option(
-    default: Any,
-    group: str,
-    help: str,
-    *,
-    parse: Callable[[str], Any] | None = None,
-    choices: Collection[str] = (),
-    minimum: float = -math.inf,
-    maximum: float = 10**9,
-    above: float = -math.inf,
-    below: float = math.inf,
-    metavar: str | None = None,
-) -> Any:
-    """A field of :class:`ExperimentConfig`: all that is to be known about one flag.
-
-    ``parse`` reads its text (by default with the type of the default); ``choices``,
-    ``minimum``, ``maximum`` (inclusive), ``above`` and ``below`` (exclusive) say what is allowed.
-    """
-    return field(
-        default=default,
-        metadata={
-            "group": group,
-            "help": help,
-            "parse": parse or type(default),
-            "choices": tuple(choices),
-            "minimum": minimum,
-            "maximum": maximum,
-            "above": above,
-            "below": below,
-            "metavar": metavar,
-        },
-    )
+POSITIVE = Number(float, 0, above=True)
+SHARE = Number(float, 0, 1, above=True, below=True)
+DIR, FILE, NAME = Text("DIR"), Text("FILE"), Text("NAME")
 
 
 @dataclass(frozen=True)
@@ -87,256 +61,113 @@ class ExperimentConfig:
     """One experiment. The defaults are row 1; each field is the flag of the same name."""
 
     model_size: str = option(
-        "gpt2-small (124M)",
-        GROUPS[0],
-        "size of the GPT-2: " + ", ".join(f'"{name}"' for name in MODEL_SIZES) + ", or a part of "
-        "that, as medium or 355M",
-        parse=model_size,
-        choices=MODEL_SIZES,
-        metavar="SIZE",
+        "gpt2-small (124M)", Choice("SIZE", model_size, MODEL_SIZES), "model", "shape"
     )
-    weights: str = option(
-        "pretrained",
-        GROUPS[0],
-        "pretrained: the published ones; random; or the PATH of a GPT-2 safetensors file, or of "
-        "a folder that holds one",
-        metavar="pretrained|random|PATH",
-    )
-    weights_dir: str | None = option(
-        None,
-        GROUPS[0],
-        "folder of published weights: DIR/gpt2/model.safetensors and so on are read from it, and "
-        "downloaded to it if neither it nor the Hugging Face cache holds them; without it, they "
-        "are downloaded to that cache",
-        parse=str,
-        metavar="DIR",
-    )
-    disable_causal_mask: bool = option(
-        False, GROUPS[0], "let every token attend to every other, not only to those before it"
-    )
+    """"gpt2-tiny (3M)", "gpt2-small (124M)", "gpt2-medium (355M)", "gpt2-large (774M)" or
+    "gpt2-xl (1558M)"; a part of the name is enough, such as medium or 355M"""
+    weights: str = option("pretrained", Text("pretrained|random|PATH"), "machine")
+    """pretrained: the published ones; random; or the PATH of a GPT-2 safetensors file, or of a
+    folder that holds one"""
+    weights_dir: str | None = option(None, DIR, "circumstance", "local", "machine")
+    """folder of published weights, as DIR/gpt2/model.safetensors; they are downloaded to it, or
+    without it to the Hugging Face cache, unless one of the two has them"""
+    disable_causal_mask: bool = option(False, None, "model")
+    """let every token attend to every other, not only to those before it"""
     trainable_layers: str = option(
-        "last_block",
-        GROUPS[1],
-        "what trains: last_layer (the classifier), last_block (also the last block and the final "
-        "norm), last_two_blocks, all, lora (LoRA matrices and the classifier), or "
-        "lora_alternative (the same function, the product added to the weight first)",
-        choices=TRAINABLE_LAYERS,
-        metavar="LAYERS",
+        "last_block", Choice("LAYERS", names=TRAINABLE_LAYERS), "model", "shape"
     )
-    lora_rank: int = option(
-        8, GROUPS[1], "rank of the LoRA matrices", minimum=1, maximum=6400, metavar="N"
-    )
-    lora_alpha: float = option(
-        8.0,
-        GROUPS[1],
-        "plain multiplier of the LoRA product, not divided by the rank",
-        above=0,
-        metavar="X",
-    )
-    trainable_token_pos: str = option(
-        "last",
-        GROUPS[1],
-        "position whose logits are trained and read: first, last (which may be padding), or "
-        "flexible (each text's own last token)",
-        choices=TOKEN_POSITIONS,
-        metavar="POSITION",
-    )
-    average_embeddings: bool = option(
-        False,
-        GROUPS[1],
-        "read the mean over all positions instead; with flexible, over the text's own tokens",
-    )
-    ignore_index: int = option(
-        -100,
-        GROUPS[1],
-        "class that the loss leaves out; inert unless it is the number of one: 0, 1, ...",
-        minimum=-(10**9),
-        metavar="N",
-    )
-    data_dir: str = option(
-        "data",
-        GROUPS[2],
-        "folder of the SMS Spam Collection, downloaded to it if it is not there",
-        metavar="DIR",
-    )
-    dataset: str | None = option(
-        None,
-        GROUPS[2],
-        "file of your own texts and their classes, two or more, instead: CSV, TSV, JSON lines or "
-        "Parquet, or one of them as .gz",
-        parse=str,
-        metavar="FILE",
-    )
-    text_column: str = option(
-        "Text",
-        GROUPS[2],
-        "name of the column of texts in --dataset; or its number, from 1, which means that the "
-        "first line has no names, unless --header yes is given",
-        metavar="NAME",
-    )
-    label_column: str = option(
-        "Label", GROUPS[2], "name of the label column, or its number", metavar="NAME"
-    )
-    header: str = option(
-        "auto",
-        GROUPS[2],
-        "whether the first line has the names of columns: auto (yes if the columns are given by "
-        "name), yes, or no (also where it looks like names)",
-        choices=HEADERS,
-    )
+    """what trains: last_layer (the classifier), last_block (also the last block and the final
+    norm), last_two_blocks, all, lora (LoRA matrices and the classifier), or lora_alternative
+    (the same function, with the product added to the weight first)"""
+    lora_rank: int = option(8, Number(high=6400), "lora", "model", "shape")
+    """rank of the LoRA matrices"""
+    lora_alpha: float = option(8.0, POSITIVE, "lora", "model")
+    """plain multiplier of the LoRA product, not divided by the rank"""
+    trainable_token_pos: str = option("last", one_of("first", "last", "flexible"), "model")
+    """position whose logits are trained and read: first, last (which may be padding), or flexible
+    (each text's own last token)"""
+    average_embeddings: bool = option(False, None, "model")
+    """read the mean over all positions instead; with flexible, over the text's own tokens"""
+    ignore_index: int = option(-100, Number(low=-(10**9)))
+    """class that the loss leaves out; no effect unless it is the number of one: 0, 1, ..."""
+    data_dir: str = option("data", DIR, "circumstance", "local")
+    """folder of the SMS Spam Collection, which is downloaded if it is not there"""
+    dataset: str | None = option(None, FILE, "local")
+    """train on your own texts and classes instead: a CSV, TSV, JSON lines or Parquet file, also
+    as .gz"""
+    text_column: str = option("Text", NAME, "dataset")
+    """name of the text column, or its number from 1, for files whose first line has no names
+    (if it has, add --header yes)"""
+    label_column: str = option("Label", NAME, "dataset")
+    """name of the label column, or its number"""
+    header: str = option("auto", one_of("auto", "yes", "no"), "dataset")
+    """whether the first line has the names of columns: auto (yes if you give columns by name),
+    yes, or no (even if it looks like names)"""
     delimiter: str | None = option(
-        None,
-        GROUPS[2],
-        "what separates columns: comma, semicolon, tab or pipe; by default, this is found from the "
-        "first lines, or from an Excel line such as sep=;",
-        parse=delimiter,
-        choices=DELIMITERS,
+        None, Choice(f"{{{','.join(DELIMITERS)}}}", delimiter, DELIMITERS), "dataset"
     )
-    encoding: str = option(
-        "utf-8", GROUPS[2], "of the characters, such as cp1252, latin-1 or utf-16", metavar="NAME"
-    )
-    quoting: str = option(
-        "auto",
-        GROUPS[2],
-        "auto: quotes as in CSV, but a text of several lines is refused if it holds tabs or pipes "
-        "that are delimiters, or if each of its lines could be a row; csv: such texts are read; "
-        "none: quotes are ordinary characters",
-        choices=QUOTINGS,
-    )
-    drop_incomplete: bool = option(
-        False,
-        GROUPS[2],
-        "leave out rows that lack a label or a text (empty, spaces, NA, NaN, null, ...)",
-    )
-    min_texts_per_class: int | None = option(
-        None,
-        GROUPS[2],
-        "leave out classes that have fewer texts than this in --dataset",
-        parse=int,
-        minimum=1,
-        metavar="N",
-    )
-    val_fraction: float = option(
-        0.1,
-        GROUPS[2],
-        "share of --dataset for validation",
-        above=0,
-        below=1,
-        maximum=math.inf,
-        metavar="X",
-    )
-    test_fraction: float = option(
-        0.2,
-        GROUPS[2],
-        "share of --dataset for the test",
-        above=0,
-        below=1,
-        maximum=math.inf,
-        metavar="X",
-    )
-    val_dataset: str | None = option(
-        None,
-        GROUPS[2],
-        "file for validation, which is then not taken from --dataset",
-        parse=str,
-        metavar="FILE",
-    )
-    test_dataset: str | None = option(
-        None,
-        GROUPS[2],
-        "file for the test, which is then not taken from --dataset",
-        parse=str,
-        metavar="FILE",
-    )
-    balance: bool = option(
-        False,
-        GROUPS[2],
-        "train on as many texts of each class of --dataset as of its rarest, by chance; "
-        "validation and test stay as they are",
-    )
-    demo: bool = option(
-        False,
-        GROUPS[2],
-        "synthetic messages and byte-level tokens, with nothing to download; by default with "
-        '--model_size "gpt2-tiny (3M)" --weights random --learning_rate 5e-4',
-    )
+    """what separates columns; by default, found in the first lines, or in a line such as sep=;"""
+    encoding: str = option("utf-8", NAME, "dataset")
+    """of the characters, such as cp1252, latin-1 or utf-16"""
+    quoting: str = option("auto", one_of("auto", "csv", "none"), "dataset")
+    """csv: quotes may hold texts of several lines; auto: the same, but such a text is refused if
+    it may be several rows; none: quotes are ordinary characters"""
+    drop_incomplete: bool = option(False, None, "dataset")
+    """leave out rows that lack a label or a text (empty, spaces, NA, NaN, null, ...)"""
+    min_texts_per_class: int | None = option(None, Number(), "dataset")
+    """leave out classes that have fewer texts than this in --dataset"""
+    val_fraction: float = option(0.1, SHARE, "dataset")
+    """share of --dataset for validation"""
+    test_fraction: float = option(0.2, SHARE, "dataset")
+    """share of --dataset for the test"""
+    val_dataset: str | None = option(None, FILE, "dataset", "local")
+    """file for validation, instead of a share of --dataset"""
+    test_dataset: str | None = option(None, FILE, "dataset", "local")
+    """file for the test, instead of a share of --dataset"""
+    balance: bool = option(False, None, "dataset")
+    """train on as many texts of each class as of the rarest, drawn at random; validation and test
+    stay as they are"""
+    demo: bool = option(False, None, "model")
+    """synthetic messages and byte-level tokens, with nothing to download; uses
+    --model_size tiny --weights random --learning_rate 5e-4 unless you say otherwise"""
     context_length: int | str = option(
-        "longest_training_example",
-        GROUPS[2],
-        "tokens that texts are truncated and padded to: longest_training_example, "
-        "model_context_length (1024), or a number",
-        parse=context_length,
-        metavar="LENGTH",
+        "longest_training_example", Number(high=GPTConfig.context_length, names=CONTEXT_LENGTHS)
     )
-    no_padding: bool = option(
-        False, GROUPS[2], "every text keeps its own length; needs --batch_size 1"
-    )
-    num_epochs: int = option(
-        5, GROUPS[3], "passes over the training texts", minimum=1, maximum=10**6, metavar="N"
-    )
-    batch_size: int = option(8, GROUPS[3], "texts in a batch", minimum=1, metavar="N")
-    accumulation_steps: int = option(
-        1, GROUPS[3], "batches whose gradients make one update", minimum=1, metavar="N"
-    )
-    learning_rate: float = option(5e-5, GROUPS[3], "of AdamW", above=0, metavar="X")
-    weight_decay: float = option(0.1, GROUPS[3], "of AdamW", minimum=0, metavar="X")
-    max_steps: int | None = option(
-        None,
-        GROUPS[3],
-        "stop training after this many batches",
-        parse=int,
-        minimum=1,
-        metavar="N",
-    )
-    eval_freq: int = option(
-        50, GROUPS[4], "batches from one printed loss to the next", minimum=1, metavar="N"
-    )
-    eval_iter: int = option(
-        5, GROUPS[4], "batches averaged for each printed loss", minimum=1, metavar="N"
-    )
-    seed: int = option(
-        123,
-        GROUPS[4],
-        "of weights, classifier, LoRA and batches; the split has its own",
-        minimum=0,
-        maximum=2**63 - 1,
-        metavar="N",
-    )
-    device: str = option(
-        "auto",
-        GROUPS[4],
-        "where to compute; auto is cuda where there is one, else cpu",
-        choices=DEVICES,
-    )
-
-    precision: str = option(
-        "fp32",
-        GROUPS[4],
-        "number format of matrix products: fp32, tf32 (on CUDA only), or bf16 (trained "
-        "weights and the classifier stay in fp32)",
-        choices=PRECISIONS,
-    )
-    no_feature_reuse: bool = option(
-        False,
-        GROUPS[4],
-        "compute everything at every step, even what never changes: slow, and the yardstick for "
-        "the fast path",
-    )
-    feature_memory: float | None = option(
-        None,
-        GROUPS[4],
-        "gigabytes that hidden states may take in memory; beyond, they are kept on disk; by "
-        "default, half of what is free",
-        parse=float,
-        minimum=0,
-        metavar="GB",
-    )
-    offline: bool = option(
-        False,
-        GROUPS[4],
-        "touch no network: what is not there is an error; HF_HUB_OFFLINE=1 and "
-        "TRANSFORMERS_OFFLINE=1 mean the same",
-    )
+    """tokens that texts are truncated and padded to; model_context_length is 1024"""
+    no_padding: bool = option(False, None, "model")
+    """every text keeps its own length; needs --batch_size 1"""
+    num_epochs: int = option(5, Number(high=10**6))
+    """passes over the training texts"""
+    batch_size: int = option(8, Number())
+    """texts in a batch"""
+    accumulation_steps: int = option(1, Number())
+    """batches whose gradients make one update"""
+    learning_rate: float = option(5e-5, POSITIVE)
+    """of AdamW"""
+    weight_decay: float = option(0.1, Number(float, 0))
+    """of AdamW"""
+    max_steps: int | None = option(None, Number())
+    """stop training after this many batches"""
+    eval_freq: int = option(50, Number())
+    """batches from one printed loss to the next"""
+    eval_iter: int = option(5, Number())
+    """batches averaged for each printed loss"""
+    seed: int = option(123, Number(low=0, high=2**63 - 1), "seed", "model")
+    """of weights, classifier, LoRA and batches; the split has its own"""
+    device: str = option("auto", one_of("auto", "cpu", "cuda", "mps"), "circumstance", "machine")
+    """where to compute; auto is cuda if there is one, else cpu"""
+    precision: str = option("fp32", one_of("fp32", "tf32", "bf16"), "model", "shape")
+    """number format of matrix products: fp32, tf32 (on CUDA only), or bf16 (trained weights and
+    the classifier stay in fp32)"""
+    no_feature_reuse: bool = option(False, None, "circumstance")
+    """compute everything at every step, even what never changes: slow, but the yardstick for the
+    fast path"""
+    feature_memory: float | None = option(None, Number(float, 0), "circumstance")
+    """gigabytes of hidden states to keep in memory; more than that goes to disk; by default, half
+    of what is free"""
+    offline: bool = option(False, None, "circumstance", "local", "machine")
+    """never use the network; whatever is missing is an error. HF_HUB_OFFLINE=1 and
+    TRANSFORMERS_OFFLINE=1 mean the same"""
 
     @property
     def gpt(self) -> GPTConfig:
@@ -349,49 +180,20 @@ class ExperimentConfig:
         return self.trainable_layers.startswith("lora")
 
 
-OPTIONS = {config_field.name: config_field for config_field in fields(ExperimentConfig)}
+OPTIONS = options_of(ExperimentConfig)
 
 
-def parse_options(texts: dict[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """Convert the texts of flags. Returns the values, and a problem for each other text."""
-    values, problems = {}, []
-    for name in texts:
-        try:
-            values[name] = parse_value(OPTIONS[name], texts[name], f"--{name}")
-        except ValueError as error:
-            problems.append(str(error))
-    return values, problems
+def tagged(*tags: str) -> list[str]:
+    """The names of the options with one of these tags."""
+    return [name for name, option in OPTIONS.items() if not option.tags.isdisjoint(tags)]
 
 
-def parse_value(config_field: Field, text: str, flag: str) -> Any:
-    """The value of an option. Raises ``ValueError``, for people, if the text has none."""
-    try:
-        return config_field.metadata["parse"](text)
-    except ValueError:
-        raise ValueError(f"{flag} {shorten(text)}: not {describe_number(config_field)}") from None
+def without(*tags: str) -> list[str]:
+    """The names of the others."""
+    return [name for name, option in OPTIONS.items() if option.tags.isdisjoint(tags)]
 
 
-LIMIT_WORDS = (
-    ("minimum", "of at least"),
-    ("maximum", "up to"),
-    ("above", "above"),
-    ("below", "below"),
-)
-
-
-def describe_number(config_field: Field) -> str:
-    """What a number may be: "a whole number of at least 1 (default: 8)"."""
-    rules = config_field.metadata
-    kind = "a number" if rules["parse"] is float else "a whole number"
-    limits = [
-        f" {word} {rules[bound]}" for bound, word in LIMIT_WORDS if math.isfinite(rules[bound])
-    ]
-    return f"{kind}{','.join(limits)} (default: {show_default(config_field)})"
-
-
-def show_default(config_field: Field) -> str:
-    """An option's default as a user would type it, or "none", or "off"."""
-    default = config_field.default
-    if isinstance(default, float):
-        return f"{default:g}"
-    return {None: "none", False: "off"}.get(default, str(default))
+def changed_options(config: ExperimentConfig) -> dict[str, object]:
+    """The options that differ from their defaults, with their values."""
+    values = {name: getattr(config, name) for name in OPTIONS}
+    return {name: v for name, v in values.items() if v != OPTIONS[name].default}

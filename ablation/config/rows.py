@@ -4,15 +4,13 @@ Source: https://github.com/rasbt/LLMs-from-scratch, chapter 6, "Additional Class
 Finetuning Experiments". Accuracies are in percent, minutes were taken on one A100.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ablation.config.options import OPTIONS, ExperimentConfig
+from ablation.config.options import ExperimentConfig, changed_options, tagged, without
 from ablation.system.errors import shorten
 from ablation.system.output import printable
 
@@ -47,90 +45,63 @@ class Row:
         return f"{SCRIPT} {format_flags(self.flags)}".rstrip()
 
 
-def format_flag(name: str, value: Any) -> str:
-    """``--name value`` as one would type it; a switch has no value."""
-    if value is True:
-        return f"--{name}"
-    text = str(value)
-    if re.fullmatch(r"[\w ()%+=:,./-]+", text):  # means nothing to a shell in double quotes
-        return f'--{name} "{text}"' if re.search("[ ()]", text) else f"--{name} {text}"
-    return f"--{name} {shlex.quote(text)}"
+def _row(question: str, published: tuple[float, float, float, float], **flags: Any) -> Row:
+    return Row(question, flags, *published)
 
 
-def format_flags(flags: Mapping[str, Any]) -> str:
-    """The same of several."""
-    return " ".join(map(format_flag, flags, flags.values()))
-
-
+# Question, published accuracies (train, validation, test) and minutes, flags.
 ROWS = {
-    1: Row("the reference", {}, 96.63, 99.33, 95.00, 0.28),
-    2: Row("first or last token?", {"trainable_token_pos": "first"}, 78.46, 80.54, 75.00, 0.28),
-    3: Row("last layer only?", {"trainable_layers": "last_layer"}, 78.65, 79.87, 72.00, 0.25),
-    4: Row("two blocks?", {"trainable_layers": "last_two_blocks"}, 98.85, 98.66, 98.33, 0.33),
-    5: Row("all layers?", {"trainable_layers": "all"}, 99.62, 96.64, 96.67, 0.69),
-    6: Row("a larger model?", {"model_size": "gpt2-medium (355M)"}, 87.50, 91.28, 84.67, 0.75),
-    7: Row("larger still?", {"model_size": "gpt2-large (774M)"}, 99.52, 98.66, 96.67, 1.50),
-    8: Row("the largest?", {"model_size": XL}, 99.81, 99.81, 98.33, 2.83),
-    9: Row(
+    1: _row("the reference", (96.63, 99.33, 95.00, 0.28)),
+    2: _row("first or last token?", (78.46, 80.54, 75.00, 0.28), trainable_token_pos="first"),
+    3: _row("last layer only?", (78.65, 79.87, 72.00, 0.25), trainable_layers="last_layer"),
+    4: _row("two blocks?", (98.85, 98.66, 98.33, 0.33), trainable_layers="last_two_blocks"),
+    5: _row("all layers?", (99.62, 96.64, 96.67, 0.69), trainable_layers="all"),
+    6: _row("a larger model?", (87.50, 91.28, 84.67, 0.75), model_size="gpt2-medium (355M)"),
+    7: _row("larger still?", (99.52, 98.66, 96.67, 1.50), model_size="gpt2-large (774M)"),
+    8: _row("the largest?", (99.81, 99.81, 98.33, 2.83), model_size=XL),
+    9: _row(
         "the largest, all layers?",
-        {"model_size": XL, "trainable_layers": "all"},
-        100.00,
-        98.66,
-        98.67,
-        8.12,
+        (100.00, 98.66, 98.67, 8.12),
+        model_size=XL,
+        trainable_layers="all",
     ),
-    10: Row(
-        "random weights?",
-        {"weights": "random", "trainable_layers": "all"},
-        100.00,
-        96.64,
-        93.67,
-        0.69,
+    10: _row(
+        "random weights?", (100.00, 96.64, 93.67, 0.69), weights="random", trainable_layers="all"
     ),
-    11: Row(
+    11: _row(
         "LoRA or all layers?",
-        {"trainable_layers": "lora", "lora_rank": 16, "lora_alpha": 16},
-        100.00,
-        97.32,
-        96.67,
-        0.75,
+        (100.00, 97.32, 96.67, 0.75),
+        trainable_layers="lora",
+        lora_rank=16,
+        lora_alpha=16,
     ),
-    12: Row(
+    12: _row(
         "LoRA on the largest?",
-        {"trainable_layers": "lora", "lora_rank": 16, "lora_alpha": 8, "model_size": XL},
-        100.00,
-        98.66,
-        98.33,
-        5.79,
+        (100.00, 98.66, 98.33, 5.79),
+        trainable_layers="lora",
+        lora_rank=16,
+        lora_alpha=8,
+        model_size=XL,
     ),
-    13: Row(
+    13: _row(
         "padding to the full context?",
-        {"context_length": "model_context_length"},
-        83.08,
-        87.92,
-        78.33,
-        2.46,
+        (83.08, 87.92, 78.33, 2.46),
+        context_length="model_context_length",
     ),
-    14: Row("no padding?", {"no_padding": True, "batch_size": 1}, 100.00, 98.66, 98.00, 1.75),
-    15: Row(
+    14: _row("no padding?", (100.00, 98.66, 98.00, 1.75), no_padding=True, batch_size=1),
+    15: _row(
         "no padding, updates of eight?",
-        {"no_padding": True, "batch_size": 1, "accumulation_steps": 8},
-        99.33,
-        98.66,
-        98.33,
-        1.70,
+        (99.33, 98.66, 98.33, 1.70),
+        no_padding=True,
+        batch_size=1,
+        accumulation_steps=8,
     ),
-    16: Row(
-        "the last token of the text?",
-        {"trainable_token_pos": "flexible"},
-        99.42,
-        98.66,
-        98.33,
-        0.30,
+    16: _row(
+        "the last token of the text?", (99.42, 98.66, 98.33, 0.30), trainable_token_pos="flexible"
     ),
-    17: Row("no causal mask?", {"disable_causal_mask": True}, 99.23, 98.66, 95.33, 0.29),
-    18: Row("padding out of the loss?", {"ignore_index": 50256}, 96.63, 99.33, 95.00, 0.28),
-    19: Row("mean over the tokens?", {"average_embeddings": True}, 97.79, 99.33, 96.33, 0.32),
+    17: _row("no causal mask?", (99.23, 98.66, 95.33, 0.29), disable_causal_mask=True),
+    18: _row("padding out of the loss?", (96.63, 99.33, 95.00, 0.28), ignore_index=50256),
+    19: _row("mean over the tokens?", (97.79, 99.33, 96.33, 0.32), average_embeddings=True),
 }
 
 # What the rows were made to answer: the second row of each pair against the first.
@@ -155,21 +126,23 @@ COMPARISONS = (
     ("the mean over all tokens instead of the last", 1, 19),
 )
 
-# What may differ without making a run another experiment than the row.
-CIRCUMSTANCES = (
-    "seed",  # the first: alone among them it makes another run, though no other experiment
-    "device",
-    "data_dir",
-    "weights_dir",
-    "no_feature_reuse",
-    "feature_memory",
-    "offline",
-)
-
-
-LORA_FLAGS = {"lora_rank", "lora_alpha"}
 # A model that small, with random weights, learns in five epochs only from larger steps.
 DEMO_FLAGS = {"model_size": "gpt2-tiny (3M)", "weights": "random", "learning_rate": 5e-4}
+
+
+def format_flag(name: str, value: Any) -> str:
+    """``--name value`` as one would type it; a switch has no value."""
+    if value is True:
+        return f"--{name}"
+    text = str(value)
+    if re.fullmatch(r"[\w ()%+=:,./-]+", text):  # means nothing to a shell in double quotes
+        return f'--{name} "{text}"' if re.search("[ ()]", text) else f"--{name} {text}"
+    return f"--{name} {shlex.quote(text)}"
+
+
+def format_flags(flags: Mapping[str, Any]) -> str:
+    """The same of several."""
+    return " ".join(map(format_flag, flags, flags.values()))
 
 
 def configure(row: Row | None, given: Mapping[str, Any]) -> ExperimentConfig:
@@ -182,8 +155,7 @@ def configure(row: Row | None, given: Mapping[str, Any]) -> ExperimentConfig:
     values = {**(row.flags if row else {}), **demo_flags, **given}
     if not values.get("trainable_layers", "").startswith("lora"):
         # Without LoRA, what is said of it means nothing.
-        for name in LORA_FLAGS:
-            values.pop(name, None)
+        values = {name: value for name, value in values.items() if name not in tagged("lora")}
     return ExperimentConfig(**values)
 
 
@@ -205,17 +177,14 @@ def nearest_row(config: ExperimentConfig) -> tuple[int, Row]:
 
 def format_command(config: ExperimentConfig) -> str:
     """The experiment as one line for a shell, its circumstances left out but for the seed."""
-    flags = {
-        name: getattr(config, name)
-        for name, option in OPTIONS.items()
-        if getattr(config, name) != option.default and name not in CIRCUMSTANCES[1:]
-    }
+    changed = changed_options(config)
+    flags = {name: changed[name] for name in without("circumstance") if name in changed}
     return printable(f"{SCRIPT} {format_flags(flags)}".rstrip())
 
 
 def differing_options(config: ExperimentConfig, row: Row) -> dict[str, Any]:
     """The options that make ``config`` a variant of ``row`` and not the row."""
-    values = {name: getattr(config, name) for name in OPTIONS if name not in CIRCUMSTANCES}
+    values = {name: getattr(config, name) for name in without("circumstance", "seed")}
     return {name: v for name, v in values.items() if v != getattr(row.config, name)}
 
 
@@ -238,16 +207,3 @@ def parse_rows(text: str) -> tuple[list[int], list[str]]:
         else:
             numbers += selected
     return list(dict.fromkeys(numbers)), problems
-
-
-def list_rows() -> str:
-    """The rows for people: number, question, published figures, and command of each."""
-    lines = ["Published accuracies in %, and minutes on one A100:"]
-    for number, row in ROWS.items():
-        lines += [
-            "",
-            f"{number:>3}  {row.question:<31} train {row.train:6.2f}  validation "
-            f"{row.validation:5.2f}  test {row.test:5.2f}  {row.minutes:.2f} min",
-            f"     {row.command}",
-        ]
-    return "\n".join(lines)

@@ -1,22 +1,17 @@
 """The rules on and between the options of an experiment, checked before any work."""
 
-from __future__ import annotations
-
-import difflib
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import Field
 from pathlib import Path
 from typing import Any
 
-from ablation.config.dataset_rules import dataset_problems, format_given
-from ablation.config.options import CONTEXT_LENGTHS, OPTIONS, ExperimentConfig, describe_number
-from ablation.config.sizes import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig
+from ablation.config.flag_types import Option
+from ablation.config.options import OPTIONS, ExperimentConfig, changed_options, tagged
+from ablation.config.sizes import MODEL_SIZES, PUBLISHED_WEIGHTS
 from ablation.system.errors import shorten
-from ablation.system.files import ROOM, path_problem
+from ablation.system.files import ROOM, describe_special, path_problem
 
-# What people call choices that have another name here.
-MEANT = {"gpu": "cuda", "float32": "fp32", "bfloat16": "bf16"}
+PART_FILES = {"val_fraction": "val_dataset", "test_fraction": "test_dataset"}
 
 
 def config_problems(config: ExperimentConfig, given: Mapping[str, Any] | None = None) -> list[str]:
@@ -33,35 +28,49 @@ def config_problems(config: ExperimentConfig, given: Mapping[str, Any] | None = 
 
 
 def option_problems(config: ExperimentConfig, given: Mapping[str, Any] | None = None) -> list[str]:
-    """The same of the rules that do not depend on the machine that computes."""
-    if given is None:
-        given = differing_values(config)
+    """The same for the rules that do not depend on the machine that computes."""
+    given = changed_options(config) if given is None else given
     return [
         *value_problems(config, given),
-        *_check_weights(config),
-        *dataset_problems(config, given),
+        *_weights_problems(config),
+        *_dataset_problems(config, given),
     ]
 
 
 def value_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> list[str]:
-    """The same of the rules that ask for no file: what each value, and what some together, may
-    be."""
-    problems = []
-    for name, config_field in OPTIONS.items():
-        problems.extend(check_value(config_field, getattr(config, name)))
-    problems.extend(_check_combinations(config, given))
+    """The same for the rules that need no file: on each value, and on some together."""
+    found = [value_problem(option, getattr(config, name)) for name, option in OPTIONS.items()]
+    problems = [problem for problem in found if problem]
+    if config.no_padding and config.batch_size != 1:
+        problems.append(
+            f"--no_padding with --batch_size {shorten(config.batch_size)}: texts of different "
+            "lengths do not fit into one batch; add --batch_size 1 (and --accumulation_steps for "
+            "updates of more than one text)"
+        )
+    if not config.uses_lora:
+        problems += [
+            f"{_as_given(name, given[name])} with --trainable_layers "
+            f"{shorten(config.trainable_layers)}: no LoRA layer would use it; add "
+            f"--trainable_layers lora, or leave --{name} out"
+            for name in sorted(given.keys() & tagged("lora"))
+        ]
     return problems
 
 
-def differing_values(config: ExperimentConfig) -> dict[str, Any]:
-    """The options that differ from their defaults."""
-    values = {name: getattr(config, name) for name in OPTIONS}
-    return {name: v for name, v in values.items() if v != OPTIONS[name].default}
-
-
 def machine_problems(config: ExperimentConfig) -> list[str]:
-    """The same of what the machine that computes must have: weights, folders, the device."""
-    return [*_check_weights_file(config), *_check_folders(config), *_check_device(config)]
+    """The same for what the machine that computes must have: weights, folders, the device."""
+    weights, problems = config.weights, []
+    if weights not in ("pretrained", "random", ""):
+        problems.append(path_problem("weights", weights))
+        if not problems[0] and not Path(weights).exists():
+            problems.append(
+                f'--weights "{weights}": no such file or folder; give pretrained, random, or '
+                "the path of a safetensors file"
+            )
+    for name in ("data_dir", "weights_dir"):
+        if folder := getattr(config, name):
+            problems.append(path_problem(name, folder, ROOM))
+    return [*filter(None, problems), *_device_problems(config.device, config.precision)]
 
 
 def export_problems(config: ExperimentConfig) -> list[str]:
@@ -87,123 +96,118 @@ def export_problems(config: ExperimentConfig) -> list[str]:
     return [f"--export_hf with {reason}" for reason, applies in reasons.items() if applies]
 
 
-def find_joined(value: Any) -> tuple[str, str] | None:
-    """The two parts of a value that a flag was written to without a space: value, name."""
+def missing_space(value: Any) -> tuple[str, str] | None:
+    """The value and the flag's name in a text like ``gpt2-xl (1558M)--trainable_layers``."""
     joined = re.fullmatch(r"(.*?)\s*--(\w+)", value) if isinstance(value, str) else None
     return (joined[1], joined[2]) if joined and joined[2] in OPTIONS else None
 
 
-def check_value(config_field: Field, value: Any, flag: str | None = None) -> Iterator[str]:
-    """The rules on an option alone: a sentence for each that its value breaks.
-
-    Args:
-        flag: that it was given with; by default, the option's own.
-    """
-    rules, flag = config_field.metadata, flag or f"--{config_field.name}"
-    if joined := find_joined(value):
-        yield (
-            f'{flag} "{value}": a space is missing before --{joined[1]}; write {flag} '
-            f'"{joined[0]}" --{joined[1]} ...'
-        )
-    elif value == "":
-        yield f'{flag} "": empty; give a value, or leave {flag} out'
-    elif rules["choices"] and value not in (*rules["choices"], config_field.default):
-        meant = MEANT.get(str(value).casefold())
-        nearest = [meant] if meant in rules["choices"] else []
-        nearest += difflib.get_close_matches(str(value), rules["choices"], n=1, cutoff=0.4)
-        hint = f'did you mean "{nearest[0]}"? ' if nearest else ""
-        choices = ", ".join(f'"{choice}"' for choice in rules["choices"])
-        yield f'{flag} "{shorten(value)}": no such choice; {hint}it can be {choices}'
-    elif rules["parse"] in (int, float) and value is not None and not _is_allowed(value, rules):
-        yield f"{flag} {shorten(value)}: not {describe_number(config_field)}"
-
-
-def _is_allowed(value: Any, rules: Mapping[str, Any]) -> bool:
-    kinds = int if rules["parse"] is int else (int, float)
+def value_problem(option: Option, value: Any) -> str | None:
+    """What is wrong with a value of an option, whatever the others are; none if nothing is."""
+    if not (joined := missing_space(value)):
+        return option.problem(value)
     return (
-        isinstance(value, kinds)
-        and not isinstance(value, bool)
-        and rules["minimum"] <= value <= rules["maximum"]
-        and rules["above"] < value < rules["below"]
+        f'--{option.name} "{value}": a space is missing before --{joined[1]}; write '
+        f'--{option.name} "{joined[0]}" --{joined[1]} ...'
     )
 
 
-def _check_combinations(config: ExperimentConfig, given: Mapping[str, Any]) -> Iterator[str]:
-    """The rules on what texts are cut to, and those that involve more than one option."""
-    length, limit = config.context_length, GPTConfig.context_length
-    is_number = isinstance(length, int) and 1 <= length <= limit
-    if not is_number and length not in CONTEXT_LENGTHS:
+def encoding_problems(name: str) -> Iterator[str]:
+    """A sentence if no encoding of texts has that name."""
+    try:
+        "a".encode(name)
+    except (LookupError, ValueError):
+        yield f"--encoding {name}: no such encoding; give one such as utf-8, cp1252 or utf-16"
+
+
+def _weights_problems(config: ExperimentConfig) -> Iterator[str]:
+    if config.weights == "pretrained" and config.demo:
         yield (
-            f"--context_length {shorten(length)}: give {' or '.join(CONTEXT_LENGTHS)}, or a whole "
-            f"number from 1 to {limit}, which is what GPT-2 can read"
+            "--weights pretrained with --demo: published weights do not know the demo's "
+            "byte-level tokens; take --weights random, or leave --demo out"
         )
-    if config.no_padding and config.batch_size != 1:
+    elif config.weights == "pretrained" and config.model_size in {*MODEL_SIZES} - {
+        *PUBLISHED_WEIGHTS
+    }:
         yield (
-            f"--no_padding with --batch_size {shorten(config.batch_size)}: texts of different "
-            "lengths do not fit into one batch; add --batch_size 1 (and --accumulation_steps for "
-            "updates of more than one text)"
+            f'--weights pretrained with --model_size "{config.model_size}": no weights of that '
+            "size were published; add --weights random, or --weights PATH"
         )
-    if not config.uses_lora:
-        for name in sorted({"lora_rank", "lora_alpha"} & set(given)):
+
+
+def _dataset_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> Iterator[str]:
+    if config.dataset is None:
+        for name in sorted(given.keys() & tagged("dataset")):
             yield (
-                f"{format_given(name, given[name])} with --trainable_layers "
-                f"{shorten(config.trainable_layers)}: no LoRA layer would use it; add "
-                f"--trainable_layers lora, or leave --{name} out"
+                f"{_as_given(name, given[name])}: it is about texts of your own; add --dataset "
+                "FILE, or leave it out"
             )
-
-
-def _check_weights(config: ExperimentConfig) -> Iterator[str]:
-    if config.weights == "pretrained":
-        if config.demo:
-            yield (
-                "--weights pretrained with --demo: published weights do not know the demo's "
-                "byte-level tokens; take --weights random, or leave --demo out"
-            )
-        elif config.model_size in MODEL_SIZES and config.model_size not in PUBLISHED_WEIGHTS:
-            yield (
-                f'--weights pretrained with --model_size "{config.model_size}": no weights of that '
-                "size were published; add --weights random, or --weights PATH"
-            )
-
-
-def _check_weights_file(config: ExperimentConfig) -> Iterator[str]:
-    if config.weights in ("pretrained", "random", ""):
         return
-    if problem := path_problem("weights", config.weights):
-        yield problem
-    elif not Path(config.weights).exists():
+    if config.demo:
+        yield f"--dataset {config.dataset} with --demo: both say which texts; leave one out"
+    for name in ("dataset", *PART_FILES.values()):
+        yield from _file_problems(name, getattr(config, name))
+    text, label = config.text_column, config.label_column
+    if text == label:
+        yield f'--text_column "{text}" is also the --label_column: name the two columns'
+    elif text.isdecimal() != label.isdecimal():
         yield (
-            f'--weights "{config.weights}": no such file or folder; give pretrained, random, or '
-            "the path of a safetensors file"
+            f'--text_column "{text}" with --label_column "{label}": give two names, or two '
+            "numbers (with --header yes if the first line has names)"
+        )
+    elif config.header == "no" and not text.isdecimal():
+        yield (
+            f'--header no with --text_column "{text}" and --label_column "{label}": a file without '
+            "names has numbers for its columns; give these: 1, 2, ..."
+        )
+    yield from encoding_problems(config.encoding)
+    shares = [name for name, file in PART_FILES.items() if not getattr(config, file)]
+    for name in given.keys() & PART_FILES.keys() - set(shares):
+        yield (
+            f"{_as_given(name, given[name])} with --{PART_FILES[name]}: that part is not taken "
+            "from --dataset; leave it out"
+        )
+    values = [getattr(config, name) for name in shares]
+    if len(values) == 2 and max(values) < 1 <= sum(values):
+        yield (
+            f"--val_fraction {config.val_fraction:g} with --test_fraction "
+            f"{config.test_fraction:g}: nothing is left for training; choose smaller ones"
         )
 
 
-def _check_folders(config: ExperimentConfig) -> Iterator[str]:
-    for name in ("data_dir", "weights_dir"):
-        folder = getattr(config, name)
-        if folder and (problem := path_problem(name, folder, ROOM)):
-            yield problem
+def _file_problems(name: str, path: str | None) -> Iterator[str]:
+    if not path:
+        return
+    if problem := path_problem(name, path):
+        yield problem
+    elif not Path(path).exists():
+        yield f'--{name} "{path}": no such file'
+    elif special := describe_special(Path(path)):
+        yield f'--{name} "{path}": no such file; it is {special}. Give a file'
 
 
-def _check_device(config: ExperimentConfig) -> Iterator[str]:
-    device, precision = config.device, config.precision
+def _device_problems(device: str, precision: str) -> Iterator[str]:
     if device == "auto" and precision in ("tf32", "bf16"):
-        device = "cuda" if _finds("cuda") else "cpu"
-    if device in ("cuda", "mps") and not _finds(device):
+        device = "cuda" if _torch_has("cuda") else "cpu"
+    if device in ("cuda", "mps") and not _torch_has(device):
         yield f"--device {device}: PyTorch finds no such device here; take --device cpu"
     elif precision == "tf32" and device in ("cpu", "mps"):
         yield f"--precision tf32 with --device {device}: only CUDA has it; take fp32 or bf16"
-    elif precision == "bf16" and (device == "mps" or (device == "cuda" and not _finds("bf16"))):
+    elif precision == "bf16" and (device == "mps" or (device == "cuda" and not _torch_has("bf16"))):
         yield f"--precision bf16 with --device {device}: this device lacks it; take fp32"
 
 
-def _finds(what: str) -> bool:
+def _torch_has(what: str) -> bool:
     """Whether PyTorch finds a kind of device here, or bf16 on CUDA."""
     import torch  # takes more than a second, and few choices depend on what is here
 
-    is_there = {
+    return {
         "cuda": torch.cuda.is_available,
         "mps": torch.backends.mps.is_available,
         "bf16": torch.cuda.is_bf16_supported,
-    }
-    return is_there[what]()
+    }[what]()
+
+
+def _as_given(name: str, value: Any) -> str:
+    """A flag as it was given, for a message."""
+    return f"--{name}" if value is True else f"--{name} {shorten(value)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ from ablation.classifier.export import export_hf, require_few_classes
 from ablation.classifier.saved_models import save_classifier
 from ablation.classifier.weight_files import WEIGHTS_NAME
 from ablation.config.identity import identify_checkpoint, identify_data, identify_program
-from ablation.config.options import ExperimentConfig
+from ablation.config.options import ExperimentConfig, without
 from ablation.config.rules import config_problems, machine_problems
-from ablation.config.runs import Keep
+from ablation.config.runs import OutputOptions
 from ablation.data.corpora import load_encoding
 from ablation.data.own_data import require_ignored_class
 from ablation.finetuning.checkpoints import CHECKPOINT_NAME, Checkpoints
@@ -42,14 +42,14 @@ logger = logging.getLogger("experiments")
 
 
 def run_experiment(
-    config: ExperimentConfig, shared: SharedWork | None = None, keep: Keep | None = None
+    config: ExperimentConfig, shared: SharedWork | None = None, output: OutputOptions | None = None
 ) -> ExperimentResult:
     """Run one experiment, printing the protocol's lines on standard output.
 
     Args:
         shared: with the other experiments of this process; who made it has checked the rules
             on their options.
-        keep: by default, nothing is kept.
+        output: by default, nothing is kept.
 
     Raises:
         ConfigError: options break rules; nothing was downloaded or built.
@@ -59,8 +59,8 @@ def run_experiment(
         ParallelError: of several processes, one has gone, or other data or weights.
         Interrupted: the process was asked to stop, and a checkpoint was written if it could be.
     """
-    keep = keep or Keep()
-    if keep.save_model and not keep.folder:
+    output = output or OutputOptions()
+    if output.save_model and not output.folder:
         raise ValueError("a model is to be kept, but no folder is named")
     problems = machine_problems(config) if shared else config_problems(config)
     if problems:
@@ -68,7 +68,7 @@ def run_experiment(
     device = choose_device(config.device)
     require_same(lambda: {**identify_program(), **_flags(config), "device": device.type})
     shared = shared or SharedWork([config])
-    if keep.export_dir:
+    if output.export_dir:
         require_few_classes(len(shared.corpus.class_names), config)
     if config.dataset:
         require_ignored_class(config, shared.corpus.class_names)
@@ -84,10 +84,10 @@ def run_experiment(
     loaders = make_loaders(inputs, config.batch_size)
     with DeferredSignals(agree=largest) as signals:
         checkpoints = Checkpoints(
-            keep.folder and keep.folder / CHECKPOINT_NAME,
+            output.folder and output.folder / CHECKPOINT_NAME,
             identity=lambda: identify_checkpoint(config, shared.corpus, base),
-            every=keep.checkpoint_every,
-            resume=keep.resume,
+            every=output.checkpoint_every,
+            resume=output.resume,
             features=feature_seconds,
             signals=signals,
         )
@@ -100,7 +100,7 @@ def run_experiment(
         predictions = loaders.map(lambda loader: classify_texts(model, loader))
         seconds["evaluation"] = time.perf_counter() - started
         kept, not_kept = from_first(
-            _keep_model(model.gpt, base, texts, shared.corpus, config, keep)
+            _keep_model(model.gpt, base, texts, shared.corpus, config, output)
         )
     except BaseException:
         checkpoints.save()
@@ -135,7 +135,7 @@ def _keep_model(
     texts: Splits[EncodedTexts],
     corpus: Corpus,
     config: ExperimentConfig,
-    keep: Keep,
+    output: OutputOptions,
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Write what is to be kept of a trained model, in the first process.
 
@@ -149,7 +149,7 @@ def _keep_model(
     def export(folder: Path) -> None:
         export_hf(model, config, corpus.class_names, n_tokens, folder, load_encoding(config))
 
-    folders = {"model": keep.save_model and keep.folder, "export": keep.export_dir}
+    folders = {"model": output.save_model and output.folder, "export": output.export_dir}
     kept, not_kept = {}, {}
     for (name, folder), write in zip(folders.items(), (save, export), strict=True):
         if folder and is_first():
@@ -168,8 +168,4 @@ def make_schedule(config: ExperimentConfig) -> Schedule:
 
 def _flags(config: ExperimentConfig) -> dict[str, Any]:
     """The options by their flags, but for the places of files, which may differ by machine."""
-    return {
-        f"--{name}": value
-        for name, value in asdict(config).items()
-        if not name.endswith(("_dir", "dataset", "offline"))
-    }
+    return {f"--{name}": getattr(config, name) for name in without("local")}

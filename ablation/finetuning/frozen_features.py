@@ -98,7 +98,7 @@ def prepare_inputs(
     """
     if not classifier.reuses_work:
         return texts
-    needed = texts.map(lambda part: cut_texts(part, classifier.reading))
+    needed = cut_splits(texts, classifier.reading)
     if not count_frozen_blocks(classifier.gpt):
         return needed
     return (prefix or FrozenPrefix([needed])).states(classifier, needed, memory) or needed
@@ -118,6 +118,11 @@ def cut_texts(texts: EncodedTexts, reading: Reading) -> EncodedTexts:
     texts = copy.copy(texts)
     texts.n_inputs = reading.n_needed(texts)
     return texts
+
+
+def cut_splits(texts: Splits[EncodedTexts], reading: Reading) -> Splits[EncodedTexts]:
+    """The same of all parts."""
+    return texts.map(lambda part: cut_texts(part, reading))
 
 
 class FrozenPrefix:
@@ -273,7 +278,7 @@ def _allocate(n_rows: int, gpt: GPTModel, memory: float | None) -> Tensor | None
     n_bytes = shape[0] * shape[1] * like.element_size()
     devices = list(dict.fromkeys((gpt.device, torch.device("cpu"))))
     budgets = [free_bytes(d) / 2 if memory is None else memory * 1e9 for d in devices]
-    free_on_disk = shutil.disk_usage(tempfile.gettempdir()).free // place().local_size
+    free_on_disk = shutil.disk_usage(tempfile.gettempdir()).free // place().n_local
     room = [*budgets, free_on_disk, math.inf]
     # The first place with room; in several processes, one that has it in all of them.
     choice = largest(next(i for i, n_free in enumerate(room) if n_bytes <= n_free))

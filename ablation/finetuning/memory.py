@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ablation.classifier.build import Classifier, Reading, build_classifier
-from ablation.config.options import ExperimentConfig
-from ablation.finetuning.frozen_features import TOKENS_PER_BATCH, count_frozen_blocks, cut_texts
+from ablation.config.options import ExperimentConfig, tagged
+from ablation.finetuning.frozen_features import TOKENS_PER_BATCH, count_frozen_blocks, cut_splits
 from ablation.finetuning.training import MAX_MERGED_TEXTS, trained_parts
 from ablation.system.errors import LESS_MEMORY
 from ablation.system.machine import choose_device, free_bytes
@@ -39,8 +39,7 @@ RUNNING, RUNNING_WITH_ONE_QUERY = 11, 3
 # On a CPU, the short-lived tensors of LoRA leave holes between those that are kept, as large as
 # these: measured, and gone with a fixed MALLOC_MMAP_THRESHOLD_.
 LORA_HOLES = 2
-# The options that decide which parameters there are, their dtypes, and which of them train.
-SHAPING = ("model_size", "trainable_layers", "lora_rank", "precision")
+SHAPING = tagged("shape")
 
 
 @dataclass(frozen=True)
@@ -116,7 +115,7 @@ def estimate_memory(
 def count_positions(texts: Splits[EncodedTexts], config: ExperimentConfig) -> tuple[int, int]:
     """How many positions go into batches: of the longest text, and of all together."""
     if not config.no_feature_reuse:
-        texts = texts.map(lambda part: cut_texts(part, Reading.of(config)))
+        texts = cut_splits(texts, Reading.of(config))
     counts = torch.cat([getattr(texts, part).n_inputs for part in PARTS])
     return int(counts.max()), int(counts.sum())
 

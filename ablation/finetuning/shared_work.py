@@ -1,10 +1,9 @@
 """What several experiments in one process share: texts, weights, hidden states."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import tiktoken
@@ -26,10 +25,11 @@ from ablation.data.data_summary import describe_corpus, format_cut
 from ablation.finetuning.frozen_features import (
     FrozenPrefix,
     count_frozen_blocks,
-    cut_texts,
+    cut_splits,
     prepare_inputs,
 )
 from ablation.system.errors import DataError
+from ablation.system.machine import choose_device, set_precision
 from ablation.system.parallel import first_on_node
 from data_utils import Corpus, EncodedTexts, Splits, count_max_tokens, encode_splits
 from gpt_model import GPTModel
@@ -47,6 +47,8 @@ class SharedWork:
         configs: every experiment that belongs together, also those that need not be run again,
             so that the others find the states that they would have found beside them.
         corpus, encoding: their texts, and how these become tokens; by default they are loaded.
+        prefix: hidden states that :meth:`compute_prefix` gave of the same experiments, also in
+            another process. They are used if weights and options are the same.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class SharedWork:
         configs: Sequence[ExperimentConfig],
         corpus: Corpus | None = None,
         encoding: tiktoken.Encoding | None = None,
+        prefix: FrozenPrefix | None = None,
     ) -> None:
         self._configs = configs
         with first_on_node():
@@ -63,8 +66,8 @@ class SharedWork:
         self._encoding = encoding
         self._described: set[str] = set()  # how texts were cut
         self._texts: dict[Any, Splits[EncodedTexts]] = {}
-        self._weights: tuple[Any, GPTModel | None] = (None, None)
-        self._prefix: tuple[Any, FrozenPrefix | None] = (None, None)
+        self._weights: tuple[Any, GPTModel | None] = (None, None)  # and what they are known by
+        self._prefix, self._prefix_key = prefix, None
 
     def texts(self, config: ExperimentConfig) -> Splits[EncodedTexts]:
         """The corpus as token ids.
@@ -76,65 +79,69 @@ class SharedWork:
         if key not in self._texts:
             with first_on_node():
                 encoding = self._encoding or load_encoding(config)
-            self._texts[key] = encode_splits(self.corpus.parts, encoding, config)
-            if config.dataset:
-                self._describe_cut(self._texts[key], config)
+            self._texts[key] = texts = encode_splits(self.corpus.parts, encoding, config)
+            line = format_cut(texts, count_max_tokens(texts.train, config))
+            if config.dataset and line not in self._described:
+                self._described.add(line)
+                logger.info(line)
         return self._texts[key]
 
-    def _describe_cut(self, texts: Splits[EncodedTexts], config: ExperimentConfig) -> None:
-        """Say how many texts are cut, unless that was said of another experiment."""
-        line = format_cut(texts, count_max_tokens(texts.train, config))
-        if line not in self._described:
-            self._described.add(line)
-            logger.info(line)
-
     def model(self, config: ExperimentConfig) -> tuple[Classifier, dict[str, Any]]:
-        """The model that trains, on the CPU, and what it starts from, as
+        """The classifier that trains, on the CPU, and what it starts from, as
         :func:`identify_weights` has it; what does not train may be shared with others.
 
         Raises:
             DataError, CheckpointError: the weights are missing, damaged, or change meanwhile.
         """
-        base, n_classes = identify_weights(config, find_weights), len(self.corpus.class_names)
-        key = (start_of(config), base)
-        others = [other for other in self._configs if start_of(other) == key[0]]
-        if config.trainable_layers == "all" or len(others) < 2:
-            # Nothing of it could be shared: a second copy would only take memory.
-            self._weights = self._prefix = (None, None)
-            model = build_classifier(config, n_classes=n_classes)
-        else:
-            if self._weights[0] != key:
-                self._weights = self._prefix = (None, None)  # before the next ones are read
-                self._weights = (key, load_weights(config))
-            model = build_classifier(config, self._weights[1], n_classes)
+        base = identify_weights(config, find_weights)
+        # States follow from what is in a file of weights, wherever it lies.
+        content = replace(config, weights=base.get("file_sha256", config.weights))
+        self._prefix_key = prefix_key(content)
+        if self._prefix and self._prefix.key != self._prefix_key:
+            self._prefix = None  # before there are others
+        n_sharing = sum(start_of(other) == start_of(config) for other in self._configs)
+        shares = config.trainable_layers != "all" and n_sharing > 1
+        if not shares or self._weights[0] != (start_of(config), base):
+            self._weights = (None, None)  # before the next ones are read
+        if shares and not self._weights[1]:
+            self._weights = ((start_of(config), base), load_weights(config))
+        classifier = build_classifier(config, self._weights[1], len(self.corpus.class_names))
         if identify_weights(config, find_weights) != base:
             raise DataError(f"--weights {config.weights} changed while it was read. Run it again.")
-        return model, base
+        return classifier, base
 
     def inputs(
         self, classifier: Classifier, config: ExperimentConfig
     ) -> tuple[Splits[Dataset], float]:
-        """What training and evaluation run on, and the seconds that its hidden states took.
+        """What training and evaluation of the last :meth:`model` run on, and the seconds that its
+        hidden states took.
 
         Raises:
             HiddenStateError: a hidden state is not finite.
         """
-        started = time.perf_counter()
-        texts, prefix = self.texts(config), None
+        started, prefix = time.perf_counter(), None
         if classifier.reuses_work and count_frozen_blocks(classifier.gpt):
-            key = prefix_key(config)
-            if self._prefix[0] != key:
-                self._prefix = (None, None)  # before there are others
+            if not self._prefix:
+                key = prefix_key(config)
                 together = [other for other in self._configs if prefix_key(other) == key]
-                needs = [self._needed(other) for other in together]
-                self._prefix = (key, FrozenPrefix(needs))
-            prefix = self._prefix[1]
+                needs = [cut_splits(self.texts(other), Reading.of(other)) for other in together]
+                self._prefix = FrozenPrefix(needs, self._prefix_key)
+            prefix = self._prefix
             started -= prefix.seconds
-        inputs = prepare_inputs(classifier, texts, config.feature_memory, prefix)
+        inputs = prepare_inputs(classifier, self.texts(config), config.feature_memory, prefix)
         return inputs, time.perf_counter() - started
 
-    def _needed(self, config: ExperimentConfig) -> Splits[EncodedTexts]:
-        return self.texts(config).map(lambda part: cut_texts(part, Reading.of(config)))
+    def compute_prefix(self, config: ExperimentConfig) -> FrozenPrefix | None:
+        """The hidden states that an experiment and others share, for the :class:`SharedWork` of
+        another process; none if there are none. States that were given are taken further.
+
+        Raises:
+            DataError, CheckpointError, HiddenStateError: as :meth:`model` and :meth:`inputs` do.
+        """
+        set_precision(config.precision)
+        classifier, _ = self.model(config)
+        self.inputs(classifier.to(choose_device(config.device)), config)
+        return self._prefix
 
 
 def sharing_order(config: ExperimentConfig) -> tuple[Any, ...]:

@@ -18,9 +18,9 @@ import pandas as pd
 import torch
 from torch.nn.functional import one_hot
 
-from ablation.config.options import ExperimentConfig
-from ablation.config.rows import CIRCUMSTANCES, LORA_FLAGS, ROWS, format_command, row_number
-from ablation.config.rules import differing_values, value_problems
+from ablation.config.options import ExperimentConfig, changed_options, tagged
+from ablation.config.rows import ROWS, format_command, row_number
+from ablation.config.rules import value_problems
 from ablation.finetuning.metrics import measure_classes
 from ablation.finetuning.outcomes import Predictions
 from ablation.system.output import printable
@@ -158,7 +158,7 @@ def check_result(result: Mapping[str, Any]) -> None:
         config = ExperimentConfig(**result["flags"])
         asked = replace(config, **(result["overrides"] or {}))
         found = [
-            *value_problems(config, differing_values(config)),
+            *value_problems(config, changed_options(config)),
             *value_problems(asked, given={}),
         ]
     if not found:
@@ -180,9 +180,10 @@ def _flag_contradictions(result: Mapping[str, Any], config: ExperimentConfig) ->
         for name, value in result.get("weights", {}).items()
         if name in ("weights", "seed")
     }
+    # LoRA's flags may be given beside several rows, for those that use it.
+    unused = tagged("circumstance", "seed", *([] if config.uses_lora else ["lora"]))
     for name, value in (result["overrides"] or {}).items():
-        # LoRA's flags may be given beside several rows, for those that use it.
-        if name not in CIRCUMSTANCES and (config.uses_lora or name not in LORA_FLAGS):
+        if name not in unused:
             said[f"overrides.{name}"] = (name, value)
     for place, (name, value) in said.items():
         if value != getattr(config, name):

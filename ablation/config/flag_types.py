@@ -1,0 +1,181 @@
+"""What a flag is: its default, what it may be, what it is about, and its help."""
+
+import ast
+import difflib
+import inspect
+import itertools
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from ablation.system.errors import shorten
+
+# What people call choices that have another name here.
+MEANT = {"gpu": "cuda", "float32": "fp32", "bfloat16": "bf16"}
+
+
+@dataclass(frozen=True)
+class Text:
+    """Any text: a name or a path. Empty, it is no value."""
+
+    metavar: str | tuple[str, ...]
+    parse: Callable[[str], Any] = str
+
+    def allows(self, value: Any) -> bool:
+        """Whether the flag may have this value."""
+        return value != ""
+
+    def refuse(self, value: Any) -> str:
+        """What is wrong with another."""
+        return '"": empty; give a value, or leave it out'
+
+
+@dataclass(frozen=True)
+class Choice(Text):
+    """One of some names. ``parse`` turns other ways of writing a name into it."""
+
+    metavar: str
+    names: Collection[str] = ()
+
+    def allows(self, value: Any) -> bool:
+        """Whether the flag may have this value."""
+        return value in tuple(self.names)
+
+    def refuse(self, value: Any) -> str:
+        """What is wrong with another, and the name that was probably meant."""
+        if value == "":
+            return super().refuse(value)
+        meant = MEANT.get(str(value).casefold())
+        nearest = [meant] if meant in self.names else []
+        nearest += difflib.get_close_matches(str(value), self.names, n=1, cutoff=0.4)
+        hint = f'did you mean "{nearest[0]}"? ' if nearest else ""
+        choices = ", ".join(f'"{name}"' for name in self.names)
+        return f'"{shorten(value)}": no such choice; {hint}it can be {choices}'
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number from ``low`` (or ``above`` it) to ``high`` (or ``below`` it), or one of names."""
+
+    kind: type = int
+    low: float = 1
+    high: float = 10**9
+    above: bool = False
+    below: bool = False
+    names: tuple[str, ...] = ()
+
+    @property
+    def metavar(self) -> str:
+        """How the help shows it."""
+        return "|".join(["N" if self.kind is int else "X", *self.names])
+
+    def parse(self, text: str) -> Any:
+        """The number, or the name. Raises ``ValueError`` if the text is neither."""
+        return text if text in self.names else self.kind(text)
+
+    def allows(self, value: Any) -> bool:
+        """Whether the flag may have this value."""
+        if not isinstance(value, int | self.kind) or isinstance(value, bool):
+            return value in self.names
+        is_end = (self.above and value == self.low) or (self.below and value == self.high)
+        return self.low <= value <= self.high and not is_end
+
+    def refuse(self, value: Any) -> str:
+        """What is wrong with another."""
+        low = f"above {self.low}" if self.above else f"of at least {self.low}"
+        limits = f"{low}, {'below' if self.below else 'up to'} {self.high}"
+        if self.high <= 1024 and not self.above:
+            limits = f"from {self.low} to {self.high}"
+        names = f"{' or '.join(self.names)}, and not " if self.names else ""
+        kind = "a whole number" if self.kind is int else "a number"
+        return f"{shorten(value)}: not {names}{kind} {limits}"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One flag. Without ``values`` it is a switch."""
+
+    name: str
+    default: Any
+    values: Text | Number | None
+    tags: frozenset[str]
+    nargs: str | int | None
+    const: str | None
+    help: str
+
+    @property
+    def shown_default(self) -> str:
+        """The default as a user would type it, or "none", or "off"."""
+        if isinstance(self.default, float):
+            return f"{self.default:g}"
+        return {None: "none", False: "off"}.get(self.default, str(self.default))
+
+    @property
+    def is_float(self) -> bool:
+        """Whether its values are numbers with a fraction."""
+        return getattr(self.values, "kind", None) is float
+
+    def read(self, text: str) -> tuple[Any, str | None]:
+        """The value of a text, or the problem that it has none."""
+        try:
+            return self.values.parse(text), None
+        except ValueError:
+            return None, self._refuse(text)
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with a value; none if nothing is."""
+        is_unset = value is None and self.default is None
+        is_fine = self.values is None or is_unset or self.values.allows(value)
+        return None if is_fine else self._refuse(value)
+
+    def _refuse(self, value: Any) -> str:
+        return f"--{self.name} {self.values.refuse(value)} (default: {self.shown_default})"
+
+
+def option(
+    default: Any,
+    values: Text | Number | None = None,
+    *tags: str,
+    nargs: str | int | None = None,
+    const: str | None = None,
+) -> Any:
+    """A field of a table of flags. The text below it is its help.
+
+    Args:
+        values: what the flag may be; by default it is a switch.
+        tags: what it is about, in words.
+        nargs, const: as :mod:`argparse` has them.
+    """
+    metadata = {"values": values, "tags": frozenset(tags), "nargs": nargs, "const": const}
+    return field(default=default, metadata=metadata)
+
+
+def options_of(table: type) -> dict[str, Option]:
+    """The options of a dataclass by name, each with the text that stands below it."""
+    (body,) = (node.body for node in ast.parse(inspect.getsource(table)).body)
+    help_of = {
+        statement.target.id: " ".join(below.value.value.split())
+        for statement, below in itertools.pairwise(body)
+        if isinstance(statement, ast.AnnAssign)
+    }
+    return {
+        f.name: Option(f.name, f.default, help=help_of[f.name], **f.metadata) for f in fields(table)
+    }
+
+
+def read_flags(
+    options: Mapping[str, Option], found: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """The values of what a parser found, those of ``nargs`` as a tuple, and a problem for each text
+    that has none."""
+    values, problems = {}, []
+    for name, texts in found.items():
+        if options[name].values is None:
+            values[name] = True
+            continue
+        pairs = [options[name].read(t) for t in (texts if isinstance(texts, list) else [texts])]
+        problems += [problem for _, problem in pairs if problem]
+        fine = tuple(value for value, problem in pairs if not problem)
+        if fine or isinstance(texts, list):
+            values[name] = fine if isinstance(texts, list) else fine[0]
+    return values, problems

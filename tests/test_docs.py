@@ -1,0 +1,221 @@
+"""README.md and docs/: what is generated is fresh, commands parse or run, what is named exists."""
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from helpers import environment_without_network
+
+from ablation.config.command_line import parse_command_line
+from ablation.config.rows import ROWS
+from ablation.config.runs import Run
+from ablation.sweeps.records import read_records
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = {path.name: path.read_text() for path in PAGES}
+EXTENDING = TEXTS["extending.md"]
+needs_vocabulary = pytest.mark.skipif(
+    "TIKTOKEN_CACHE_DIR" not in os.environ, reason="needs GPT-2's vocabulary"
+)
+
+
+def code_blocks(text: str, language: str) -> list[str]:
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    return [code for name, code in blocks if name == language]
+
+
+@pytest.fixture(scope="module")
+def build() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("build_docs", ROOT / "docs" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def test_generated_pieces_are_fresh(build: ModuleType) -> None:
+    for path, content in build.build().items():
+        assert (ROOT / path).read_text() == content, f"{path} is stale: run python docs/build.py"
+
+
+def test_the_readme_is_short() -> None:
+    assert len(TEXTS["README.md"].splitlines()) <= 180
+
+
+def test_the_readme_begins_with_the_two_commands_of_ci() -> None:
+    install_and_demo, tests = code_blocks(TEXTS["README.md"], "bash")[:2]
+    assert install_and_demo.endswith("python additional_experiments.py --demo\n")
+    assert tests.endswith("python -m pytest\n")
+    assert install_and_demo.count("\n") == tests.count("\n") == 1
+
+
+def test_what_the_readme_says_of_the_figures(build: ModuleType) -> None:
+    """The baseline beats twelve rows, and random weights turn two lessons round."""
+    svm = 100 * build.SVM_CORRECT / build.N_TEST
+    assert f"{svm:.2f}" == "97.67"
+    assert sum(row.test < svm for row in ROWS.values()) == 12
+    measured = build.random_weights(read_records(ROOT / "results"))
+    test = {number: found.percent("test").mean() for number, found in measured.items()}
+    assert test[16] < test[1] < test[13]
+    assert ROWS[13].test < ROWS[1].test < ROWS[16].test
+    within = [n for n, row in ROWS.items() if n > 1 and abs(row.test - ROWS[1].test) * 3 < 6]
+    assert within == [5, 7, 10, 11, 17, 18, 19], "less than 6 of 300 messages from row 1"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_what_is_named_exists(path: Path) -> None:
+    text = path.read_text()
+    assert not re.search(r"/(work|tmp|home|root)/", text), "a path of some machine"
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("http"):
+            continue
+        name, _, heading = target.partition("#")
+        assert (path.parent / name).exists(), target
+        if heading:
+            page = path.parent / name if name else path
+            headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+            assert heading in {found.lower().replace(" ", "-") for found in headings}, target
+    named = set(re.findall(r"`([\w./-]+\.(?:py|md|txt|csv|json|svg))`", text))
+    written = {"result.json", "predictions.csv", "report.html", "report.md", "config.json"}
+    for name in named - written - {"split-HASH.csv", "ablation/data/echo.py"}:
+        assert (ROOT / name).exists(), f"{path.name} names {name}"
+    for folder in re.findall(r"`([\w./]+/)`", text):
+        made = folder.startswith(("runs", "data"))
+        assert made or (ROOT / folder).is_dir(), f"{path.name} names {folder}"
+
+
+def test_the_tree_is_that_of_the_project() -> None:
+    (tree,) = (block for block in code_blocks(TEXTS["README.md"], "") if "gpt_model.py" in block)
+    top = set(re.findall(r"^(\w+\.py) ", tree, re.MULTILINE))
+    assert top == {path.name for path in ROOT.glob("*.py")}
+    packages = {f"{path.parent.name}/" for path in ROOT.glob("ablation/*/__init__.py")}
+    assert set(re.findall(r"^  (\w+/)", tree, re.MULTILINE)) == packages
+
+
+# ---------------------------------------------------------------- commands
+
+
+@pytest.mark.parametrize("name", sorted(TEXTS.keys() - {"extending.md"}))
+def test_commands_parse(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)  # some name files that are there
+    commands = re.findall(
+        r"(?:python|torchrun [^\n`]+) additional_experiments\.py([^\n`|;&]*)", TEXTS[name]
+    )
+    for command in commands:
+        request = parse_command_line(shlex.split(command, comments=True))
+        assert request.runs or request.report or request.compare or request.text
+    assert len(commands) >= {"README.md": 6, "rows.md": len(ROWS), "lesson.md": 4}.get(name, 0)
+
+
+def test_commands_of_predict_have_its_flags() -> None:
+    found = subprocess.run(
+        [sys.executable, ROOT / "predict.py", "--help"], capture_output=True, text=True
+    )
+    known = set(re.findall(r"--\w+", found.stdout))
+    commands = re.findall(r"python predict\.py (.*)", "\n".join(TEXTS.values()))
+    assert len(commands) > 3
+    assert set(re.findall(r"--\w+", " ".join(commands))) <= known
+    folders = set(re.findall(r"runs/(row-\d+_seed\S+)", " ".join(commands)))
+    assert folders == {Run(ROWS[16].config).name}
+
+
+def test_the_lesson_rests_on_its_commands() -> None:
+    asked = set()
+    for line in "".join(code_blocks(TEXTS["lesson.md"], "bash")).splitlines():
+        asked |= {run.name for run in parse_command_line(shlex.split(line)[2:]).runs}
+    assert {record.folder.name for record in read_records(ROOT / "docs" / "lesson")} == asked
+
+
+def shell(commands: str, folder: Path) -> subprocess.CompletedProcess:
+    """Commands of a page, with this Python, in a folder that has what they name."""
+    python = f'python() {{ {shlex.quote(sys.executable)} "$@"; }}\n'
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", python + commands],
+        cwd=folder,
+        env=environment_without_network(folder, COLUMNS="100"),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def shape(line: str) -> str:
+    """A line without its figures, which are of one machine."""
+    return re.sub(r"\s+", " ", re.sub(r"\d+", "#", line)).strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("page", "part"),
+    [
+        ("README.md", "--num_seeds"),
+        ("README.md", "--save_model"),
+        pytest.param("README.md", "--dataset", marks=needs_vocabulary),
+        pytest.param("own-data.md", "--dataset examples", marks=needs_vocabulary),
+    ],
+)
+def test_commands_print_what_is_pasted(page: str, part: str, tmp_path: Path) -> None:
+    for path in (*ROOT.glob("*.py"), ROOT / "ablation", ROOT / "examples"):
+        (tmp_path / path.name).symlink_to(path)
+    commands, pasted = next(
+        found
+        for found in re.findall(r"```bash\n(.*?)```\n\n```\n(.*?)```", TEXTS[page], re.DOTALL)
+        if part in found[0]
+    )
+    finished = shell(commands, tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    printed = {shape(line) for line in finished.stdout.splitlines()}
+    for line in pasted.splitlines():
+        assert line == "..." or shape(line) in printed, finished.stdout
+
+
+# ---------------------------------------------------------------- extending it
+
+
+@pytest.mark.slow
+@needs_vocabulary
+def test_what_is_added_works(tmp_path: Path) -> None:
+    """The changes of docs/extending.md, made in a copy of the project, and its commands."""
+    shutil.copytree(ROOT / "ablation", tmp_path / "ablation")
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, tmp_path)
+    changes = re.findall(
+        r"In (a new file )?`([^`]+)`(?:, (above|below) `([^`]+)`)?:\n\n```python\n(.*?)```",
+        EXTENDING,
+        re.DOTALL,
+    )
+    assert len(changes) == 7
+    for is_new, name, side, anchor, code in changes:
+        path = tmp_path / name
+        assert bool(is_new) != path.exists(), name
+        lines = [] if is_new else path.read_text().splitlines(keepends=True)
+        places = [i for i, line in enumerate(lines) if anchor and line.startswith(anchor)]
+        assert is_new or len(places) == 1, f"{anchor} in {name}"
+        place = 0 if is_new else places[0] + (side == "below")
+        path.write_text("".join([*lines[:place], code, *lines[place:]]))
+    finished = shell("".join(code_blocks(EXTENDING, "bash")), tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert "a smaller LoRA?" in finished.stdout
+    results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/**/result.json")]
+    by_command = {result["command"]: result for result in results}
+    assert len(by_command) == 4, by_command.keys()
+    (few,) = (found for command, found in by_command.items() if "--train_texts 80" in command)
+    assert few["accuracy"]["train"]["total"] == 80
+    (echo,) = (found for command, found in by_command.items() if "--echo" in command)
+    assert echo["data"]["name"] == "echo"
+    (mini,) = (found for command, found in by_command.items() if "gpt2-mini" in command)
+    assert mini["flags"]["model_size"] == "gpt2-mini (8M)"
+    (lora,) = (found for command, found in by_command.items() if "--lora_rank 4" in command)
+    assert lora["row"] is None, "with --demo it is a variant"
