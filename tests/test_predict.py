@@ -336,6 +336,16 @@ def test_bad_input(
     assert message in capsys.readouterr().err
 
 
+def test_all_problems_of_a_command_line_are_named_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ["--format", "xml", "--header", "maybe", "--device", "gpu", "--csv", ""]
+    assert predict.main([str(tmp_path / "nowhere"), *flags]) == 2
+    err = capsys.readouterr().err
+    for words in ("no such folder", '--format "xml"', '--header "maybe"', 'mean "cuda"', "--csv"):
+        assert words in err
+
+
 def test_unusual_texts(
     saved: dict[str, bytes],
     tmp_path: Path,

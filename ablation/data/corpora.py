@@ -7,10 +7,10 @@ import tiktoken
 
 from ablation.config.options import ExperimentConfig
 from ablation.data import sms
-from ablation.data.demo import byte_encoding, demo_messages
+from ablation.data.demo import byte_encoding, byte_vocabulary, demo_messages
 from ablation.data.own_data import load_own_corpus
 from ablation.data.split_files import write_csv_files
-from ablation.data.vocabulary import gpt2_encoding
+from ablation.data.vocabulary import gpt2_encoding, vocabulary_files
 from data_utils import Corpus
 
 logger = logging.getLogger("experiments")
@@ -40,4 +40,15 @@ def load_encoding(config: ExperimentConfig) -> tiktoken.Encoding:
     Raises:
         DataError: there is no vocabulary.
     """
-    return byte_encoding() if config.demo else gpt2_encoding(config.offline)
+    return byte_encoding() if config.demo else gpt2_encoding(config.offline, config.weights_dir)
+
+
+def load_vocabulary(config: ExperimentConfig) -> dict[str, bytes]:
+    """The same as files that a ``GPT2Tokenizer`` of transformers reads, by name.
+
+    Raises:
+        DataError: there is no vocabulary.
+    """
+    if config.demo:
+        return byte_vocabulary()
+    return vocabulary_files(config.offline, config.weights_dir)
