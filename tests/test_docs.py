@@ -1,6 +1,7 @@
 """README.md and docs/: what is generated is fresh, commands parse or run, what is named exists."""
 
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -12,11 +13,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from helpers import environment_without_network
+from helpers import environment_without_network, make_result
 
 from ablation.config.command_line import parse_command_line
+from ablation.config.options import ExperimentConfig
 from ablation.config.rows import ROWS
 from ablation.config.runs import Run
+from ablation.finetuning import experiment
+from ablation.finetuning.outcomes import ExperimentResult
 from ablation.sweeps.records import read_records
 
 ROOT = Path(__file__).parent.parent
@@ -29,9 +33,13 @@ needs_vocabulary = pytest.mark.skipif(
 )
 
 
+def all_blocks(text: str) -> list[tuple[str, str]]:
+    """Language and content of each block of code, in their order."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
 def code_blocks(text: str, language: str) -> list[str]:
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    return [code for name, code in blocks if name == language]
+    return [code for name, code in all_blocks(text) if name == language]
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +97,11 @@ def test_what_is_named_exists(path: Path) -> None:
             assert heading in {found.lower().replace(" ", "-") for found in headings}, target
     named = set(re.findall(r"`([\w./-]+\.(?:py|md|txt|csv|json|svg))`", text))
     written = {"result.json", "predictions.csv", "report.html", "report.md", "config.json"}
-    for name in named - written - {"split-HASH.csv", "ablation/data/echo.py"}:
+    written |= {"split-HASH.csv", "merges.txt", "vocab.json", "ablation/data/echo.py"}
+    for name in named - written:
         assert (ROOT / name).exists(), f"{path.name} names {name}"
     for folder in re.findall(r"`([\w./]+/)`", text):
-        made = folder.startswith(("runs", "data"))
+        made = folder.startswith(("runs", "data", "DIR"))
         assert made or (ROOT / folder).is_dir(), f"{path.name} names {folder}"
 
 
@@ -138,6 +147,22 @@ def test_the_lesson_rests_on_its_commands() -> None:
     assert {record.folder.name for record in read_records(ROOT / "docs" / "lesson")} == asked
 
 
+def test_python_on_the_page_of_flags(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (code,) = code_blocks(TEXTS["flags.md"], "python")
+    asked = []
+
+    def run(config: ExperimentConfig) -> ExperimentResult:
+        asked.append(config)
+        return make_result([0, 1, 1], [0, 1, 0])
+
+    monkeypatch.setattr(experiment, "run_experiment", run)
+    exec(code, {})
+    assert asked == [ROWS[16].config]
+    assert capsys.readouterr().out == "2 of 3\n"
+
+
 def shell(commands: str, folder: Path) -> subprocess.CompletedProcess:
     """Commands of a page, with this Python, in a folder that has what they name."""
     python = f'python() {{ {shlex.quote(sys.executable)} "$@"; }}\n'
@@ -169,10 +194,11 @@ def shape(line: str) -> str:
 def test_commands_print_what_is_pasted(page: str, part: str, tmp_path: Path) -> None:
     for path in (*ROOT.glob("*.py"), ROOT / "ablation", ROOT / "examples"):
         (tmp_path / path.name).symlink_to(path)
-    commands, pasted = next(
-        found
-        for found in re.findall(r"```bash\n(.*?)```\n\n```\n(.*?)```", TEXTS[page], re.DOTALL)
-        if part in found[0]
+    pairs = itertools.pairwise(all_blocks(TEXTS[page]))
+    ((commands, pasted),) = (
+        (block, output)
+        for (language, block), (_, output) in pairs
+        if language == "bash" and part in block
     )
     finished = shell(commands, tmp_path)
     assert finished.returncode == 0, finished.stderr
@@ -184,10 +210,9 @@ def test_commands_print_what_is_pasted(page: str, part: str, tmp_path: Path) -> 
 # ---------------------------------------------------------------- extending it
 
 
-@pytest.mark.slow
-@needs_vocabulary
-def test_what_is_added_works(tmp_path: Path) -> None:
-    """The changes of docs/extending.md, made in a copy of the project, and its commands."""
+@pytest.fixture
+def extended_project(tmp_path: Path) -> Path:
+    """A copy of the project with the changes of docs/extending.md."""
     shutil.copytree(ROOT / "ablation", tmp_path / "ablation")
     for path in ROOT.glob("*.py"):
         shutil.copy(path, tmp_path)
@@ -196,7 +221,7 @@ def test_what_is_added_works(tmp_path: Path) -> None:
         EXTENDING,
         re.DOTALL,
     )
-    assert len(changes) == 7
+    assert len(changes) == 8
     for is_new, name, side, anchor, code in changes:
         path = tmp_path / name
         assert bool(is_new) != path.exists(), name
@@ -205,10 +230,24 @@ def test_what_is_added_works(tmp_path: Path) -> None:
         assert is_new or len(places) == 1, f"{anchor} in {name}"
         place = 0 if is_new else places[0] + (side == "below")
         path.write_text("".join([*lines[:place], code, *lines[place:]]))
-    finished = shell("".join(code_blocks(EXTENDING, "bash")), tmp_path)
+    return tmp_path
+
+
+def test_additions_fit(extended_project: Path) -> None:
+    commands = "python additional_experiments.py --rows list --output_dir none"
+    finished = shell(commands, extended_project)
+    assert "a smaller LoRA?" in finished.stdout, finished.stderr
+
+
+@pytest.mark.slow
+@needs_vocabulary
+def test_what_is_added_works(extended_project: Path) -> None:
+    finished = shell("".join(code_blocks(EXTENDING, "bash")), extended_project)
     assert finished.returncode == 0, finished.stderr
     assert "a smaller LoRA?" in finished.stdout
-    results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/**/result.json")]
+    results = [
+        json.loads(path.read_text()) for path in extended_project.glob("runs/**/result.json")
+    ]
     by_command = {result["command"]: result for result in results}
     assert len(by_command) == 4, by_command.keys()
     (few,) = (found for command, found in by_command.items() if "--train_texts 80" in command)

@@ -15,7 +15,7 @@ from ablation.config.identity import identify_checkpoint, identify_data, identif
 from ablation.config.options import ExperimentConfig, without
 from ablation.config.rules import config_problems, machine_problems
 from ablation.config.runs import OutputOptions
-from ablation.data.corpora import load_encoding
+from ablation.data.corpora import load_vocabulary
 from ablation.data.own_data import require_ignored_class
 from ablation.finetuning.checkpoints import CHECKPOINT_NAME, Checkpoints
 from ablation.finetuning.memory import require_memory
@@ -102,7 +102,7 @@ def run_experiment(
         kept, not_kept = from_first(
             _keep_model(model.gpt, base, texts, shared.corpus, config, output)
         )
-    except BaseException:
+    except BaseException:  # a signal, too: training need not be repeated
         checkpoints.save()
         raise
     if not_kept:  # from there, the same command has only to evaluate and keep
@@ -147,7 +147,7 @@ def _keep_model(
         save_classifier(folder, model, config, base, corpus, n_tokens)
 
     def export(folder: Path) -> None:
-        export_hf(model, config, corpus.class_names, n_tokens, folder, load_encoding(config))
+        export_hf(model, config, corpus.class_names, n_tokens, folder, load_vocabulary(config))
 
     folders = {"model": output.save_model and output.folder, "export": output.export_dir}
     kept, not_kept = {}, {}

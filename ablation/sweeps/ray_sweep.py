@@ -89,7 +89,7 @@ def compute_states(
     try:
         shared = SharedWork(configs, *pickle.loads(texts), before and pickle.loads(before))
         return pickle.dumps(shared.compute_prefix(config))
-    except Exception:
+    except Exception:  # whatever it is, each run meets it again
         return None
 
 
@@ -109,7 +109,7 @@ def compute_run(
             output = OutputOptions(folder=Path(folder), save_model=keeps_model)
             ended["result"] = run_experiment(config, shared, output)
             ended["files"] = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-        except Exception as error:
+        except Exception as error:  # whatever it is, the record says so
             ended["error"] = describe_error(error)
     return Outcome(socket.gethostname(), time.monotonic() - started, **ended)
 

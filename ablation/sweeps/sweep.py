@@ -52,7 +52,7 @@ def run_and_record(
         result = run_experiment(
             run.config, shared, replace(output or OutputOptions(), folder=folder)
         )
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:  # whatever it is, the record says so
         # If it is that whoever reads the results has gone, this is no fault of the run.
         if parallel.is_first() and not isinstance(error, BrokenPipeError):
             _record_end(output_dir, run, error)
@@ -173,7 +173,7 @@ def run_sweep(
             run_and_record(run, output_dir, shared, output)
         except (RecordError, BrokenPipeError):
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it is, the other runs go on
             logger.error("Failed: %s", describe_error(error))
             failed.append(run)
         gc.collect()  # nothing of one run may take memory from the next
