@@ -268,7 +268,9 @@ def test_three_ways_in_three_ways_out(
         (tmp_path / file).write_bytes(content)
     texts = ["Hi Anna", "", "WIN £100 \x1b[31mnow", "Hi Anna"]
     assert predict.main([str(tmp_path), *texts, "--format", "jsonl"]) == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    captured = capsys.readouterr()
+    lines = [json.loads(line) for line in captured.out.splitlines()]
+    assert "Blank texts, classified like the others: 1 of 4" in captured.err
     assert [line["text"] for line in lines] == texts
     assert lines[0] == lines[3]
 

@@ -1,4 +1,4 @@
-"""The texts of an experiment: which they are, what they are known by, how they become tokens."""
+"""The texts of an experiment, and how they become tokens."""
 
 import logging
 from pathlib import Path
@@ -17,7 +17,7 @@ logger = logging.getLogger("experiments")
 
 
 def load_corpus(config: ExperimentConfig) -> Corpus:
-    """The texts: the messages, the demo's, or one's own.
+    """The texts: the messages, the demo's, or your own.
 
     Raises:
         DataError: they are missing, or are not what they should be.

@@ -102,7 +102,7 @@ def run_experiment(
         kept, not_kept = from_first(
             _keep_model(model.gpt, base, texts, shared.corpus, config, output)
         )
-    except BaseException:
+    except BaseException:  # a signal, too: training need not be repeated
         checkpoints.save()
         raise
     if not_kept:  # from there, the same command has only to evaluate and keep
