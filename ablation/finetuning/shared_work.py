@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import tiktoken
-from torch.utils.data import Dataset
 
 from ablation.classifier.build import (
     Classifier,
@@ -31,7 +30,14 @@ from ablation.finetuning.frozen_features import (
 from ablation.system.errors import DataError
 from ablation.system.machine import choose_device, set_precision
 from ablation.system.parallel import first_on_node
-from data_utils import Corpus, EncodedTexts, Splits, count_max_tokens, encode_splits
+from data_utils import (
+    Corpus,
+    EncodedTexts,
+    LabelledTexts,
+    Splits,
+    count_max_tokens,
+    encode_splits,
+)
 from gpt_model import GPTModel
 
 logger = logging.getLogger("experiments")
@@ -112,7 +118,7 @@ class SharedWork:
 
     def inputs(
         self, classifier: Classifier, config: ExperimentConfig
-    ) -> tuple[Splits[Dataset], float]:
+    ) -> tuple[Splits[LabelledTexts], float]:
         """What training and evaluation of the last :meth:`model` run on, and the seconds that its
         hidden states took.
 
