@@ -94,8 +94,8 @@ def merge_batches(batches: Sequence[Batch]) -> Batch:
 
 
 class LabelledTexts(Dataset):
-    """N texts, of which a list of indices gives a :class:`Batch`: ``inputs(indices)`` and, of the
-    attributes that a batch has as well, what belongs to these texts."""
+    """N texts with their ``lengths``, ``padded_lengths`` and ``labels``. A list of indices gives a
+    :class:`Batch` of them, with the ``inputs(indices)`` of each kind of texts."""
 
     n_blocks: int = 0
 
@@ -121,9 +121,8 @@ class EncodedTexts(LabelledTexts):
     Args:
         tokens: each text's own token ids, at least one.
         labels: each text's class.
-        width: what texts are padded to on the right, at least the longest; ``None`` leaves
-            each as it is.
-        n_cut: how many of them were longer.
+        width: what all are padded to on the right; by default each keeps its own length.
+        n_cut: how many texts were longer.
     """
 
     def __init__(
@@ -192,9 +191,9 @@ def count_max_tokens(texts: EncodedTexts, config: ExperimentConfig) -> int:
 def encode_texts(
     texts: Sequence[str], encoding: tiktoken.Encoding, first: int = 1
 ) -> list[list[int]]:
-    """Each text's token ids; of an empty text, of which nothing is left to read, one padding token.
+    """Each text's token ids. An empty text becomes one padding token.
 
-    A text that spells out a special token is encoded as the text that it is.
+    A text that spells out a special token is encoded as plain text.
 
     Args:
         first: the number of the first text, for messages.
