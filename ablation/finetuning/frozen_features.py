@@ -174,7 +174,8 @@ class FrozenPrefix:
         if self._states is None:
             return False
         classifier.eval()
-        rank, batches = place().rank, batch_by_length(self._n_states.tolist(), classifier)
+        rank, width = place().rank, self._states.shape[1]
+        batches = batch_by_length(self._n_states.tolist(), classifier)
         with Progress("hidden states", "texts", len(self._texts)) as progress:
             # Several processes compute a batch each at a time, and give it to the others.
             while group := list(islice(batches, size())):
@@ -183,7 +184,7 @@ class FrozenPrefix:
                 for owner, batch in enumerate(group):
                     rows, is_own = _state_rows(self._starts[batch], self._n_states[batch])
                     rows = rows[is_own].to(self._states.device)
-                    new = own if owner == rank else self._states.new_empty(self._states[rows].shape)
+                    new = own if owner == rank else self._states.new_empty(len(rows), width)
                     self._states[rows] = share_tensor(new, owner)
                     if not torch.isfinite(new).all():
                         raise _not_finite(classifier, self._tokens(batch), stop)
