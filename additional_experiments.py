@@ -50,19 +50,19 @@ def answer(arguments: Sequence[str]) -> int:
         output.print_lines(compare_runs(*request.compare, output_dir))
         return 0
     if request.dry_run:
-        output.print_lines(sweep.describe_plan(runs, output_dir, request.keep))
+        output.print_lines(sweep.describe_plan(runs, output_dir, request.output))
         return 0
     if not request.report and parallel.is_first():
         records.require_writable(output_dir)
     if runs and not request.is_sweep:
-        sweep.run_one(runs[0], output_dir, request.keep)
+        sweep.run_one(runs[0], output_dir, request.output)
         return 0
     if request.cluster:
         from ablation.sweeps.ray_sweep import run_ray_sweep  # Ray is not always there
 
-        failed = run_ray_sweep(runs, output_dir, request.keep, request.cluster)
+        failed = run_ray_sweep(runs, output_dir, request.output, request.cluster)
     else:
-        failed = sweep.run_sweep(runs, output_dir, request.keep)
+        failed = sweep.run_sweep(runs, output_dir, request.output)
     with ending_at_once():
         from ablation.reports.report import write_report
 

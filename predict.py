@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablation.classifier.prediction_formats import FORMATS, Prediction, format_prediction
-from ablation.config.flag_types import Text, option, options_of, read_flags
+from ablation.config.flag_types import Text, one_of, option, options_of, read_flags
 from ablation.config.flags import add_flags
-from ablation.config.options import OPTIONS, one_of, tagged
+from ablation.config.options import OPTIONS, tagged
 from ablation.config.rules import encoding_problems
 from ablation.config.runs import CONFIG_NAME
 from ablation.data.separated_values import TextFormat, are_positions
@@ -145,7 +145,6 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     run_dir, typed = found.pop("run_dir"), found.pop("texts")
     values, problems = read_flags(FLAGS, found)
     problems = parser.problems + problems
-    problems += filter(None, (FLAGS[name].problem(value) for name, value in values.items()))
     defaults = {name: flag.default for name, flag in FLAGS.items()}
     arguments = argparse.Namespace(**{**defaults, **values}, run_dir=run_dir, texts=typed)
     folder = Path(arguments.run_dir or "")

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ablation.classifier.saved_models import load_classifier
 from ablation.config.options import ExperimentConfig
-from ablation.config.runs import Keep
+from ablation.config.runs import OutputOptions
 from ablation.data.corpora import load_encoding
 from ablation.data.sms import find_dataset, read_messages
 from ablation.finetuning.checkpoints import Checkpoints
@@ -113,7 +113,7 @@ def time_checkpoints(config: ExperimentConfig, folder: Path) -> dict[str, object
 
     Checkpoints._write = note
     result = run_experiment(
-        config, SharedWork([config]), Keep(folder=folder, checkpoint_every="epoch")
+        config, SharedWork([config]), OutputOptions(folder=folder, checkpoint_every="epoch")
     )
     Checkpoints._write = real
     return {
@@ -135,7 +135,7 @@ def main() -> None:
     one_step = ExperimentConfig(**{**vars(row_16), "max_steps": 1, "context_length": 300})
     with tempfile.TemporaryDirectory() as name:
         folder, exported = Path(name) / "run", Path(name) / "exported"
-        run_experiment(one_step, keep=Keep(folder, save_model=True, export_dir=exported))
+        run_experiment(one_step, output=OutputOptions(folder, save_model=True, export_dir=exported))
         texts = make_texts(Path(arguments.data_dir), arguments.texts)
         figures = {
             "predictions": compare_predictions(texts, folder, exported),

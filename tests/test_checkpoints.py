@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from ablation.classifier.tensor_files import read_tensors, write_tensors
 from ablation.config.options import ExperimentConfig
-from ablation.config.runs import Keep
+from ablation.config.runs import OutputOptions
 from ablation.data import corpora
 from ablation.finetuning import checkpoints, experiment, shared_work, training
 from ablation.finetuning.checkpoints import CHECKPOINT_NAME, Checkpoints
@@ -82,14 +82,14 @@ def test_resumed_equals_uninterrupted(
     config = config_from_flags([*start, *flags.split()])
     whole = run_experiment(config)
     printed = capsys.readouterr().out.splitlines()
-    keep = Keep(tmp_path, resume=True, checkpoint_every=every)
+    output = OutputOptions(tmp_path, resume=True, checkpoint_every=every)
     for step in stops:
         with monkeypatch.context() as patch:
             stop_after(step, patch)
             with pytest.raises(Stopped):
-                run_experiment(config, keep=keep)
+                run_experiment(config, output=output)
     capsys.readouterr()
-    resumed = run_experiment(config, keep=keep)
+    resumed = run_experiment(config, output=output)
     assert outcome(resumed) == outcome(whole)
     captured = capsys.readouterr()
     lines = [line for line in captured.out.splitlines() if "completed in" not in line]
@@ -99,7 +99,7 @@ def test_resumed_equals_uninterrupted(
 
 def test_a_checkpoint_holds_what_trains_and_no_more(tmp_path: Path) -> None:
     config = config_from_flags(["--demo", "--max_steps", "3"])
-    run_experiment(config, keep=Keep(tmp_path, checkpoint_every=3))
+    run_experiment(config, output=OutputOptions(tmp_path, checkpoint_every=3))
     _, tensors = read_tensors(tmp_path / CHECKPOINT_NAME)
     model = {name for name in tensors if name.startswith("model.")}
     assert model
@@ -112,15 +112,15 @@ def test_a_checkpoint_of_another_run_is_refused(
     tmp_path: Path, few_messages: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_from_flags(["--demo", "--max_steps", "2"])
-    keep = Keep(tmp_path, resume=True, checkpoint_every=1)
-    run_experiment(config, keep=keep)
+    output = OutputOptions(tmp_path, resume=True, checkpoint_every=1)
+    run_experiment(config, output=output)
     for other in (replace(config, seed=5), replace(config, learning_rate=1e-3)):
         with pytest.raises(CheckpointError, match="belongs to a run on other"):
-            run_experiment(other, keep=keep)
-    run_experiment(replace(config, device="cpu"), keep=keep)  # a circumstance
+            run_experiment(other, output=output)
+    run_experiment(replace(config, device="cpu"), output=output)  # a circumstance
     monkeypatch.setattr(corpora, "demo_messages", lambda: few_messages[1:])
     with pytest.raises(CheckpointError, match="belongs to a run on other data"):
-        run_experiment(config, keep=keep)
+        run_experiment(config, output=output)
 
 
 def test_a_checkpoint_from_other_base_weights_is_refused(checkpoint: str, tmp_path: Path) -> None:
@@ -128,19 +128,19 @@ def test_a_checkpoint_from_other_base_weights_is_refused(checkpoint: str, tmp_pa
     path = tmp_path / "w.safetensors"
     path.write_bytes((Path(checkpoint) / "model.safetensors").read_bytes())
     config = config_from_flags(["--demo", "--max_steps", "2", "--weights", str(path)])
-    keep = Keep(tmp_path / "run", resume=True, checkpoint_every=1)
-    run_experiment(config, keep=keep)
+    output = OutputOptions(tmp_path / "run", resume=True, checkpoint_every=1)
+    run_experiment(config, output=output)
     header, _ = read_tensors(tmp_path / "run" / CHECKPOINT_NAME)
     assert header["identity"]["base"] == {
         "weights": str(path),
         "file_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
     }
-    run_experiment(config, keep=keep)
+    run_experiment(config, output=output)
     tensors = load_file(path)
     tensors["wpe.weight"][0, 0] += 1e-3
     save_file(tensors, path)
     with pytest.raises(CheckpointError, match="belongs to a run on other data, weights"):
-        run_experiment(config, keep=keep)
+        run_experiment(config, output=output)
 
 
 DAMAGES = {
@@ -173,11 +173,11 @@ def rewrite(path: Path, drop: str = "", spoil: str = "") -> None:
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
     config = config_from_flags(["--demo", "--max_steps", "2"])
-    keep = Keep(tmp_path, resume=True, checkpoint_every=1)
-    run_experiment(config, keep=keep)
+    output = OutputOptions(tmp_path, resume=True, checkpoint_every=1)
+    run_experiment(config, output=output)
     DAMAGES[damage](tmp_path / CHECKPOINT_NAME)
     with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors is damaged"):
-        run_experiment(config, keep=keep)
+        run_experiment(config, output=output)
 
 
 def test_the_last_good_checkpoint_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,7 +358,7 @@ def test_the_run_goes_on_without_what_identifies_a_checkpoint(
 
     monkeypatch.setattr(Checkpoints, "_write", gone)
     config = config_from_flags(["--demo", "--max_steps", "2"])
-    run_experiment(config, keep=Keep(tmp_path, checkpoint_every=1))
+    run_experiment(config, output=OutputOptions(tmp_path, checkpoint_every=1))
     assert "No checkpoint: the weights are gone" in caplog.text
 
 
@@ -376,7 +376,7 @@ def test_signals_are_given_back() -> None:
     with DeferredSignals() as signals:
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Interrupted):
-            signals.heed()
+            signals.raise_if_stopped()
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 

@@ -367,7 +367,7 @@ def test_no_export_among_the_records(export_dir: str, words: str) -> None:
     (problem,) = problems_of(["--rows", "16", "--export_hf", export_dir])
     assert problem.startswith(f"--export_hf {export_dir}")
     assert words in problem
-    assert parse_command_line(["--rows", "16", "--export_hf", "elsewhere/model"]).keep.export_dir
+    assert parse_command_line(["--rows", "16", "--export_hf", "elsewhere/model"]).output.export_dir
 
 
 def test_delimiters_by_name_or_as_they_are() -> None:
@@ -622,6 +622,7 @@ def test_seeds_are_selected() -> None:
         (["--seeds", "-1"], "-1"),
         (["--num_seeds", "0"], "--num_seeds 0: not a whole number from 1"),
         (["--num_seeds", "many"], "--num_seeds many"),
+        (["--num_seeds", "99999999999"], "--num_seeds 99999999999: not a whole number from 1"),
         (["--seeds", "1", "--num_seeds", "2"], "--seeds with --num_seeds or --seed"),
         (["--seeds", "1", "--seed", "2"], "--seeds with --num_seeds or --seed"),
         (["--report", "--rows", "1"], "--rows with --report: nothing is run"),

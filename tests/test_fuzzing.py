@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ablation.classifier.saved_models import SavedClassifier, load_classifier
-from ablation.config.flag_types import Choice, Number
+from ablation.config.flag_types import Number
 from ablation.config.options import OPTIONS, ExperimentConfig
 from ablation.config.rules import config_problems
-from ablation.config.runs import Keep
+from ablation.config.runs import OutputOptions
 from ablation.data.demo import byte_encoding
 from ablation.data.vocabulary import gpt2_encoding
 from ablation.finetuning.experiment import run_experiment
@@ -33,7 +33,7 @@ def values(name: str) -> st.SearchStrategy:
     option = OPTIONS[name]
     if option.values is None:
         return st.just(True)
-    if isinstance(option.values, Choice):
+    if getattr(option.values, "names", ()) and not isinstance(option.values, Number):
         return st.sampled_from([*option.values.names, "nothing", ""])
     if isinstance(option.values, Number) and not option.values.names:
         return st.one_of(st.integers(), st.floats(), st.sampled_from([0, 1, 2, 8, 0.5]))
@@ -119,7 +119,7 @@ def classifier(
 ) -> SavedClassifier:
     folder: Path = tmp_path_factory.mktemp("saved")
     flags = ["--demo", "--max_steps", "3", *request.param.split()]
-    run_experiment(config_from_flags(flags), keep=Keep(folder, save_model=True))
+    run_experiment(config_from_flags(flags), output=OutputOptions(folder, save_model=True))
     return load_classifier(folder, {})
 
 

@@ -8,7 +8,7 @@ from helpers import config_from_flags
 
 from ablation.classifier.export import require_export_folder
 from ablation.config.options import ExperimentConfig
-from ablation.config.runs import Keep
+from ablation.config.runs import OutputOptions
 from ablation.data.corpora import load_corpus
 from ablation.data.demo import byte_encoding
 from ablation.finetuning import experiment
@@ -123,12 +123,12 @@ def test_too_many_classes_for_an_export_are_known_before_training(
 ) -> None:
     config = config_from_flags(FLEXIBLE)
     assert config.gpt.emb_dim == 64
-    keep = Keep(export_dir=Path("exported"))
+    output = OutputOptions(export_dir=Path("exported"))
     with monkeypatch.context() as patch:
         patch.setattr(SharedWork, "model", lambda *_: pytest.fail("no weights are read"))
         with pytest.raises(ExportError, match=r"65 classes.*64 classes at most.*--model_size"):
-            run_experiment(config, SharedWork([config], corpus_of(65), byte_encoding()), keep)
-    result = run_experiment(config, SharedWork([config], corpus_of(64), byte_encoding()), keep)
+            run_experiment(config, SharedWork([config], corpus_of(65), byte_encoding()), output)
+    result = run_experiment(config, SharedWork([config], corpus_of(64), byte_encoding()), output)
     assert list(result.kept) == ["export"]
     run_experiment(config, SharedWork([config], corpus_of(65), byte_encoding()))
 

@@ -19,7 +19,7 @@ import predict
 from ablation.classifier.saved_models import load_classifier
 from ablation.classifier.tensor_files import read_tensors, write_tensors
 from ablation.config.identity import checksum_json
-from ablation.config.runs import Keep
+from ablation.config.runs import OutputOptions
 from ablation.data import corpora
 from ablation.data.corpora import load_corpus
 from ablation.data.demo import byte_encoding
@@ -224,7 +224,7 @@ def flip(path: Path, place: int) -> None:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("saved")
-    run_experiment(config_from_flags(ONE_STEP), keep=Keep(folder, save_model=True))
+    run_experiment(config_from_flags(ONE_STEP), output=OutputOptions(folder, save_model=True))
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 

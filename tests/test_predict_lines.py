@@ -16,7 +16,7 @@ from helpers import config_from_flags, environment_without_network
 import predict
 from ablation.classifier.prediction_formats import Prediction, disarm, format_prediction
 from ablation.classifier.saved_models import load_classifier
-from ablation.config.runs import Keep
+from ablation.config.runs import OutputOptions
 from ablation.data.demo import byte_encoding
 from ablation.data.texts_to_classify import read_lines
 from ablation.finetuning.experiment import run_experiment
@@ -152,8 +152,8 @@ def test_the_help_says_so(capsys: pytest.CaptureFixture) -> None:
 
 @pytest.mark.slow
 def test_a_line_that_is_typed_is_answered_at_once(tmp_path: Path) -> None:
-    keep = Keep(tmp_path, save_model=True)
-    run_experiment(config_from_flags(["--demo", "--max_steps", "1"]), keep=keep)
+    output = OutputOptions(tmp_path, save_model=True)
+    run_experiment(config_from_flags(["--demo", "--max_steps", "1"]), output=output)
     keyboard, stdin = pty.openpty()
     with subprocess.Popen(
         [sys.executable, predict.__file__, tmp_path],
@@ -173,8 +173,8 @@ def test_long_work_says_how_many_texts_are_classified(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "experiments")
-    keep = Keep(tmp_path, save_model=True)
-    run_experiment(config_from_flags(["--demo", "--max_steps", "1"]), keep=keep)
+    output = OutputOptions(tmp_path, save_model=True)
+    run_experiment(config_from_flags(["--demo", "--max_steps", "1"]), output=output)
     caplog.clear()
     monkeypatch.setattr("ablation.system.progress.LINE_SECONDS", 0.0)
     monkeypatch.setattr(

@@ -17,7 +17,7 @@ from ablation.classifier.build import Classifier, build_classifier, load_weights
 from ablation.config.command_line import parse_command_line
 from ablation.config.options import ExperimentConfig
 from ablation.config.rows import ROWS, configure, row_number
-from ablation.config.runs import Keep, Run
+from ablation.config.runs import OutputOptions, Run
 from ablation.data import corpora
 from ablation.finetuning import shared_work
 from ablation.finetuning.experiment import run_experiment
@@ -230,7 +230,7 @@ def test_what_is_done_is_not_repeated(
     run_sweep([changed, *runs], tmp_path)
     assert started[1:] == [changed.config]
     plan = describe_plan(
-        [*runs, replace(changed, config=replace(changed.config, seed=4))], tmp_path, Keep()
+        [*runs, replace(changed, config=replace(changed.config, seed=4))], tmp_path, OutputOptions()
     )
     states = [line.split()[0] for line in plan.splitlines()]
     assert states == ["done", "done", "done", "to", "4"]

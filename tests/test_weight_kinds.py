@@ -18,7 +18,7 @@ from ablation.classifier.build import load_weights
 from ablation.classifier.published_weights import BLOCK_MODULES
 from ablation.classifier.weight_files import find_weights
 from ablation.config.options import ExperimentConfig
-from ablation.config.runs import Keep
+from ablation.config.runs import OutputOptions
 from ablation.config.sizes import MODEL_SIZES
 from ablation.finetuning.checkpoints import CHECKPOINT_NAME
 from ablation.finetuning.experiment import run_experiment
@@ -188,8 +188,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_steps=1,
         eval_iter=1,
     )
-    keep = Keep(folder, save_model=True, checkpoint_every=1, export_dir=folder / "export")
-    run_experiment(config, keep=keep)
+    output = OutputOptions(
+        folder, save_model=True, checkpoint_every=1, export_dir=folder / "export"
+    )
+    run_experiment(config, output=output)
     return folder
 
 

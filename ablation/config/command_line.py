@@ -5,6 +5,7 @@ Nothing here needs PyTorch or another package, so that --help and mistakes are a
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from ablation.config.rows import (
     parse_rows,
     row_number,
 )
-from ablation.config.runs import EPOCH, RESULT_NAME, Keep, Run
+from ablation.config.runs import EPOCH, RESULT_NAME, OutputOptions, Run
 from ablation.system.errors import ConfigError
 from ablation.system.files import ROOM, path_problem
 from ablation.system.processes import is_launched
@@ -49,7 +50,7 @@ class Request:
     dry_run: bool = False
     report: bool = False
     compare: tuple[str, str] | None = None
-    keep: Keep = field(default_factory=Keep)
+    output: OutputOptions = field(default_factory=OutputOptions)
     cluster: ClusterRequest | None = None  # that computes; none is this process
     data_dir: Path = Path(OPTIONS["data_dir"].default)  # where a report finds the messages
     offline: bool = False  # whether it must find them there
@@ -63,10 +64,12 @@ def parse_command_line(argv: Sequence[str]) -> Request:
     """
     parser = build_parser()
     namespace, unknown = parser.parse_known_args(argv)
-    values, problems = read_flags({**ACTIONS, **OPTIONS}, vars(namespace))
+    joined = _missing_spaces(vars(namespace))
+    texts = {name: text for name, text in vars(namespace).items() if name not in joined}
+    values, problems = read_flags({**ACTIONS, **OPTIONS}, texts)
     asked = {name: values[name] for name in ACTIONS if name in values}
     given = {name: values[name] for name in OPTIONS if name in values}
-    problems = parser.problems + problems + _action_problems(asked)
+    problems = [*parser.problems, *joined.values(), *problems]
     if asked.get("rows") == ("list",):
         asked["list"] = asked.pop("rows")
     rows, row_problems = parse_rows(" ".join(asked["rows"])) if "rows" in asked else ([None], [])
@@ -82,8 +85,7 @@ def parse_command_line(argv: Sequence[str]) -> Request:
     ]
     if is_launched() and not problems:
         problems += _launch_problems(asked, runs, is_sweep)
-    explained = any(map(rules.missing_space, given.values()))
-    problems += unknown_problems(unknown, explained)
+    problems += unknown_problems(unknown, explained=bool(joined))
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     if "version" in asked or "list" in asked:
@@ -100,7 +102,7 @@ def parse_command_line(argv: Sequence[str]) -> Request:
         dry_run="dry_run" in asked,
         report="report" in asked,
         compare=asked.get("compare"),
-        keep=_choose_keep(asked),
+        output=_choose_output(asked),
         cluster=ClusterRequest(asked["ray"], **cluster) if "ray" in asked else None,
         data_dir=Path(runs[0].config.data_dir),
         offline=runs[0].config.offline,
@@ -145,12 +147,12 @@ def _choose_seeds(
     """The seeds of --seeds, or of --num_seeds and --seed, and their problems."""
     first, number = given.get("seed", OPTIONS["seed"].default), asked.get("num_seeds", 1)
     last = OPTIONS["seed"].values.high
+    if not ACTIONS["num_seeds"].values.allows(number):
+        number = 1  # a list of a billion seeds would take all memory before it is refused
     if "seeds" in asked:
         both = "num_seeds" in asked or "seed" in given
         problems = ["--seeds with --num_seeds or --seed: give one of them"] if both else []
         return list(dict.fromkeys(asked["seeds"])), problems
-    if not ACTIONS["num_seeds"].values.allows(number):
-        return [first], []
     if first <= last < first + number - 1:
         return [first], [
             f"--num_seeds {number} with --seed {first}: seeds go up to {last}; take a smaller "
@@ -159,10 +161,10 @@ def _choose_seeds(
     return list(range(first, first + number)), []
 
 
-def _choose_keep(asked: Mapping[str, Any]) -> Keep:
+def _choose_output(asked: Mapping[str, Any]) -> OutputOptions:
     """What is kept of runs."""
     keeps = not asked.keys().isdisjoint(("resume", "save_model", "export_hf"))
-    return Keep(
+    return OutputOptions(
         resume="resume" in asked,
         checkpoint_every=asked.get("checkpoint_every", EPOCH if keeps else None),
         save_model="save_model" in asked,
@@ -173,13 +175,17 @@ def _choose_keep(asked: Mapping[str, Any]) -> Keep:
 # ---------------------------------------------------------------- problems
 
 
-def _action_problems(asked: Mapping[str, Any]) -> list[str]:
-    """What is wrong with the values of actions, each by itself."""
-    problems = []
-    for name, value in asked.items():
-        parts = value if isinstance(value, tuple) and name != "rows" else [value]
-        problems += [ACTIONS[name].problem(part) for part in parts]
-    return [problem for problem in problems if problem]
+def _missing_spaces(texts: Mapping[str, Any]) -> dict[str, str]:
+    """A problem for each flag whose text ends in another flag, as ``all--weights`` does."""
+    problems = {}
+    for name, text in texts.items():
+        joined = re.fullmatch(r"(.*?)\s*--(\w+)", text) if isinstance(text, str) else None
+        if joined and joined[2] in OPTIONS:
+            problems[name] = (
+                f'--{name} "{text}": a space is missing before --{joined[2]}; write --{name} '
+                f'"{joined[1]}" --{joined[2]} ...'
+            )
+    return problems
 
 
 def _conflicts(asked: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:

@@ -16,41 +16,35 @@ MEANT = {"gpu": "cuda", "float32": "fp32", "bfloat16": "bf16"}
 
 @dataclass(frozen=True)
 class Text:
-    """Any text: a name or a path. Empty, it is no value."""
+    """A text that is not empty: one of ``names``, where there are any, or else a path or the like.
+
+    ``parse`` turns other ways of writing a name into it.
+    """
 
     metavar: str | tuple[str, ...]
-    parse: Callable[[str], Any] = str
-
-    def allows(self, value: Any) -> bool:
-        """Whether the flag may have this value."""
-        return value != ""
-
-    def refuse(self, value: Any) -> str:
-        """What is wrong with another."""
-        return '"": empty; give a value, or leave it out'
-
-
-@dataclass(frozen=True)
-class Choice(Text):
-    """One of some names. ``parse`` turns other ways of writing a name into it."""
-
-    metavar: str
     names: Collection[str] = ()
+    parse: Callable[[str], Any] = str
+    may_be_empty: bool = False
 
     def allows(self, value: Any) -> bool:
         """Whether the flag may have this value."""
-        return value in tuple(self.names)
+        return value in tuple(self.names) if self.names else value != "" or self.may_be_empty
 
     def refuse(self, value: Any) -> str:
         """What is wrong with another, and the name that was probably meant."""
         if value == "":
-            return super().refuse(value)
+            return '"": empty; give a value, or leave it out'
         meant = MEANT.get(str(value).casefold())
         nearest = [meant] if meant in self.names else []
         nearest += difflib.get_close_matches(str(value), self.names, n=1, cutoff=0.4)
         hint = f'did you mean "{nearest[0]}"? ' if nearest else ""
         choices = ", ".join(f'"{name}"' for name in self.names)
         return f'"{shorten(value)}": no such choice; {hint}it can be {choices}'
+
+
+def one_of(*names: str, parse: Callable[[str], Any] = str) -> Text:
+    """One of some names, which the help shows in full."""
+    return Text(f"{{{','.join(names)}}}", names, parse)
 
 
 @dataclass(frozen=True)
@@ -110,17 +104,13 @@ class Option:
             return f"{self.default:g}"
         return {None: "none", False: "off"}.get(self.default, str(self.default))
 
-    @property
-    def is_float(self) -> bool:
-        """Whether its values are numbers with a fraction."""
-        return getattr(self.values, "kind", None) is float
-
     def read(self, text: str) -> tuple[Any, str | None]:
-        """The value of a text, or the problem that it has none."""
+        """The value of a text, if it has one, and what is wrong with it, if anything is."""
         try:
-            return self.values.parse(text), None
+            value = self.values.parse(text)
         except ValueError:
             return None, self._refuse(text)
+        return value, self.problem(value)
 
     def problem(self, value: Any) -> str | None:
         """What is wrong with a value; none if nothing is."""
@@ -151,23 +141,26 @@ def option(
 
 
 def options_of(table: type) -> dict[str, Option]:
-    """The options of a dataclass by name, each with the text that stands below it."""
+    """The options of a dataclass by name, each with the text that stands below it, in which
+    ``{names}`` stands for those that it can be."""
     (body,) = (node.body for node in ast.parse(inspect.getsource(table)).body)
     help_of = {
         statement.target.id: " ".join(below.value.value.split())
         for statement, below in itertools.pairwise(body)
         if isinstance(statement, ast.AnnAssign)
     }
-    return {
-        f.name: Option(f.name, f.default, help=help_of[f.name], **f.metadata) for f in fields(table)
-    }
+    options = {}
+    for f in fields(table):
+        names = ", ".join(f'"{name}"' for name in getattr(f.metadata["values"], "names", ()))
+        help = help_of[f.name].replace("{names}", names)
+        options[f.name] = Option(f.name, f.default, help=help, **f.metadata)
+    return options
 
 
 def read_flags(
     options: Mapping[str, Option], found: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The values of what a parser found, those of ``nargs`` as a tuple, and a problem for each text
-    that has none."""
+    """The values of what a parser found, those of ``nargs`` as a tuple, and all problems."""
     values, problems = {}, []
     for name, texts in found.items():
         if options[name].values is None:
@@ -175,7 +168,7 @@ def read_flags(
             continue
         pairs = [options[name].read(t) for t in (texts if isinstance(texts, list) else [texts])]
         problems += [problem for _, problem in pairs if problem]
-        fine = tuple(value for value, problem in pairs if not problem)
-        if fine or isinstance(texts, list):
-            values[name] = fine if isinstance(texts, list) else fine[0]
+        read = tuple(value for value, _ in pairs if value is not None)
+        if read:
+            values[name] = read if isinstance(texts, list) else read[0]
     return values, problems

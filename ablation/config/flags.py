@@ -46,9 +46,9 @@ MEANT = {
 class Actions:
     """What is to be done, and not how a run is made; each field is the flag of the same name."""
 
-    rows: tuple[str, ...] | None = option(None, Text("ROWS"), nargs="+")
-    """the flags of row N, 1 to 19, or of many: 1-5,16, or all. Other flags win over them, and then
-    a run is a variant of its row. list prints the rows and runs none"""
+    rows: tuple[str, ...] | None = option(None, Text("ROWS", may_be_empty=True), nargs="+")
+    """the flags of row N, or of many: 1-5,16, or all. Other flags win over them, and then a run is
+    a variant of its row. list prints the rows and runs none"""
     seeds: tuple[int, ...] | None = option(None, OPTIONS["seed"].values, nargs="+")
     """run each row with each of these seeds"""
     num_seeds: int | None = option(None, Number(high=1000))
@@ -136,9 +136,10 @@ def unknown_problems(unknown: Sequence[str], explained: bool) -> list[str]:
     words = " ".join(argument for argument in unknown if not argument.startswith("-"))
     problems = []
     for flag in flags:
-        nearest = " or ".join(f"--{name}" for name in nearest_flags(flag))
-        hint = f"; did you mean {nearest}?" if nearest else ""
-        problems.append(f"{shorten(flag)}: no such flag{hint}")
+        nearest = " or ".join(f"--{name}" for name in _nearest_flags(flag))
+        problems.append(
+            f"{shorten(flag)}: no such flag" + (f"; did you mean {nearest}?" if nearest else "")
+        )
     # Words after a flag that is unknown are its values, not another problem.
     if words and not flags and not explained:
         way_out = "switches take no value, and a value with spaces needs quotes"
@@ -150,11 +151,10 @@ def unknown_problems(unknown: Sequence[str], explained: bool) -> list[str]:
     return problems
 
 
-def nearest_flags(flag: str) -> list[str]:
+def _nearest_flags(flag: str) -> list[str]:
     """What an unknown flag may stand for: flags of which it is a part, or else the most alike."""
     word = flag.lstrip("-").replace("-", "_").casefold()
     names = ["help", *ACTIONS, *OPTIONS]
-    if word in MEANT:
-        return [MEANT[word]]
     whole = [name for name in names if {*word.split("_")} <= {*name.split("_")}]
-    return whole or difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    nearest = whole or difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return [MEANT[word]] if word in MEANT else nearest

@@ -36,7 +36,7 @@ def chosen_options(config: ExperimentConfig) -> dict[str, Any]:
     changed = changed_options(config)
     return {
         # 16 and 16.0 are one choice.
-        name: float(changed[name]) if OPTIONS[name].is_float else changed[name]
+        name: float(changed[name]) if isinstance(OPTIONS[name].default, float) else changed[name]
         for name in without("circumstance", "seed")
         if name in changed
     }

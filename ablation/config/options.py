@@ -13,7 +13,7 @@ Tags say what an option is about, wherever that matters:
 import re
 from dataclasses import dataclass
 
-from ablation.config.flag_types import Choice, Number, Text, option, options_of
+from ablation.config.flag_types import Number, Text, one_of, option, options_of
 from ablation.config.sizes import MODEL_SIZES, GPTConfig
 
 TRAINABLE_LAYERS = (
@@ -30,11 +30,6 @@ GROUPS = {
     "training": "num_epochs",
     "run": "eval_freq",
 }
-
-
-def one_of(*names: str) -> Choice:
-    """A choice that the help shows in full."""
-    return Choice(f"{{{','.join(names)}}}", names=names)
 
 
 def model_size(text: str) -> str:
@@ -61,10 +56,9 @@ class ExperimentConfig:
     """One experiment. The defaults are row 1; each field is the flag of the same name."""
 
     model_size: str = option(
-        "gpt2-small (124M)", Choice("SIZE", model_size, MODEL_SIZES), "model", "shape"
+        "gpt2-small (124M)", Text("SIZE", MODEL_SIZES, model_size), "model", "shape"
     )
-    """"gpt2-tiny (3M)", "gpt2-small (124M)", "gpt2-medium (355M)", "gpt2-large (774M)" or
-    "gpt2-xl (1558M)"; a part of the name is enough, such as medium or 355M"""
+    """size of the GPT-2: {names}; a part of the name is enough, such as medium or 355M"""
     weights: str = option("pretrained", Text("pretrained|random|PATH"), "machine")
     """pretrained: the published ones; random; or the PATH of a GPT-2 safetensors file, or of a
     folder that holds one"""
@@ -73,9 +67,7 @@ class ExperimentConfig:
     without it to the Hugging Face cache, unless one of the two has them"""
     disable_causal_mask: bool = option(False, None, "model")
     """let every token attend to every other, not only to those before it"""
-    trainable_layers: str = option(
-        "last_block", Choice("LAYERS", names=TRAINABLE_LAYERS), "model", "shape"
-    )
+    trainable_layers: str = option("last_block", Text("LAYERS", TRAINABLE_LAYERS), "model", "shape")
     """what trains: last_layer (the classifier), last_block (also the last block and the final
     norm), last_two_blocks, all, lora (LoRA matrices and the classifier), or lora_alternative
     (the same function, with the product added to the weight first)"""
@@ -103,9 +95,7 @@ class ExperimentConfig:
     header: str = option("auto", one_of("auto", "yes", "no"), "dataset")
     """whether the first line has the names of columns: auto (yes if you give columns by name),
     yes, or no (even if it looks like names)"""
-    delimiter: str | None = option(
-        None, Choice(f"{{{','.join(DELIMITERS)}}}", delimiter, DELIMITERS), "dataset"
-    )
+    delimiter: str | None = option(None, one_of(*DELIMITERS, parse=delimiter), "dataset")
     """what separates columns; by default, found in the first lines, or in a line such as sep=;"""
     encoding: str = option("utf-8", NAME, "dataset")
     """of the characters, such as cp1252, latin-1 or utf-16"""

@@ -130,19 +130,16 @@ COMPARISONS = (
 DEMO_FLAGS = {"model_size": "gpt2-tiny (3M)", "weights": "random", "learning_rate": 5e-4}
 
 
-def format_flag(name: str, value: Any) -> str:
-    """``--name value`` as one would type it; a switch has no value."""
-    if value is True:
-        return f"--{name}"
-    text = str(value)
-    if re.fullmatch(r"[\w ()%+=:,./-]+", text):  # means nothing to a shell in double quotes
-        return f'--{name} "{text}"' if re.search("[ ()]", text) else f"--{name} {text}"
-    return f"--{name} {shlex.quote(text)}"
-
-
 def format_flags(flags: Mapping[str, Any]) -> str:
-    """The same of several."""
-    return " ".join(map(format_flag, flags, flags.values()))
+    """Flags with their values, as one would type them."""
+    words = []
+    for name, value in flags.items():
+        text = str(value)
+        quoted = f'"{text}"' if re.search("[ ()]", text) else text
+        if not re.fullmatch(r"[\w ()%+=:,./-]+", text):  # means something even in double quotes
+            quoted = shlex.quote(text)
+        words.append(f"--{name}" if value is True else f"--{name} {quoted}")
+    return " ".join(words)
 
 
 def configure(row: Row | None, given: Mapping[str, Any]) -> ExperimentConfig:

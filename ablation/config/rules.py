@@ -1,11 +1,9 @@
 """The rules on and between the options of an experiment, checked before any work."""
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ablation.config.flag_types import Option
 from ablation.config.options import OPTIONS, ExperimentConfig, changed_options, tagged
 from ablation.config.sizes import MODEL_SIZES, PUBLISHED_WEIGHTS
 from ablation.system.errors import shorten
@@ -39,7 +37,7 @@ def option_problems(config: ExperimentConfig, given: Mapping[str, Any] | None = 
 
 def value_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> list[str]:
     """The same for the rules that need no file: on each value, and on some together."""
-    found = [value_problem(option, getattr(config, name)) for name, option in OPTIONS.items()]
+    found = [option.problem(getattr(config, name)) for name, option in OPTIONS.items()]
     problems = [problem for problem in found if problem]
     if config.no_padding and config.batch_size != 1:
         problems.append(
@@ -94,22 +92,6 @@ def export_problems(config: ExperimentConfig) -> list[str]:
         ),
     }
     return [f"--export_hf with {reason}" for reason, applies in reasons.items() if applies]
-
-
-def missing_space(value: Any) -> tuple[str, str] | None:
-    """The value and the flag's name in a text like ``gpt2-xl (1558M)--trainable_layers``."""
-    joined = re.fullmatch(r"(.*?)\s*--(\w+)", value) if isinstance(value, str) else None
-    return (joined[1], joined[2]) if joined and joined[2] in OPTIONS else None
-
-
-def value_problem(option: Option, value: Any) -> str | None:
-    """What is wrong with a value of an option, whatever the others are; none if nothing is."""
-    if not (joined := missing_space(value)):
-        return option.problem(value)
-    return (
-        f'--{option.name} "{value}": a space is missing before --{joined[1]}; write '
-        f'--{option.name} "{joined[0]}" --{joined[1]} ...'
-    )
 
 
 def encoding_problems(name: str) -> Iterator[str]:

@@ -20,7 +20,7 @@ RESULT_NAME, CONFIG_NAME = "result.json", "config.json"
 
 
 @dataclass(frozen=True)
-class Keep:
+class OutputOptions:
     """What is kept of a run, and gone on from, in its ``folder``; none keeps nothing."""
 
     folder: Path | None = None

@@ -117,7 +117,7 @@ class Checkpoints:
         logger.info("Continuing after step %d, from %s", state.step, self._path)
         for line in lines:
             print_lines(line)
-        self._signals.heed()
+        self._signals.raise_if_stopped()
 
     def _read(self) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
         """Header and tensors of the checkpoint to go on from; none if there is none."""
@@ -139,7 +139,7 @@ class Checkpoints:
             is_due = state.step - self._saved_step >= self._every
         if is_due:
             self.save()
-        self._signals.heed(before=self.save)
+        self._signals.raise_if_stopped(before=self.save)
 
     def end_training(self) -> None:
         """Write a checkpoint of what training came to, if any are to be written.
@@ -149,7 +149,7 @@ class Checkpoints:
         """
         if self._every:
             self.save()
-        self._signals.heed(before=self.save)
+        self._signals.raise_if_stopped(before=self.save)
 
     def save(self) -> None:
         """Write a checkpoint of the state after the last update, if there is none yet."""

@@ -13,7 +13,7 @@ from ablation.classifier.weight_files import WEIGHTS_NAME
 from ablation.config.identity import identify_checkpoint, identify_data, identify_program
 from ablation.config.options import ExperimentConfig, without
 from ablation.config.rules import config_problems, machine_problems
-from ablation.config.runs import Keep
+from ablation.config.runs import OutputOptions
 from ablation.data.corpora import load_encoding
 from ablation.data.own_data import require_ignored_class
 from ablation.finetuning.checkpoints import CHECKPOINT_NAME, Checkpoints
@@ -40,14 +40,14 @@ logger = logging.getLogger("experiments")
 
 
 def run_experiment(
-    config: ExperimentConfig, shared: SharedWork | None = None, keep: Keep | None = None
+    config: ExperimentConfig, shared: SharedWork | None = None, output: OutputOptions | None = None
 ) -> ExperimentResult:
     """Run one experiment, printing the protocol's lines on standard output.
 
     Args:
         shared: with the other experiments of this process; who made it has checked the rules
             on their options.
-        keep: by default, nothing is kept.
+        output: by default, nothing is kept.
 
     Raises:
         ConfigError: options break rules; nothing was downloaded or built.
@@ -57,8 +57,8 @@ def run_experiment(
         ParallelError: of several processes, one has gone, or other data or weights.
         Interrupted: the process was asked to stop, and a checkpoint was written if it could be.
     """
-    keep = keep or Keep()
-    if keep.save_model and not keep.folder:
+    output = output or OutputOptions()
+    if output.save_model and not output.folder:
         raise ValueError("a model is to be kept, but no folder is named")
     problems = machine_problems(config) if shared else config_problems(config)
     if problems:
@@ -68,7 +68,7 @@ def run_experiment(
     flags = {f"--{name}": getattr(config, name) for name in without("local")}
     require_same(lambda: {**identify_program(), **flags, "device": device.type})
     shared = shared or SharedWork([config])
-    if keep.export_dir:
+    if output.export_dir:
         require_few_classes(len(shared.corpus.class_names), config)
     if config.dataset:
         require_ignored_class(config, shared.corpus.class_names)
@@ -83,10 +83,10 @@ def run_experiment(
     loaders = make_loaders(inputs, config.batch_size)
     with DeferredSignals(agree=largest) as signals:
         checkpoints = Checkpoints(
-            keep.folder and keep.folder / CHECKPOINT_NAME,
+            output.folder and output.folder / CHECKPOINT_NAME,
             identity=lambda: identify_checkpoint(config, shared.corpus, base),
-            every=keep.checkpoint_every,
-            resume=keep.resume,
+            every=output.checkpoint_every,
+            resume=output.resume,
             features=feature_seconds,
             signals=signals,
         )
@@ -98,7 +98,7 @@ def run_experiment(
         started = time.perf_counter()
         predictions = loaders.map(lambda loader: classify_texts(classifier, loader))
         seconds["evaluation"] = time.perf_counter() - started
-        kept, not_kept = from_first(_keep_model(classifier, base, shared, config, keep))
+        kept, not_kept = from_first(_keep_model(classifier, base, shared, config, output))
     except BaseException:
         checkpoints.save()
         raise
@@ -131,7 +131,7 @@ def _keep_model(
     base: dict[str, Any],
     shared: SharedWork,
     config: ExperimentConfig,
-    keep: Keep,
+    output: OutputOptions,
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Write what is to be kept of a trained model, in the first process.
 
@@ -146,7 +146,10 @@ def _keep_model(
     def export(folder: Path) -> None:
         export_hf(gpt, config, corpus.class_names, n_tokens, folder, load_encoding(config))
 
-    wanted = {"model": (save, keep.save_model and keep.folder), "export": (export, keep.export_dir)}
+    wanted = {
+        "model": (save, output.save_model and output.folder),
+        "export": (export, output.export_dir),
+    }
     kept, not_kept = {}, {}
     for name, (write, folder) in wanted.items():
         if folder and is_first():

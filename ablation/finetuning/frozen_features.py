@@ -258,7 +258,7 @@ def _allocate(n_rows: int, gpt: GPTModel, memory: float | None) -> Tensor | None
     n_bytes = shape[0] * shape[1] * like.element_size()
     devices = list(dict.fromkeys((gpt.device, torch.device("cpu"))))
     budgets = [free_bytes(d) / 2 if memory is None else memory * 1e9 for d in devices]
-    free_on_disk = shutil.disk_usage(tempfile.gettempdir()).free // place().local_size
+    free_on_disk = shutil.disk_usage(tempfile.gettempdir()).free // place().n_local
     room = [*budgets, free_on_disk, math.inf]
     # The first place with room; in several processes, one that has it in all of them.
     choice = largest(next(i for i, n_free in enumerate(room) if n_bytes <= n_free))

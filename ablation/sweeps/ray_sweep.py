@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from ablation.config.cluster_request import LOCAL, ClusterRequest
 from ablation.config.options import ExperimentConfig
-from ablation.config.runs import Keep, Run
+from ablation.config.runs import OutputOptions, Run
 from ablation.data.corpora import load_corpus, load_encoding
 from ablation.data.data_summary import describe_corpus
 from ablation.data.vocabulary import portable
@@ -153,7 +153,7 @@ class Ledger:
 
 
 def run_ray_sweep(
-    runs: Sequence[Run], output_dir: Path, keep: Keep, request: ClusterRequest
+    runs: Sequence[Run], output_dir: Path, output: OutputOptions, request: ClusterRequest
 ) -> list[Run]:
     """Have Ray run whatever of ``runs``, in the order of :func:`sweep.order_runs`, has no complete
     record.
@@ -169,7 +169,7 @@ def run_ray_sweep(
         Interrupted: the process was asked to stop; what is complete is recorded.
     """
     read_commit()  # before others change the files
-    to_do = [run for run in runs if not find_done(run, output_dir, keep)]
+    to_do = [run for run in runs if not find_done(run, output_dir, output)]
     if not to_do:
         logger.info("All %d runs are done already", len(runs))
         return []
@@ -193,7 +193,7 @@ def run_ray_sweep(
             if ledger.n_ended:
                 logger.info("%d of %d runs are done already", ledger.n_ended, len(runs))
             logger.info("%d runs to do, in %d tasks", len(to_do), len(tasks))
-            _compute(tasks, (corpus, encoding), ledger, keep.save_model, signals)
+            _compute(tasks, (corpus, encoding), ledger, output.save_model, signals)
     return ledger.failed
 
 
@@ -211,7 +211,7 @@ def _compute(
     by_name = {run.name: run for task in tasks for run in task.runs}
     last_possible = last_sign = time.monotonic()
     while pending:
-        signals.heed()
+        signals.raise_if_stopped()
         ended, _ = ray.wait(list(pending), timeout=POLL_SECONDS)
         mail, now = _ask(inbox.take.remote()), time.monotonic()
         for name, outcome in mail.outcomes.items():
@@ -355,7 +355,7 @@ def connected(address: str) -> Iterator[DeferredSignals]:
     try:
         with DeferredSignals() as starting:
             _start(address, **options)
-            starting.heed()
+            starting.raise_if_stopped()
         # Here our handlers of signals are back, in whose place Ray had put its own.
         with DeferredSignals() as signals:
             yield signals

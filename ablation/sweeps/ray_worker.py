@@ -144,7 +144,7 @@ def _compute_runs(
 
 
 def _compute_run(config: ExperimentConfig, shared: SharedWork, keeps_model: bool) -> Outcome:
-    from ablation.config.runs import Keep
+    from ablation.config.runs import OutputOptions
     from ablation.finetuning.experiment import run_experiment
     from ablation.system.errors import describe_error
 
@@ -152,8 +152,8 @@ def _compute_run(config: ExperimentConfig, shared: SharedWork, keeps_model: bool
     ended: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         try:
-            keep = Keep(folder=Path(folder), save_model=keeps_model)
-            ended["result"] = run_experiment(config, shared, keep)
+            output = OutputOptions(folder=Path(folder), save_model=keeps_model)
+            ended["result"] = run_experiment(config, shared, output)
             ended["files"] = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
         except Exception as error:
             ended["error"] = describe_error(error)

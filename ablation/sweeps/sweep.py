@@ -10,7 +10,7 @@ from ablation.classifier.export import require_export_folder
 from ablation.classifier.weight_files import WEIGHTS_NAME
 from ablation.config.identity import identify, identify_data
 from ablation.config.rows import format_command
-from ablation.config.runs import Keep, Run
+from ablation.config.runs import OutputOptions, Run
 from ablation.data.split_files import write_split
 from ablation.finetuning.checkpoints import CHECKPOINT_NAME
 from ablation.finetuning.experiment import run_experiment
@@ -30,12 +30,15 @@ logger = logging.getLogger("experiments")
 
 
 def run_and_record(
-    run: Run, output_dir: Path, shared: SharedWork | None = None, keep: Keep | None = None
+    run: Run,
+    output_dir: Path,
+    shared: SharedWork | None = None,
+    output: OutputOptions | None = None,
 ) -> Path:
     """Run one experiment and write its record, however it ends. Returns its folder.
 
     Args:
-        keep: its folder is the record's, whatever it says.
+        output: its folder is the record's, whatever it says.
 
     Raises:
         RecordError: the record cannot be written.
@@ -48,7 +51,9 @@ def run_and_record(
         records.require_writable(folder)  # before the work, not after it
     try:
         shared = shared or SharedWork([run.config])
-        result = run_experiment(run.config, shared, replace(keep or Keep(), folder=folder))
+        result = run_experiment(
+            run.config, shared, replace(output or OutputOptions(), folder=folder)
+        )
     except BrokenPipeError:  # whoever reads the results has gone, which is no fault of the run
         raise
     except KeyboardInterrupt as error:
@@ -105,7 +110,7 @@ def describe_not_kept(result: ExperimentResult, folder: Path) -> str:
     )
 
 
-def find_done(run: Run, output_dir: Path, keep: Keep) -> records.Record | None:
+def find_done(run: Run, output_dir: Path, output: OutputOptions) -> records.Record | None:
     """The record of a run that came to its end, kept all that is to be kept, and was not begun
     again since.
 
@@ -115,7 +120,7 @@ def find_done(run: Run, output_dir: Path, keep: Keep) -> records.Record | None:
     record = records.find_complete(output_dir, run)
     if not record or (record.folder / CHECKPOINT_NAME).exists():
         return None
-    folders = {"model": keep.save_model and record.folder, "export": keep.export_dir}
+    folders = {"model": output.save_model and record.folder, "export": output.export_dir}
     try:
         kept = {name: checksum_file(at / WEIGHTS_NAME) for name, at in folders.items() if at}
     except OSError:
@@ -123,22 +128,22 @@ def find_done(run: Run, output_dir: Path, keep: Keep) -> records.Record | None:
     return record if kept.items() <= record.kept.items() else None
 
 
-def run_one(run: Run, output_dir: Path, keep: Keep) -> None:
+def run_one(run: Run, output_dir: Path, output: OutputOptions) -> None:
     """Run one experiment; if it is to be resumed and is complete, say again what it printed.
 
     Raises:
         ExperimentError: it failed, or its record cannot be written.
     """
     with parallel.joined(choose_device(run.config.device)):
-        done = find_done(run, output_dir, keep) if keep.resume and parallel.is_first() else None
-        if keep.export_dir and not done and parallel.is_first():
-            require_export_folder(keep.export_dir)
+        done = find_done(run, output_dir, output) if output.resume and parallel.is_first() else None
+        if output.export_dir and not done and parallel.is_first():
+            require_export_folder(output.export_dir)
         if done:
             print_lines("\n".join(done.lines))
             log_comparison(run, done.accuracy("test"))
         folder = run.folder(output_dir)
         if not parallel.from_first(bool(done)):
-            run_and_record(run, output_dir, keep=keep)
+            run_and_record(run, output_dir, output=output)
         logger.info("Record%s: %s", ", complete already" if done else "", folder)
 
 
@@ -150,7 +155,9 @@ def order_runs(runs: Sequence[Run]) -> list[Run]:
     return sorted(different.values(), key=lambda run: sharing_order(run.config))
 
 
-def run_sweep(runs: Sequence[Run], output_dir: Path, keep: Keep | None = None) -> list[Run]:
+def run_sweep(
+    runs: Sequence[Run], output_dir: Path, output: OutputOptions | None = None
+) -> list[Run]:
     """Run whatever of ``runs``, in the order of :func:`order_runs`, has no complete record.
 
     A run that was interrupted goes on from its checkpoint.
@@ -164,11 +171,11 @@ def run_sweep(runs: Sequence[Run], output_dir: Path, keep: Keep | None = None) -
             other weights of the same name, which could not stand in one table with these.
     """
     failed, shared = [], None
-    keep = replace(keep or Keep(), resume=True)
+    output = replace(output or OutputOptions(), resume=True)
     for number, run in enumerate(runs, start=1):
         place = f"Run {number} of {len(runs)}: {describe_run(run)}"
         # Looked up when it is due: another sweep may have done it meanwhile.
-        if find_done(run, output_dir, keep):
+        if find_done(run, output_dir, output):
             logger.info("%s is done already", place)
             continue
         if not shared:
@@ -177,7 +184,7 @@ def run_sweep(runs: Sequence[Run], output_dir: Path, keep: Keep | None = None) -
         logger.info("%s", place)
         print_lines(f"{describe_run(run)}:")
         try:
-            run_and_record(run, output_dir, shared, keep)
+            run_and_record(run, output_dir, shared, output)
         except (RecordError, BrokenPipeError):
             raise
         except Exception as error:
@@ -216,9 +223,9 @@ def require_one_table(output_dir: Path, corpus: Corpus, runs: Sequence[Run]) -> 
             )
 
 
-def describe_plan(runs: Sequence[Run], output_dir: Path, keep: Keep) -> str:
+def describe_plan(runs: Sequence[Run], output_dir: Path, output: OutputOptions) -> str:
     """What :func:`run_sweep` would do: a line for each run, with what is done already."""
-    states = ["done" if find_done(run, output_dir, keep) else "to do" for run in runs]
+    states = ["done" if find_done(run, output_dir, output) else "to do" for run in runs]
     commands = [format_command(run.config) for run in runs]
     lines = [f"{state:<5}  {line}" for state, line in zip(states, commands, strict=True)]
     where = printable(str(output_dir))

@@ -1,6 +1,4 @@
-"""How the scripts speak to people: results, errors, exit statuses."""
-
-from __future__ import annotations
+"""How the scripts speak to people: flags, errors, exit statuses."""
 
 import argparse
 import errno
@@ -9,7 +7,8 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, NoReturn
 
 from ablation.system.errors import (
@@ -21,14 +20,13 @@ from ablation.system.errors import (
     shorten,
 )
 from ablation.system.output import LogFormatter, printable
-from ablation.system.processes import is_launched, quiet_unless_first
+from ablation.system.processes import is_first, is_launched
 from ablation.system.signals import interruptible
 from ablation.system.version import PROJECT
 
 logger = logging.getLogger("experiments")
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-REQUIREMENTS = PROJECT / "requirements.txt"
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,19 +47,13 @@ class Parser(argparse.ArgumentParser):
 
 
 class Once(argparse.Action):
-    """Stores the value of a flag of :class:`Parser`, of which there can be only one."""
+    """Stores the only value of a flag of :class:`Parser`."""
 
-    def __call__(
-        self,
-        parser: Parser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
+    def __call__(self, parser: Parser, namespace: Any, values: Any, flag: Any = None) -> None:
         """Note a problem if another value was given before."""
         if parser.given.setdefault(self.dest, values) != values:
             both = " and ".join(
-                f"{option_string} {shorten(value if isinstance(value, str) else ' '.join(value))}"
+                f"{flag} {shorten(value if isinstance(value, str) else ' '.join(value))}"
                 for value in (parser.given[self.dest], values)
             )
             parser.problems.append(f"{both}: they contradict each other; give one of them")
@@ -83,70 +75,74 @@ def run_for_people(
     """
     _repair_streams()
     try:
-        with quiet_unless_first(), interruptible():
+        with _quiet_unless_first(), interruptible():
             handler = logging.StreamHandler(sys.stderr)
             handler.setFormatter(LogFormatter())
             logger.handlers[:] = [handler]
             logger.setLevel(logging.INFO)
             return action()
+    except KeyboardInterrupt as error:
+        _explain(error, f"Interrupted. {way_on}".strip())
+        return getattr(error, "exit_status", 130)
     except ConfigError as error:
         problems = (f"  {problem}" for problem in error.problems)
-        _explain("Nothing was started:", *problems, "See --help for every flag.")
+        _explain(error, "Nothing was started:", *problems, "See --help for every flag.")
         return 2
-    except ExperimentError as error:
-        _explain(f"Error: {error}")
-        return 1
     except ImportError as error:
-        _explain(f"Error: {_describe_lack(error)}")
-        return 1
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        _explain(f"Error: {describe_error(error, less_memory)}")
-        return 1
+        _explain(error, f"Error: {_describe_missing_package(error)}")
     except OSError as error:
-        # Whoever read the results may have gone, which he knows. A last flush would fail, too.
+        # Nobody may read the results any more. Then a last flush would fail, too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             way_out = " Make room, or look at the disk." if error.errno in DISK_ERRORS else ""
-            _explain(f"Error: {shorten(error)}.{way_out}")
-        return 1
-    except KeyboardInterrupt as error:
-        _explain(f"Interrupted. {way_on}".strip())
-        return getattr(error, "exit_status", 130)
+            _explain(error, f"Error: {shorten(error)}.{way_out}")
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, ExperimentError) or is_out_of_memory(error)):
+            raise
+        _explain(error, f"Error: {describe_error(error, less_memory)}")
+    return 1
 
 
-def _explain(*lines: str) -> None:
+@contextmanager
+def _quiet_unless_first() -> Iterator[None]:
+    """Inside, no process but the first prints anything: no results, bars or notices."""
+    if is_first():
+        yield
+        return
+    nothing = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    with nothing, redirect_stdout(nothing), redirect_stderr(nothing):
+        yield
+
+
+def _explain(error: BaseException, *lines: str) -> None:
     """Print on standard error why the script ends.
 
-    What the lines hold of line breaks and orders to a terminal is shown as escapes.
+    Line breaks and orders to a terminal within the lines are shown as escapes.
     """
     message = "\n".join(map(printable, lines))
     if is_launched():
-        from ablation.system.parallel import (
-            explain,  # PyTorch, which --help and wrong flags need not wait for
-        )
+        from ablation.system.parallel import explain  # with PyTorch, which takes seconds
 
-        explain(message)
+        explain(message, error)
     else:
         print(message, file=sys.stderr)
 
 
-def _describe_lack(error: ImportError) -> str:
+def _describe_missing_package(error: ImportError) -> str:
     """Which package is missing or broken, and the way out."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         what = f"the package {error.name.partition('.')[0]} is not installed"
     else:
         what = f"a package cannot be imported ({str(error).splitlines()[0]})"
-    python = shlex.quote(sys.executable)
+    python, requirements = map(shlex.quote, (sys.executable, str(PROJECT / "requirements.txt")))
     return (
         f"{what} for {python}. Activate the virtual environment that has it, or install what is "
-        f"needed: {python} -m pip install -r {shlex.quote(str(REQUIREMENTS))}"
+        f"needed: {python} -m pip install -r {requirements}"
     )
 
 
 def _repair_streams() -> None:
-    """Streams that were closed become empty ones, and characters that cannot be shown numbers."""
+    """Replace closed streams by empty ones, and show what an encoding lacks as escapes."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115

@@ -31,7 +31,7 @@ def free_bytes(device: torch.device) -> int:
     """Bytes of memory that this process can still have on a device."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    return psutil.virtual_memory().available // parallel.place().local_size
+    return psutil.virtual_memory().available // parallel.place().n_local
 
 
 def reset_peak_memory(device: torch.device) -> None:

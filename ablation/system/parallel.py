@@ -1,15 +1,12 @@
 """One run on several processes: data parallel, started by torchrun, over ``torch.distributed``.
 
-Every process runs the same program on the same batches in the same order. Of the texts of a batch
-each runs its share through the model, and gets the logits of the others' texts from them; so all
-compute the same losses, and take the same decisions. Gradients are added up over the processes
-before each update, so that all keep the same weights. What is printed and written, the first
-process prints and writes.
+Every process runs the same program on the same batches in the same order. Each runs its share of a
+batch's texts through the model, and gets the logits of the other texts from the other processes; so
+all compute the same losses and take the same decisions. Gradients are added up over the processes
+before each update, so that all keep the same weights. Only the first process prints and writes.
 
 Without torchrun there is one process, and nothing here does anything.
 """
-
-from __future__ import annotations
 
 import logging
 import os
@@ -32,11 +29,12 @@ from ablation.system.processes import is_first, is_launched, place
 
 logger = logging.getLogger("experiments")
 
-TIME_LIMIT = 1800  # seconds, of every wait for the other processes
-JOINING_LIMIT = 300  # seconds, of the wait for all of them at the start
-ASKING_SECONDS = 0.02  # between two looks for those who have come
-STORE_LIMIT = 20  # seconds, of a look into what they share, when one has failed
-# Seconds that the others leave the first process to explain what all of them met. Before they are
+# In seconds:
+TIME_LIMIT = 1800  # of every wait for the other processes
+JOINING_LIMIT = 300  # of the wait for all of them at the start
+ASKING = 0.02  # between two looks for those who have come
+STORE_LIMIT = 20  # of a look into the store that the processes share, when one has failed
+# How long the others give the first process to explain what all of them met. Before they are
 # joined it may still be starting, and torchrun ends it as soon as one of them ends.
 FIRST_TO_SPEAK = 0.5
 FIRST_TO_START = 20
@@ -46,7 +44,7 @@ Batch = TypeVar("Batch")  # of texts: it has labels, and gives some of its rows
 
 
 def size() -> int:
-    """How many processes work together; one outside of :func:`joined`."""
+    """How many processes work together: 1 outside of :func:`joined`."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
@@ -54,34 +52,34 @@ def size() -> int:
 
 
 def launch_problems(device: torch.device, n_texts: int) -> list[str]:
-    """What speaks against running on the processes that torchrun started, for people.
+    """Why a run cannot use the processes that torchrun started, for people.
 
     Args:
         device: that the run asks for.
-        n_texts: of an update. Where it is one, it cannot be shared out, but all else can.
+        n_texts: of an update. A single text cannot be shared out, but everything else can.
     """
     here, problems = place(), []
-    n_devices = {"cpu": here.local_size, "cuda": torch.cuda.device_count()}.get(device.type, 1)
-    if here.local_size > n_devices:
+    n_devices = {"cpu": here.n_local, "cuda": torch.cuda.device_count()}.get(device.type, 1)
+    if here.n_local > n_devices:
         problems.append(
-            f"torchrun --nproc_per_node {here.local_size}: each process needs a device of its own, "
+            f"torchrun --nproc_per_node {here.n_local}: each process needs a device of its own, "
             f"and this machine has {n_devices} ({device.type}); start {n_devices}, or add --device "
             "cpu"
         )
-    if 1 < n_texts < here.size:
+    if 1 < n_texts < here.n_launched:
         problems.append(
-            f"torchrun with {here.size} processes: an update has only {n_texts} texts to share "
-            f"out (--batch_size times --accumulation_steps); start at most {n_texts} processes"
+            f"torchrun with {here.n_launched} processes: an update has only {n_texts} texts to "
+            f"share out (--batch_size times --accumulation_steps); start at most {n_texts} "
+            "processes"
         )
     return problems
-
-
-_store: dist.Store | None = None  # what the processes share besides their collectives
 
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[None]:
     """Inside, the processes that torchrun started work together: over NCCL on CUDA, else gloo.
+
+    What is raised inside gets ``store``, by which :func:`explain` lets one process speak for all.
 
     Raises:
         ParallelError: they do not all come, within ``JOINING_LIMIT``.
@@ -89,44 +87,43 @@ def joined(device: torch.device) -> Iterator[None]:
     if not is_launched():
         yield
         return
-    global _store
     here, backend = place(), "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(here.local_rank)
         backend = "cpu:gloo,cuda:nccl"
-    with _explained(JOINING_LIMIT):
+    with _in_words(JOINING_LIMIT):
         limit = timedelta(seconds=JOINING_LIMIT)
         shared, _, _ = next(dist.rendezvous("env://", timeout=limit))
         shared.set_timeout(limit)
-        _store = dist.PrefixStore(_find_common_name(shared), shared)
-    with _explained():
-        dist.init_process_group(
-            backend,
-            store=_store,
-            rank=here.rank,
-            world_size=here.size,
-            timeout=timedelta(seconds=TIME_LIMIT),
-        )
+        store = dist.PrefixStore(_agree_on_name(shared), shared)
+    try:
+        with _in_words():
+            limit = timedelta(seconds=TIME_LIMIT)
+            dist.init_process_group(
+                backend, store=store, rank=here.rank, world_size=here.n_launched, timeout=limit
+            )
         barrier()
-    threads, cores = torch.get_num_threads(), os.cpu_count() or 1
-    if device.type == "cpu" and threads * here.local_size < cores:
-        logger.warning(
-            "Only %d of %d cores are used: OMP_NUM_THREADS=%d before torchrun would have its "
-            "processes use all.",
-            *(threads * here.local_size, cores, cores // here.local_size),
-        )
-    yield
-    # Not after an error: it would wait for processes that may be gone.
-    dist.destroy_process_group()
-    _store = None
+        threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+        if device.type == "cpu" and threads * here.n_local < cores:
+            logger.warning(
+                "Only %d of %d cores are used. With OMP_NUM_THREADS=%d before torchrun its "
+                "processes use them all.",
+                *(threads * here.n_local, cores, cores // here.n_local),
+            )
+        yield
+        # Not after an error: it would wait for processes that may be gone.
+        dist.destroy_process_group()
+    except BaseException as error:  # whatever ends the run, one process says so
+        error.store = store
+        raise
 
 
-def _find_common_name(store: dist.Store) -> str:
+def _agree_on_name(store: dist.Store) -> str:
     """A name that all processes have in common, and no earlier start of them had.
 
-    torchrun may keep its store when it starts them anew, and each machine counts its restarts
-    alone. So the first process makes up a name, and gives it to whoever asks, until all who are
-    alive have acknowledged it.
+    torchrun may keep its store when it starts them again, and each machine counts only its own
+    restarts. So the first process makes up a name, and answers everyone who asks with it, until
+    all who are alive have confirmed it.
     """
     here, name = place(), uuid.uuid4().hex
     if here.rank:
@@ -134,7 +131,7 @@ def _find_common_name(store: dist.Store) -> str:
         found = store.get(f"answer/{name}").decode()
         store.set(f"thanks/{found}/{here.rank}", "")
         return found
-    missing, deadline = set(range(1, here.size)), time.monotonic() + JOINING_LIMIT
+    missing, deadline = set(range(1, here.n_launched)), time.monotonic() + JOINING_LIMIT
     while missing:
         if time.monotonic() > deadline:
             raise RuntimeError(f"processes {sorted(missing)} did not come")
@@ -142,40 +139,37 @@ def _find_common_name(store: dist.Store) -> str:
             if store.check([f"asks/{rank}"]):
                 store.set(f"answer/{store.get(f'asks/{rank}').decode()}", name)
         missing = {rank for rank in missing if not store.check([f"thanks/{name}/{rank}"])}
-        time.sleep(ASKING_SECONDS)
+        time.sleep(ASKING)
     return name
 
 
-def explain(message: str) -> None:
+def explain(message: str, error: BaseException) -> None:
     """Print on standard error why a run of torchrun's processes ends, unless another process has
     said why it does."""
-    if _store is None:  # before they are joined: once on each machine
+    store = getattr(error, "store", None)
+    if store is None:  # before they were joined: once on each machine
         if place().local_rank:
             time.sleep(FIRST_TO_START)
         print(message, file=sys.stderr)
-    elif _is_first_to_fail():
-        words = "" if is_first() else f"In {place().words}: "
-        print(f"{words}{message}", file=sys.stderr)
-
-
-def _is_first_to_fail() -> bool:
+        return
     # torchrun ends the others as soon as one has ended, and this one may have to say why.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if not is_first():
         time.sleep(FIRST_TO_SPEAK)
+        message = f"In {place().words}: {message}"
     try:
-        _store.set_timeout(timedelta(seconds=STORE_LIMIT))
-        return _store.add("failures", 1) == 1
-    except RuntimeError:  # whoever keeps what is shared has gone
-        return True
+        store.set_timeout(timedelta(seconds=STORE_LIMIT))
+        has_spoken = store.add("failures", 1) > 1
+    except RuntimeError:  # the process that keeps the store is gone
+        has_spoken = False
+    if not has_spoken:
+        print(message, file=sys.stderr)
 
 
 @contextmanager
 def first_on_node() -> Iterator[None]:
-    """On each machine, the first process goes through the ``with`` statement before the others.
-
-    What it downloads, they find.
-    """
+    """On each machine, the first process goes through the ``with`` statement before the others, so
+    that they find what it downloads."""
     is_first_here = place().local_rank == 0
     if not is_first_here:
         barrier()
@@ -185,14 +179,7 @@ def first_on_node() -> Iterator[None]:
 
 
 def require_same(find_facts: Callable[[], Mapping[str, Any]]) -> None:
-    """Compare facts that must be equal in all processes with those of the first.
-
-    Args:
-        find_facts: gives them by name; not called where there is one process.
-
-    Raises:
-        ParallelError: one differs.
-    """
+    """Raise :class:`ParallelError` if a fact, by its name, is not the same in all processes."""
     if size() == 1:
         return
     own = find_facts()
@@ -221,13 +208,13 @@ def map_rows(function: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
         return function(batch)
     n_texts = len(batch.labels)
     own = torch.arange(n_texts)[place().rank :: size()]
-    # Without a text of its own, a process runs one in vain: its backward pass must have the same
-    # parts as that of the others.
+    # A process that has no text of its own runs the first one and drops the result: its backward
+    # pass must have the same parts as that of the others.
     found = function(batch.rows(own if len(own) else torch.zeros(1, dtype=torch.long)))
     own = own.to(found.device)
     rows = found.new_zeros(n_texts, *found.shape[1:]).index_copy(0, own, found[: len(own)])
     others = rows.detach().clone()
-    _add_up(others)
+    _all_reduce(others)
     is_own = torch.zeros(n_texts, dtype=torch.bool, device=found.device).index_fill(0, own, True)
     return torch.where(is_own.view(-1, *[1] * (found.dim() - 1)), rows, others)
 
@@ -238,7 +225,7 @@ def add_gradients(parameters: Sequence[nn.Parameter]) -> None:
     if size() == 1 or not gradients:
         return
     together = torch.cat([gradient.flatten() for gradient in gradients])
-    _add_up(together)
+    _all_reduce(together)
     parts = together.split([gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))
@@ -247,7 +234,7 @@ def add_gradients(parameters: Sequence[nn.Parameter]) -> None:
 def share_tensor(tensor: Tensor, owner: int) -> Tensor:
     """The tensor of the process ``owner``; in the others, it is filled with that."""
     if size() > 1:
-        with _explained():
+        with _in_words():
             dist.broadcast(tensor, src=owner)
     return tensor
 
@@ -257,7 +244,7 @@ def from_first(value: Value) -> Value:
     if size() == 1:
         return value
     box = [value]
-    with _explained():
+    with _in_words():
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
 
@@ -276,8 +263,7 @@ def largest(number: int) -> int:
     if size() == 1:
         return number
     found = torch.tensor(number)
-    with _explained():
-        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    _all_reduce(found, dist.ReduceOp.MAX)
     return int(found)
 
 
@@ -286,20 +272,18 @@ def barrier() -> None:
     largest(0)
 
 
-def _add_up(tensor: Tensor) -> None:
-    with _explained():
-        dist.all_reduce(tensor)
+def _all_reduce(tensor: Tensor, operation: Any = dist.ReduceOp.SUM) -> None:
+    with _in_words():
+        dist.all_reduce(tensor, operation)
 
 
 @contextmanager
-def _explained(limit: float | None = None) -> Iterator[None]:
-    """What goes wrong between processes, in words."""
+def _in_words(limit: float | None = None) -> Iterator[None]:
+    """Raises what goes wrong between processes as a :class:`ParallelError`."""
     try:
         yield
-    except ParallelError:  # explained already
-        raise
     except RuntimeError as error:
-        # Without gloo's place in its source, and its advice.
+        # Without the line of gloo's source, and without its advice.
         reason = re.sub(r"^\[\S+\]\s*", "", str(error).strip()).split(". ")[0].split("\n")[0]
         raise ParallelError(
             "Another process of this run ended, or did not answer within "

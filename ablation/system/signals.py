@@ -1,7 +1,5 @@
 """Being asked to stop: SIGINT (Ctrl-C) and SIGTERM."""
 
-from __future__ import annotations
-
 import logging
 import os
 import signal
@@ -12,8 +10,6 @@ from contextlib import contextmanager
 from types import FrameType
 
 logger = logging.getLogger("experiments")
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -31,42 +27,40 @@ def interruptible() -> Iterator[None]:
     def raise_at_once(number: int, frame: FrameType | None) -> None:
         raise Interrupted(number)
 
-    with _handling(raise_at_once):
+    with _handled_by(raise_at_once):
         yield
 
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Inside, where modules are imported and nothing is to be saved, either signal ends the
-    process. An exception would not do: packages may swallow it while they are imported."""
+    """Inside, where modules are imported and there is nothing to save, either signal ends the
+    process. An exception would not: packages may swallow it while they are imported."""
 
     def end(number: int, frame: FrameType | None) -> None:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # of torchrun's processes, one speaks
-            print(
-                "Interrupted while modules were loaded. Nothing is lost.",
-                file=sys.stderr,
-                flush=True,
-            )
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # one of torchrun's processes speaks
+            words = "Interrupted while modules were loaded. Nothing is lost."
+            print(words, file=sys.stderr, flush=True)
         os._exit(128 + number)
 
-    with _handling(end):
+    with _handled_by(end):
         yield
 
 
 class DeferredSignals:
-    """In its ``with`` statement the first signal waits to be heeded; a second does not.
+    """In its ``with`` statement, the first signal waits for :meth:`raise_if_stopped`; a second
+    stops at once.
 
     Args:
-        agree: makes of the number of the signal that waits here, or 0, the one that all processes
-            of the run heed.
+        agree: turns the number of the signal that waits in this process (0: none) into the one
+            that all processes of the run act on.
     """
 
     def __init__(self, agree: Callable[[int], int] = int) -> None:
         self._agree = agree
-        self._signal: int | None = None  # that waits
-        self._handlers = _handling(self._note)
+        self._waiting = 0
+        self._handlers = _handled_by(self._note)
 
-    def __enter__(self) -> DeferredSignals:
+    def __enter__(self) -> "DeferredSignals":
         self._handlers.__enter__()
         return self
 
@@ -74,33 +68,30 @@ class DeferredSignals:
         self._handlers.__exit__(None, None, None)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._signal is not None:
+        if self._waiting:
             raise Interrupted(number)
-        self._signal = number
+        self._waiting = number
         logger.info("Stopping after this step. Once more stops at once.")
 
-    def heed(self, before: Callable[[], None] = lambda: None) -> None:
-        """If a signal waits, in this process or in another of the run, stop all of them here.
+    def raise_if_stopped(self, before: Callable[[], None] = lambda: None) -> None:
+        """Raise :class:`Interrupted` if a signal waits, in this process or in another of the run.
 
         Args:
             before: what is still to be done then.
-
-        Raises:
-            Interrupted: it does.
         """
-        if waiting := self._agree(self._signal or 0):
+        if number := self._agree(self._waiting):
             before()
-            raise Interrupted(waiting)
+            raise Interrupted(number)
 
 
 @contextmanager
-def _handling(handler: object) -> Iterator[None]:
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield  # Python gives signals to the main thread alone
+        yield  # Python gives signals to the main thread only
         return
-    # What was started to ignore a signal, as by nohup, goes on ignoring it.
-    heeded = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, handler) for number in heeded}
+    # A process that was started to ignore a signal, as by nohup, goes on ignoring it.
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in numbers}
     try:
         yield
     finally:
