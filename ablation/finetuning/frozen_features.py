@@ -108,7 +108,7 @@ def cut_texts(texts: EncodedTexts, reading: Reading) -> EncodedTexts:
 
 
 def cut_splits(texts: Splits[EncodedTexts], reading: Reading) -> Splits[EncodedTexts]:
-    """The same of all parts."""
+    """:func:`cut_texts` for each part."""
     return texts.map(lambda part: cut_texts(part, reading))
 
 
@@ -124,7 +124,7 @@ class FrozenPrefix:
 
     Args:
         needs: the texts of each experiment, cut to their needed positions.
-        key: what the states follow from; equal for those that may be used in its place.
+        key: what the states follow from: those with an equal key are equal.
     """
 
     def __init__(self, needs: Sequence[Splits[EncodedTexts]], key: object = None) -> None:
@@ -206,8 +206,8 @@ class FrozenPrefix:
 
 
 def _number(needs: Sequence[EncodedTexts], numbers: dict[tuple[int, ...], int]) -> Tensor:
-    """The number (N,) of each text, as long as any needs it, among the different ones, which
-    are added to."""
+    """The number (N,) of each text, cut to the longest that is needed of it; texts that are new
+    are added to ``numbers``."""
     longest = torch.stack([texts.n_inputs for texts in needs]).argmax(dim=0).tolist()
     keys = (
         tuple(needs[which].tokens[i, : needs[which].n_inputs[i]].tolist())
@@ -277,8 +277,8 @@ def _allocate(n_rows: int, gpt: GPTModel, memory: float | None) -> Tensor | None
 
 
 def _not_finite(classifier: Classifier, tokens: Tensor | None, stop: int) -> HiddenStateError:
-    """The error that names the first block whose states are not finite: found by the token ids
-    (B, T), or else ``stop``, which is the last that ran."""
+    """The error that names the first block whose states are not finite: it is found from the token
+    ids (B, T), if they are given; otherwise it is ``stop``, the last that ran."""
     number, n_blocks = stop, len(classifier.gpt.blocks)
     if tokens is not None:
         states = (classifier.run_blocks(tokens.to(classifier.device), stop=n) for n in range(stop))

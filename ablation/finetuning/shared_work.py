@@ -67,7 +67,7 @@ class SharedWork:
         self._configs = configs
         with first_on_node():
             self.corpus = corpus or load_corpus(configs[0])
-        if not corpus:  # who has loaded it has described it
+        if not corpus:  # whoever loaded a given one has described it
             logger.info(describe_corpus(self.corpus, is_own=bool(configs[0].dataset)))
         self._encoding = encoding
         self._described: set[str] = set()  # how texts were cut

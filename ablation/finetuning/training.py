@@ -49,8 +49,8 @@ class Schedule:
 
 
 def trained_parts(gpt: GPTModel) -> list[list[nn.Parameter]]:
-    """What trains of each block, and of each other part, where anything does: what is updated, and
-    its gradients freed, together."""
+    """What trains of each block, and of each other part: these are updated, and their gradients
+    freed, together."""
     others = [module for module in gpt.children() if module is not gpt.blocks]
     parts = ([p for p in part.parameters() if p.requires_grad] for part in (*gpt.blocks, *others))
     return [trained for trained in parts if trained]
@@ -268,8 +268,8 @@ def _backward(
 def mean_losses(
     classifier: Classifier, loaders: Splits[DataLoader], n_batches: int, ignore_index: int = -100
 ) -> list[float]:
-    """Those of training and validation, each over the first ``n_batches`` batches, or over all if
-    there are fewer."""
+    """The mean training loss and validation loss over the first ``n_batches`` batches, or over all
+    if there are fewer."""
     classifier.eval()
     means = []
     for loader in (loaders.train, loaders.validation):
