@@ -1,43 +1,45 @@
-"""What is computed in README.md and docs/: tables, and the picture.
+"""What is computed in README.md and docs/: tables and pictures.
 
     python docs/build.py
 
-writes each piece between the two comments that name it, and docs/rows.svg. A test fails when a
+writes each piece between the two comments that name it, and the pictures. A test fails when a
 piece is stale. Figures come from the rows, the flags, the records in results/ and docs/lesson/,
 and benchmarks/measured.json.
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
 import numpy as np
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ablation.config.flags import ACTIONS  # noqa: E402
-from ablation.config.options import OPTIONS  # noqa: E402
-from ablation.config.published import published_count  # noqa: E402
-from ablation.config.rows import ROWS  # noqa: E402
-from ablation.reports.comparisons import accuracy_interval  # noqa: E402
-from ablation.reports.pages import Table, markdown_table  # noqa: E402
-from ablation.reports.tables import (  # noqa: E402
+import predict
+from ablation.config.flag_types import Option
+from ablation.config.flags import ACTIONS
+from ablation.config.options import OPTIONS
+from ablation.config.published import published_count
+from ablation.config.rows import ROWS
+from ablation.reports.comparisons import accuracy_interval
+from ablation.reports.pages import Table, markdown_table
+from ablation.reports.tables import (
     Configuration,
     group_records,
     mean_and_deviation,
     tabulate,
 )
-from ablation.sweeps.records import Record, read_records  # noqa: E402
-from data_utils import PARTS  # noqa: E402
+from ablation.sweeps.records import Record, read_records
+from ablation.system.version import PROJECT
+from data_utils import PARTS
 
 N_TEST = 300
 # Of the test messages, those that a linear SVM on runs of 2 to 5 characters gets right. The slow
 # tests compute it from the real messages.
 SVM_CORRECT = 293
-PICTURE = "docs/rows.svg"
+PICTURE, MASK = "docs/rows.svg", "docs/mask.svg"
 # The piece of each name is in this file.
 PLACES = {
     "picture": "README.md",
@@ -46,6 +48,7 @@ PLACES = {
     "commands": "docs/rows.md",
     "random weights": "docs/rows.md",
     "flags": "docs/flags.md",
+    "flags of predict.py": "docs/flags.md",
     "lesson": "docs/lesson.md",
 }
 
@@ -61,7 +64,8 @@ def build() -> dict[str, str]:
         "costs": costs(),
         "commands": commands_table(records),
         "random weights": variants_table(records),
-        "flags": flags_table(),
+        "flags": flags_table([*ACTIONS.values(), *OPTIONS.values()]),
+        "flags of predict.py": flags_table(predict.FLAGS.values()),
         "lesson": lesson_table(read_records(PROJECT / "docs" / "lesson")),
     }
     files = {path: (PROJECT / path).read_text() for path in PLACES.values()}
@@ -69,7 +73,7 @@ def build() -> dict[str, str]:
         start, end = f"<!-- {name}: docs/build.py writes this -->", f"<!-- end of {name} -->"
         before, rest = files[PLACES[name]].split(start)
         files[PLACES[name]] = f"{before}{start}\n{piece}\n{end}{rest.split(end)[1]}"
-    return {**files, PICTURE: draw(points)}
+    return {**files, PICTURE: draw(points), MASK: draw_masks()}
 
 
 # ---------------------------------------------------------------- tables
@@ -142,10 +146,10 @@ def variants_table(records: Sequence[Record]) -> str:
     return markdown_table(Table.of(table))
 
 
-def flags_table() -> str:
-    """Every flag of additional_experiments.py."""
+def flags_table(options: Iterable[Option]) -> str:
+    """Every flag of a script."""
     lines = ["| flag | default | what it is |", "| --- | --- | --- |"]
-    for option in (*ACTIONS.values(), *OPTIONS.values()):
+    for option in options:
         lines.append(f"| `--{option.name}` | {option.shown_default} | {option.help} |")
     return "\n".join(lines)
 
@@ -153,7 +157,7 @@ def flags_table() -> str:
 def lesson_table(records: Sequence[Record]) -> str:
     """The lesson's four configurations: what is read, and whether the mask is on."""
     lines = [
-        "| read | causal mask | seed 123 | seed 124 | mean |",
+        "| read | causal mask | seed 123, % | seed 124, % | mean, % |",
         "| --- | --- | --: | --: | --: |",
     ]
     for position in ("first", "last"):
@@ -164,16 +168,16 @@ def lesson_table(records: Sequence[Record]) -> str:
                 if record.config.trainable_token_pos == position
                 and record.config.disable_causal_mask == unmasked
             ]
-            figures = " | ".join(f"{percent:.2f} %" for percent in percents)
+            figures = " | ".join(f"{percent:.2f}" for percent in percents)
             mask = "off" if unmasked else "on"
-            lines.append(f"| {position} token | {mask} | {figures} | {np.mean(percents):.1f} % |")
+            lines.append(f"| {position} token | {mask} | {figures} | {np.mean(percents):.1f} |")
     return "\n".join(lines)
 
 
 # ---------------------------------------------------------------- the picture
 
 # In pixels. Narrow, so that its letters can be read on a phone.
-WIDTH, LEFT, RIGHT, TOP, STEP = 560, 244, 22, 66, 25
+WIDTH, LEFT, RIGHT, TOP, STEP = 560, 250, 22, 66, 25
 LOW, HIGH = 65, 100  # accuracies at the ends of the axis, in percent
 STYLE = """
   text { font: 14px system-ui, sans-serif; fill: #24292f }
@@ -184,6 +188,8 @@ STYLE = """
   .published { stroke: #c2500a; fill: #c2500a }
   .measured { stroke: #1f6feb; fill: #1f6feb }
   line.published, line.measured { stroke-width: 1.6 }
+  .seen { fill: #1f6feb }
+  .hidden { fill: none; stroke: #d8dee4 }
   @media (prefers-color-scheme: dark) {
     text { fill: #e6edf3 }
     .note { fill: #9da7b1 }
@@ -192,6 +198,8 @@ STYLE = """
     .svm { stroke: #9da7b1 }
     .published { stroke: #f0883e; fill: #f0883e }
     .measured { stroke: #58a6ff; fill: #58a6ff }
+    .seen { fill: #58a6ff }
+    .hidden { stroke: #30363d }
   }
 """
 
@@ -247,11 +255,44 @@ def draw(points: Sequence[Point]) -> str:
                 percent, low, high = bar
                 parts.append(_line(name, max(low, LOW), y + shift, high, y + shift))
                 parts.append(_marker(name, _x(percent), y + shift))
+    return _svg(bottom + 46, describe_picture(points), parts)
+
+
+def draw_masks() -> str:
+    """Which token may look at which: with the causal mask, and without."""
+    tokens, cell, top = ("Free", "entry", "today", "<pad>"), 44, 78
+    parts = [f'<rect class="card" x="1" y="1" width="{WIDTH - 2}" height="266" rx="8"/>']
+    for left, causal, title in ((78, True, "with the causal mask"), (346, False, "without it")):
+        middle = left + 2 * cell
+        parts.append(f'<text x="{middle}" y="30" text-anchor="middle">{title}</text>')
+        for i, token in enumerate(tokens):
+            word, y = escape(token), top + i * cell
+            x = left + (i + 0.5) * cell
+            parts.append(f'<text class="note" x="{x:g}" y="66" text-anchor="middle">{word}</text>')
+            parts.append(
+                f'<text class="note" x="{left - 8}" y="{y + 26}" text-anchor="end">{word}</text>'
+            )
+            for j in range(len(tokens)):
+                name = "seen" if j <= i or not causal else "hidden"
+                parts.append(
+                    f'<rect class="{name}" x="{left + j * cell + 2}" y="{y + 2}" '
+                    f'width="{cell - 4}" height="{cell - 4}" rx="4"/>'
+                )
+    words = (
+        "Two squares of four by four cells. A line is a token that looks, a column a token that it "
+        "looks at. With the causal mask the cells on and below the diagonal are filled: Free sees "
+        "only itself, entry sees two tokens, today three, the padding behind them all four. "
+        "Without it all cells are filled."
+    )
+    return _svg(268, words, parts)
+
+
+def _svg(height: float, words: str, parts: Sequence[str]) -> str:
     body = "\n".join(parts)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom + 46}" '
-        f'width="{WIDTH}" height="{bottom + 46}" role="img">\n'
-        f"<title>{escape(describe_picture(points))}</title>\n<style>{STYLE}</style>\n{body}\n</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+        f'width="{WIDTH}" height="{height}" role="img">\n'
+        f"<title>{escape(words)}</title>\n<style>{STYLE}</style>\n{body}\n</svg>\n"
     )
 
 

@@ -3,12 +3,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ablation.data.data_summary import format_summary, summarise
+from ablation.data.data_summary import describe_corpus
 from ablation.data.demo import byte_encoding
 from ablation.data.sms import read_messages, split_messages
 from ablation.system.text_tables import TERMINAL_COLUMNS, display_width
 from additional_experiments import main
-from data_utils import Splits
+from data_utils import Corpus, Splits
 
 OWN = ["--weights", "random", "--model_size", "gpt2-tiny (3M)", "--max_steps", "1"]
 
@@ -24,16 +24,16 @@ PARTS = Splits(
 )
 
 
+def describe(parts: Splits[pd.DataFrame], *class_names: str) -> list[str]:
+    return describe_corpus(Corpus(parts, class_names, "my.csv", None), is_own=True).split("\n")
+
+
 def test_what_is_worth_knowing() -> None:
-    """c has two labels within a part, d and a across parts; b and h are only there twice."""
-    summary = summarise(PARTS, ["x", "y", "z", "none"])
-    assert summary.n_texts == Splits(6, 2, 5)
-    assert summary.counts == {"x": 4, "y": 7, "z": 2, "none": 0}
-    assert summary.majority == "x", "of the training part, though y has more texts"
-    assert summary.majority_share == 1 / 5
-    assert summary.n_copies == 2
-    assert (summary.n_ambiguous, summary.n_with_ambiguous) == (3, 6)
-    assert format_summary(summary, "my.csv") == [
+    """c has two labels within a part, d and a across parts; b and h are only there twice.
+
+    x is the largest class of the training part, though y has more texts.
+    """
+    assert describe(PARTS, "x", "y", "z", "none") == [
         "my.csv: 6 training, 2 validation and 5 test texts of 4 classes",
         'Largest class: "y", 7 texts; smallest: "none", 0',
         'Always naming "x" is right for 20.00% of the test texts',
@@ -44,24 +44,25 @@ def test_what_is_worth_knowing() -> None:
 
 def test_classes_of_one_size_are_not_one() -> None:
     every = part((0, "a"), (1, "b"))
-    summary = summarise(Splits(every, every, every), ["x", "y"])
-    assert format_summary(summary, "my.csv")[1] == 'Largest class: "x", 3 texts; smallest: "y", 3'
+    lines = describe(Splits(every, every, every), "x", "y")
+    assert lines[1] == 'Largest class: "x", 3 texts; smallest: "y", 3'
 
 
 def test_labels_of_any_length_are_shown() -> None:
-    summary = summarise(PARTS, ["x" * 5000, "語" * 80, "z\x1b[31m"])
-    for line in format_summary(summary, "my.csv"):
+    for line in describe(PARTS, "x" * 5000, "語" * 80, "z\x1b[31m"):
         assert display_width(line) <= TERMINAL_COLUMNS
         assert line.isprintable()
 
 
 def test_the_real_messages(real_data_dir: Path) -> None:
     parts = split_messages(read_messages(real_data_dir / "SMSSpamCollection"))
-    summary = summarise(parts, ("ham", "spam"))
-    assert summary.n_texts == Splits(1045, 149, 300)
-    assert summary.counts == {"ham": 747, "spam": 747}
-    assert summary.n_copies == 36, "as the README says"
-    assert summary.n_ambiguous == 0
+    assert describe(parts, "ham", "spam") == [
+        "my.csv: 1,045 training, 149 validation and 300 test texts of 2 classes",
+        'Largest class: "ham", 747 texts; smallest: "spam", 747',
+        'Always naming "ham" is right for 47.00% of the test texts',
+        "Test texts that also stand in the training part: 36",  # as the README says
+        "Different texts under more than one label: 0 (0 texts in all)",
+    ]
 
 
 def test_a_sweep_says_once_what_it_reads(

@@ -11,13 +11,8 @@ from helpers import small_gpt2_encoding
 
 from ablation.config.options import ExperimentConfig
 from ablation.data.demo import byte_encoding
-from ablation.data.sms import (
-    DATASET_NAME,
-    find_dataset,
-    read_messages,
-    split_messages,
-    write_csv_files,
-)
+from ablation.data.sms import DATASET_NAME, find_dataset, read_messages, split_messages
+from ablation.data.split_files import write_csv_files
 from ablation.data.vocabulary import gpt2_encoding
 from ablation.system.errors import DataError
 from data_utils import (

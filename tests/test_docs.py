@@ -1,6 +1,7 @@
 """README.md and docs/: what is generated is fresh, commands parse or run, what is named exists."""
 
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -12,11 +13,14 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from helpers import environment_without_network
+from helpers import environment_without_network, make_result
 
 from ablation.config.command_line import parse_command_line
+from ablation.config.options import ExperimentConfig
 from ablation.config.rows import ROWS
 from ablation.config.runs import Run
+from ablation.finetuning import experiment
+from ablation.finetuning.outcomes import ExperimentResult
 from ablation.sweeps.records import read_records
 
 ROOT = Path(__file__).parent.parent
@@ -29,9 +33,13 @@ needs_vocabulary = pytest.mark.skipif(
 )
 
 
+def all_blocks(text: str) -> list[tuple[str, str]]:
+    """Language and content of each block of code, in their order."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+
+
 def code_blocks(text: str, language: str) -> list[str]:
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    return [code for name, code in blocks if name == language]
+    return [code for name, code in all_blocks(text) if name == language]
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +146,22 @@ def test_the_lesson_rests_on_its_commands() -> None:
     assert {record.folder.name for record in read_records(ROOT / "docs" / "lesson")} == asked
 
 
+def test_python_on_the_page_of_flags(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (code,) = code_blocks(TEXTS["flags.md"], "python")
+    asked = []
+
+    def run(config: ExperimentConfig) -> ExperimentResult:
+        asked.append(config)
+        return make_result([0, 1, 1], [0, 1, 0])
+
+    monkeypatch.setattr(experiment, "run_experiment", run)
+    exec(code, {})
+    assert asked == [ROWS[16].config]
+    assert capsys.readouterr().out == "2 of 3\n"
+
+
 def shell(commands: str, folder: Path) -> subprocess.CompletedProcess:
     """Commands of a page, with this Python, in a folder that has what they name."""
     python = f'python() {{ {shlex.quote(sys.executable)} "$@"; }}\n'
@@ -169,10 +193,11 @@ def shape(line: str) -> str:
 def test_commands_print_what_is_pasted(page: str, part: str, tmp_path: Path) -> None:
     for path in (*ROOT.glob("*.py"), ROOT / "ablation", ROOT / "examples"):
         (tmp_path / path.name).symlink_to(path)
-    commands, pasted = next(
-        found
-        for found in re.findall(r"```bash\n(.*?)```\n\n```\n(.*?)```", TEXTS[page], re.DOTALL)
-        if part in found[0]
+    pairs = itertools.pairwise(all_blocks(TEXTS[page]))
+    ((commands, pasted),) = (
+        (block, output)
+        for (language, block), (_, output) in pairs
+        if language == "bash" and part in block
     )
     finished = shell(commands, tmp_path)
     assert finished.returncode == 0, finished.stderr
@@ -196,7 +221,7 @@ def test_what_is_added_works(tmp_path: Path) -> None:
         EXTENDING,
         re.DOTALL,
     )
-    assert len(changes) == 7
+    assert len(changes) == 8
     for is_new, name, side, anchor, code in changes:
         path = tmp_path / name
         assert bool(is_new) != path.exists(), name

@@ -1,24 +1,15 @@
 """The texts of an experiment: which they are, what they are known by, how they become tokens."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 
 import tiktoken
 
 from ablation.config.options import ExperimentConfig
+from ablation.data import sms
 from ablation.data.demo import byte_encoding, demo_messages
 from ablation.data.own_data import load_own_corpus
-from ablation.data.sms import (
-    DATASET_NAME,
-    DATASET_SHA256,
-    LABELS,
-    find_dataset,
-    read_messages,
-    split_messages,
-    write_csv_files,
-)
+from ablation.data.split_files import write_csv_files
 from ablation.data.vocabulary import gpt2_encoding
 from data_utils import Corpus
 
@@ -31,16 +22,16 @@ def load_corpus(config: ExperimentConfig) -> Corpus:
     Raises:
         DataError: they are missing, or are not what they should be.
     """
-    labels = tuple(LABELS)
     if config.dataset:
         return load_own_corpus(config)
     if config.demo:
         logger.warning("Demo: the messages are synthetic, so the figures mean nothing.")
-        return Corpus(split_messages(demo_messages()), labels, "demo", None)
+        return Corpus(sms.split_messages(demo_messages()), tuple(sms.LABELS), "demo", None)
     data_dir = Path(config.data_dir)
-    messages = split_messages(read_messages(find_dataset(data_dir, config.offline)))
+    path = sms.find_dataset(data_dir, config.offline)
+    messages = sms.split_messages(sms.read_messages(path))
     write_csv_files(messages, data_dir)
-    return Corpus(messages, labels, DATASET_NAME, DATASET_SHA256)
+    return Corpus(messages, tuple(sms.LABELS), sms.DATASET_NAME, sms.DATASET_SHA256)
 
 
 def load_encoding(config: ExperimentConfig) -> tiktoken.Encoding:

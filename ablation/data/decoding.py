@@ -1,7 +1,5 @@
 """The bytes of a text file as lines, and what it is if it is none."""
 
-from __future__ import annotations
-
 import codecs
 import io
 import re
@@ -33,6 +31,8 @@ SIGNATURES = {
     rb"\s*\{\s*[\r\n]": "JSON on several lines; save it with one object a line (jq -c .)",
 }
 BAD = re.compile("[\0\ud800-\udfff]")  # NUL, or what the error handler "mark" makes of a byte
+# ASCII, and marks of bytes that are characters of Western Windows.
+WESTERN = re.compile("[\0-\x7f\udc80\udc82-\udc8c\udc8e\udc91-\udc9c\udc9e-\udcff]*")
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:
@@ -51,21 +51,16 @@ def require_text(head: bytes, encoding: str, path: Path) -> None:
         if re.match(signature, head, re.DOTALL | re.IGNORECASE):
             raise DataError(f"{path} is {found}. What is read is {READ}.")
     fitting = _find_wide(head)
-    if fitting and not _is_one_of(encoding, "utf-16", "utf-32"):
+    if fitting and not codecs.lookup(encoding).name.startswith(("utf-16", "utf-32")):
         raise DataError(
             f"{path} is not {encoding.upper()}, but seems to be {fitting.upper()}: add --encoding "
             f"{fitting}."
         )
 
 
-def _is_one_of(encoding: str, *families: str) -> bool:
-    """Whether an encoding, however its name is spelled, is of a family, such as utf-16."""
-    return codecs.lookup(encoding).name.startswith(families)
-
-
 def _find_wide(head: bytes) -> str | None:
-    """Which encoding of two or four bytes some bytes seem to be in: they begin with its mark, or
-    every other one is a zero."""
+    """The encoding of two or four bytes that some bytes seem to be in: they begin with its mark,
+    or every other one is a zero."""
     if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
         return "utf-32"
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -80,10 +75,7 @@ def decode_lines(stream: BinaryIO, encoding: str, path: Path) -> Iterator[tuple[
     """The lines of a text file with their numbers, and with their ends, as ``csv`` wants them.
 
     A lone carriage return ends a line, but is counted as one only if it ends the first, too:
-    editors do the same.
-
-    Raises:
-        DataError: a line holds a byte that is no text in this encoding.
+    editors do the same. A byte that is no text in this encoding raises :class:`DataError`.
     """
     number, counted, is_ascii = 1, "\n", True
     try:
@@ -95,6 +87,7 @@ def decode_lines(stream: BinaryIO, encoding: str, path: Path) -> Iterator[tuple[
                 if bad := BAD.search(line):
                     reason = _explain(line, bad[0], encoding, is_ascii)
                     raise DataError(f"{path}, line {number}: {reason}")
+                # But for what an earlier program could not read.
                 is_ascii = is_ascii and line.replace("\ufffd", "").isascii()
             yield number, line
             number += line.endswith(counted)
@@ -103,26 +96,11 @@ def decode_lines(stream: BinaryIO, encoding: str, path: Path) -> Iterator[tuple[
 
 
 def _explain(line: str, bad: str, encoding: str, is_ascii: bool) -> str:
-    """What is wrong with a line, and what may be done.
-
-    Args:
-        is_ascii: the lines before it are ASCII, but for what an earlier program could not read.
-    """
+    """What is wrong with a line, all lines before it being ASCII or not; and what to do."""
     if bad == "\0":
         return f"a NUL byte, which no text holds. What is read is {READ}."
     reason = f"not {encoding.upper()}: byte 0x{ord(bad) & 0xFF:02x}. "
-    if _is_one_of(encoding, "utf-8") and is_ascii and _is_windows(line):
+    is_western = WESTERN.fullmatch(line) and 3 * len(BAD.findall(line)) <= len(line)
+    if codecs.lookup(encoding).name.startswith("utf-8") and is_ascii and is_western:
         return reason + "If it was saved by Windows, add --encoding cp1252; or save it as UTF-8."
     return reason + "Save the file as UTF-8, or name its encoding with --encoding."
-
-
-def _is_windows(line: str) -> bool:
-    """Whether a line that is not UTF-8 may be Western Windows': mostly ASCII, and nowhere UTF-8."""
-    if 3 * len(BAD.findall(line)) > len(line):
-        return False
-    try:
-        BAD.sub("", line).encode("ascii")
-        line.encode("utf-8", "surrogateescape").decode("cp1252")
-    except UnicodeError:
-        return False
-    return True

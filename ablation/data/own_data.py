@@ -1,30 +1,33 @@
-"""Texts of one's own, from up to three files, in place of the SMS Spam Collection."""
+"""Texts of one's own, from up to three files, in place of the SMS Spam Collection: nothing is
+guessed, and what may be a mistake is refused or named."""
 
-from __future__ import annotations
-
+import itertools
 import logging
+import re
+import unicodedata
 from collections.abc import Sequence
-from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pandas as pd
 
 from ablation.config.options import OPTIONS, ExperimentConfig
-from ablation.data.own_tables import (
-    Table,
-    drop_incomplete,
-    drop_rare_classes,
-    read_table,
-    require_no_names,
-    sort_labels,
-    warn_of_common_rows,
-    warn_of_similar,
-)
+from ablation.data.separated_values import TextFormat, merged, names_evident
+from ablation.data.text_files import read_rows
 from ablation.system.errors import ConfigError, DataError
 from ablation.system.files import checksum_file
 from data_utils import PADDING_TOKEN, PARTS, SPLIT_SEED, Corpus, Splits
 
 logger = logging.getLogger("experiments")
+
+# What pandas takes for a missing value, and the text of none.
+MISSING = {
+    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
+    *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+}
+SHOWN = 5  # lines in a message
+
+Tables = dict[str, pd.DataFrame]  # by the part that they are: Label, Text, Line
 
 
 def load_own_corpus(config: ExperimentConfig) -> Corpus:
@@ -38,23 +41,22 @@ def load_own_corpus(config: ExperimentConfig) -> Corpus:
         DataError: a file cannot be read, lacks a column, labels or texts, or has too little of a
             class.
     """
-    paths = source_files(config)
-    tables = [read_table(path, config) for path in paths.values()]
-    require_no_names(tables, config)
-    tables = [drop_incomplete(table, config) for table in tables]
-    warn_of_common_rows(tables)
-    tables = drop_rare_classes(tables, config.min_texts_per_class or 1)
-    labels = _class_names(tables[0], n_parts=1 + len(PARTS) - len(tables))
-    numbered = dict(zip(paths, [_number_classes(table, labels) for table in tables], strict=True))
-    parts = Splits(**_split(numbered, config))
+    paths = _source_files(config)
+    tables = {part: _read_table(path, config) for part, path in paths.items()}
+    _require_no_names(tables, paths, config)
+    tables = {part: _drop_incomplete(tables[part], paths[part], config) for part in paths}
+    _warn_of_common_rows(tables, paths)
+    tables = _drop_rare_classes(tables, config.min_texts_per_class or 1, paths["train"])
+    names = _class_names(tables["train"], paths["train"], n_parts=1 + len(PARTS) - len(tables))
+    for part, rows in tables.items():
+        _require_known(rows, names, paths[part])
+        numbers = {name: number for number, name in enumerate(names)}
+        tables[part] = rows.assign(Label=rows["Label"].map(numbers))
+    parts = _split(tables, config)
     if config.balance:
-        parts = replace(parts, train=_undersample(parts.train))
-    return Corpus(
-        parts=parts,
-        class_names=labels,
-        name=paths["train"].name,
-        file_sha256=checksum_files(config),
-    )
+        by_class = parts["train"].groupby("Label")
+        parts["train"] = by_class.sample(by_class.size().min(), random_state=SPLIT_SEED)
+    return Corpus(Splits(**parts), names, paths["train"].name, checksum_files(config))
 
 
 def checksum_files(config: ExperimentConfig) -> str:
@@ -64,7 +66,7 @@ def checksum_files(config: ExperimentConfig) -> str:
         DataError: a file cannot be read.
     """
     try:
-        return "+".join(map(checksum_file, source_files(config).values()))
+        return "+".join(map(checksum_file, _source_files(config).values()))
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
 
@@ -87,51 +89,154 @@ def require_ignored_class(config: ExperimentConfig, labels: Sequence[str]) -> No
         raise ConfigError([f"--ignore_index {number}: there is no such class; {names}"])
 
 
-def source_files(config: ExperimentConfig) -> dict[str, Path]:
+def _source_files(config: ExperimentConfig) -> dict[str, Path]:
     """The files by the part that they are; what has none is taken from that of ``train``."""
     paths = (config.dataset, config.val_dataset, config.test_dataset)
     return {part: Path(path) for part, path in zip(PARTS, paths, strict=True) if path}
 
 
-def _class_names(table: Table, n_parts: int) -> tuple[str, ...]:
-    """The classes of the training file, each with a text for each part that is made of it."""
-    counts = table.rows["Label"].value_counts()
+# ---------------------------------------------------------------- one file
+
+
+def _read_table(path: Path, config: ExperimentConfig) -> pd.DataFrame:
+    form = TextFormat(config.delimiter, config.encoding, config.quoting, config.header)
+    columns = (config.label_column, config.text_column)
+    rows = [row._replace(cells=()) for row in read_rows(path, columns, form)]
+    table = pd.DataFrame(
+        [(row.fields[0].strip(), row.fields[1], row.line) for row in rows],
+        columns=["Label", "Text", "Line"],
+    )
+    labels = set(table["Label"])
+    for row in rows:  # whose lines are rows with labels that there are
+        if row.apart and labels.issuperset(label.strip('" ') for label, _ in row.apart):
+            raise merged(row.line, path)
+    return table
+
+
+def _drop_incomplete(rows: pd.DataFrame, path: Path, config: ExperimentConfig) -> pd.DataFrame:
+    """The rows with a label and a text; rows without one are refused, or left out if asked."""
+    missing = rows[["Label", "Text"]].map(lambda value: value.strip() in MISSING)
+    is_missing = missing.any(axis=1)
+    n = int(is_missing.sum())
+    if n and not config.drop_incomplete:
+        lines = ", ".join(map(str, rows["Line"][is_missing][:SHOWN]))
+        raise DataError(
+            f"{path}: of {len(rows):,} rows, {int(missing['Label'].sum()):,} lack a label "
+            f"and {int(missing['Text'].sum()):,} a text, first in line {lines}. What is empty, or "
+            "is NA, NaN, None, null or the like, is missing. Fill it in (a class of such a name "
+            "needs another one), or leave these rows out with --drop_incomplete."
+        )
+    if n:
+        counts = f"{n:,} of {len(rows):,} rows"
+        logger.info("%s: %s are left out, which lack a label or a text", path, counts)
+    return rows[~is_missing]
+
+
+# ---------------------------------------------------------------- all files
+
+
+def _require_no_names(tables: Tables, paths: dict[str, Path], config: ExperimentConfig) -> None:
+    """Raise :class:`DataError` if a first line is read as a text and is evidently one of names:
+    its label occurs nowhere else, or all files begin with it."""
+    form = TextFormat(header=config.header)
+    if config.header == "no" or form.has_names((config.label_column, config.text_column)):
+        return
+    tables = {part: rows for part, rows in tables.items() if len(rows)}
+    every = list(tables.values())
+    known = every[0]["Label"][1:].tolist() if every else []
+    for part, rows in tables.items():
+        first, *others = rows["Label"]
+        if first not in {*known, *others} and len(set(known)) < len(known):
+            raise names_evident(paths[part], rows["Line"].iloc[0], first)
+    beginnings = {tuple(rows[["Label", "Text"]].iloc[0]) for rows in every}
+    if len(beginnings) == 1 and any(not rows.equals(every[0]) for rows in every):
+        raise names_evident(paths[next(iter(tables))], every[0]["Line"].iloc[0], first)
+
+
+def _warn_of_common_rows(tables: Tables, paths: dict[str, Path]) -> None:
+    """Say how many rows stand in two files that are meant to be different parts."""
+    pairs = {part: [*zip(t["Label"], t["Text"], strict=True)] for part, t in tables.items()}
+    for one, other in itertools.combinations(pairs, 2):
+        n_common = sum(map(set(pairs[one]).__contains__, pairs[other]))
+        if n_common:
+            logger.warning(
+                "%s of the %s rows of %s stand in %s, too%s",
+                f"{n_common:,}",
+                f"{len(pairs[other]):,}",
+                paths[other],
+                paths[one],
+                ": the two files hold the same" if pairs[one] == pairs[other] else "",
+            )
+
+
+def _drop_rare_classes(tables: Tables, least: int, path: Path) -> Tables:
+    """The tables without the classes that have fewer than ``least`` texts in the training file."""
+    counts = tables["train"]["Label"].value_counts()
+    rare = counts[counts < least].index
+    kept = {part: rows[~rows["Label"].isin(rare)] for part, rows in tables.items()}
+    if len(rare):
+        logger.info(
+            "%s: %d classes with fewer than %d texts are left out, and their %d texts: %s",
+            path,
+            len(rare),
+            least,
+            sum(map(len, tables.values())) - sum(map(len, kept.values())),
+            ", ".join(f'"{label[:60]}"' for label in rare),
+        )
+    return kept
+
+
+# ---------------------------------------------------------------- classes and parts
+
+
+def _class_names(rows: pd.DataFrame, path: Path, n_parts: int) -> tuple[str, ...]:
+    """The classes of the training file, each with a text for each part that is made of it, in
+    order: whole numbers as numbers, others by name."""
+    counts = rows["Label"].value_counts()
     if len(counts) < 2:
-        raise DataError(f"{table.path} has {len(counts)} classes: there is nothing to tell apart.")
+        raise DataError(f"{path} has {len(counts)} classes: there is nothing to tell apart.")
     rare = counts[counts < n_parts]
     if len(rare):
         raise DataError(
-            f'{table.path} has {rare.iloc[0]} texts of the class "{rare.index[0][:60]}", and '
+            f'{path} has {rare.iloc[0]} texts of the class "{rare.index[0][:60]}", and '
             f"{len(rare)} of {len(counts)} classes have fewer than {n_parts}: too few for "
             f"{n_parts} parts. Add texts, or leave such classes out with --min_texts_per_class "
             f"{n_parts}. (Is --label_column the right one?)"
         )
-    warn_of_similar(counts.index, table.path)
-    return sort_labels(counts.index)
+    _warn_of_similar(counts.index, path)
+    are_numbers = all(re.fullmatch(r"[+-]?[0-9]+(\.0*)?", name) for name in counts.index)
+    return tuple(sorted(counts.index, key=lambda name: (Decimal(name if are_numbers else 0), name)))
 
 
-def _number_classes(table: Table, labels: Sequence[str]) -> pd.DataFrame:
-    """The rows, with the numbers of classes in place of their names."""
-    rows = table.rows
-    unknown = sorted(set(rows["Label"]) - set(labels))
-    if unknown:
+def _warn_of_similar(labels: Sequence[str], path: Path) -> None:
+    """Name the labels that differ only in case or spaces: they may be meant to be one."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        plain = "".join(unicodedata.normalize("NFKC", label).split()).casefold()
+        groups.setdefault(plain, []).append(f'"{label[:60]}"')
+    for similar in groups.values():
+        if len(similar) > 1:
+            logger.warning(
+                "%s: %s differ only in case or spaces, and count as %d classes",
+                path,
+                " and ".join(similar),
+                len(similar),
+            )
+
+
+def _require_known(rows: pd.DataFrame, names: Sequence[str], path: Path) -> None:
+    """Raise :class:`DataError` if a class is not in the training file, or there is no row."""
+    if unknown := sorted(set(rows["Label"]) - set(names)):
         line = rows["Line"][rows["Label"] == unknown[0]].iloc[0]
         raise DataError(
-            f'{table.path}: the class "{unknown[0][:60]}" is not in the training file. It is first '
+            f'{path}: the class "{unknown[0][:60]}" is not in the training file. It is first '
             f"in line {line}. Add texts of it to the training file, or take them out of this one."
         )
     if rows.empty:
-        raise DataError(f"{table.path}: empty.")
-    return rows.assign(Label=rows["Label"].map({name: i for i, name in enumerate(labels)}))
+        raise DataError(f"{path}: empty.")
 
 
-def _undersample(rows: pd.DataFrame) -> pd.DataFrame:
-    """As many texts of each class as of the rarest."""
-    smallest = rows["Label"].value_counts().min()
-    return rows.groupby("Label").sample(smallest, random_state=SPLIT_SEED)
-
-
-def _split(files: dict[str, pd.DataFrame], config: ExperimentConfig) -> dict[str, pd.DataFrame]:
+def _split(files: Tables, config: ExperimentConfig) -> Tables:
     """The three parts. Those without a file are taken from the training file: of each class in
     proportion, with at least one text of it in each part."""
     flags = {"test": "test_fraction", "validation": "val_fraction"}
@@ -141,10 +246,10 @@ def _split(files: dict[str, pd.DataFrame], config: ExperimentConfig) -> dict[str
     shuffled = files["train"].sample(frac=1, random_state=SPLIT_SEED)
     classes = shuffled.groupby("Label")["Text"]
     place, size = classes.cumcount(), classes.transform("size")
-    start, taken = 0, {}
+    start, parts = 0, dict(files)
     for part, flag in missing.items():
         end = start + (getattr(config, flag) * size).round().clip(lower=1)
-        taken[part] = shuffled[(place >= start) & (place < end)]
+        parts[part] = shuffled[(place >= start) & (place < end)]
         start = end
     if (start >= size).any():
         shares = " and ".join(f"--{flag} {getattr(config, flag):g}" for flag in missing.values())
@@ -152,4 +257,4 @@ def _split(files: dict[str, pd.DataFrame], config: ExperimentConfig) -> dict[str
             f"{config.dataset}: with {shares} nothing of its smallest class ({size.min()} texts) "
             "is left for training. Choose smaller ones."
         )
-    return {**files, **taken, "train": shuffled[place >= start]}
+    return {**parts, "train": shuffled[place >= start]}

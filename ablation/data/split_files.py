@@ -1,6 +1,4 @@
-"""The split as a file for people: which row of which source file is in which part."""
-
-from __future__ import annotations
+"""The split as files for people. Nothing reads them back."""
 
 import logging
 from pathlib import Path
@@ -9,21 +7,22 @@ import pandas as pd
 
 from ablation.config.options import ExperimentConfig
 from ablation.system.files import write_atomically
-from data_utils import PARTS, Corpus
+from data_utils import PARTS, Corpus, Splits
 
 logger = logging.getLogger("experiments")
+
+
+def write_csv_files(splits: Splits[pd.DataFrame], data_dir: Path) -> None:
+    """Write ``train.csv``, ``validation.csv`` and ``test.csv`` of labels and texts."""
+    _write({data_dir / f"{part}.csv": rows for part, rows in vars(splits).items()}, "Label", "Text")
 
 
 def write_split(
     output_dir: Path, corpus: Corpus, config: ExperimentConfig, split_sha256: str
 ) -> None:
-    """Write ``split-<split_sha256, shortened>.csv``, unless it is there, with the columns ``file``
-    (without its folder), ``row`` (of its ``Line``), ``part`` and ``label``; texts are in the order
-    in which they are read.
-
-    Runs need it for nothing, so a folder that cannot be written only gets a notice.
-    """
-    path = output_dir / f"split-{split_sha256[:10]}.csv"
+    """Write ``split-<split_sha256, shortened>.csv`` with the columns ``file`` (without its folder),
+    ``row`` (of its ``Line``), ``part`` and ``label``; texts are in the order in which they are
+    read."""
     first = config.dataset or corpus.name
     sources = (first, config.val_dataset or first, config.test_dataset or first)
     tables = [
@@ -37,10 +36,17 @@ def write_split(
         )
         for source, part, texts in zip(sources, PARTS, vars(corpus.parts).values(), strict=True)
     ]
-    content = pd.concat(tables).to_csv(index=False, lineterminator="\n").encode()
-    try:
-        # The same texts may stand in other rows than before.
-        if not path.exists() or path.read_bytes() != content:
-            write_atomically(path, content)
-    except OSError as error:
-        logger.warning("The split was not written to %s: %s", path, error)
+    _write({output_dir / f"split-{split_sha256[:10]}.csv": pd.concat(tables)})
+
+
+def _write(tables: dict[Path, pd.DataFrame], *columns: str) -> None:
+    """Write columns, or all, of tables where they are not there yet; a folder that cannot be
+    written only gets a notice."""
+    for path, table in tables.items():
+        content = table.to_csv(columns=columns or None, index=False, lineterminator="\n").encode()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists() or path.read_bytes() != content:
+                write_atomically(path, content)
+        except OSError as error:
+            logger.warning("The split was not written to %s: %s", path, error)

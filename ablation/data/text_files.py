@@ -4,24 +4,23 @@ CSV and TSV, JSON lines and Parquet, each also as .gz. Every error names the fil
 what to do.
 """
 
-from __future__ import annotations
-
 import gzip
 import io
-import itertools
 import json
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from ablation.data.decoding import decode_lines, require_text
 from ablation.data.separated_values import (
     SAMPLE_LINES,
+    NumberedLine,
     Row,
     TextFormat,
     are_positions,
-    find_names,
+    find_columns,
     separate,
 )
 from ablation.system.errors import DataError
@@ -51,33 +50,26 @@ def read_rows(path: Path, columns: Sequence[str], form: TextFormat | None = None
             stream: Any = gzip.GzipFile(fileobj=file) if is_packed else file
             head = stream.peek(4096)[:4096]
             if head.startswith(b"PAR1"):
-                # What is packed cannot be read from its end, where Parquet has its index.
+                # Parquet has its index at its end, from which what is packed cannot be read.
                 yield from _parquet_rows(
                     io.BytesIO(stream.read()) if is_packed else file, columns, path
                 )
+                return
+            require_text(head, form.encoding, path)
+            lines = decode_lines(stream, form.encoding, path)
+            first = next(lines, None)
+            if first is None:
+                raise DataError(f"{path} is empty.")
+            lines = chain([first], lines)
+            may_be_json = not form.delimiter and not are_positions(columns) and _is_object(first[1])
+            if path.name.lower().removesuffix(".gz").endswith(JSON_SUFFIXES) or may_be_json:
+                yield from _json_rows(lines, columns, path)
             else:
-                require_text(head, form.encoding, path)
-                yield from _text_rows(
-                    decode_lines(stream, form.encoding, path), columns, form, path
-                )
+                yield from separate(lines, columns, form, path)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path} is a damaged .gz file ({error}). Fetch it again.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
-
-
-def _text_rows(
-    lines: Iterator[tuple[int, str]], columns: Sequence[str], form: TextFormat, path: Path
-) -> Iterator[Row]:
-    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-    first = next(lines, None)
-    if first is None:
-        raise DataError(f"{path} is empty.")
-    lines = itertools.chain([first], lines)
-    may_be_json = not form.delimiter and not are_positions(columns) and _is_object(first[1])
-    if suffix in JSON_SUFFIXES or may_be_json:
-        return _json_rows(lines, columns, path)
-    return separate(lines, columns, form, path)
 
 
 def _is_object(line: str) -> bool:
@@ -87,59 +79,48 @@ def _is_object(line: str) -> bool:
         return False
 
 
-def _json_rows(
-    lines: Iterator[tuple[int, str]], columns: Sequence[str], path: Path
-) -> Iterator[Row]:
-    objects = _json_objects(lines, path)
-    sample = list(itertools.islice(objects, SAMPLE_LINES))
+def _json_rows(lines: Iterator[NumberedLine], columns: Sequence[str], path: Path) -> Iterator[Row]:
+    objects = _json_objects(lines, columns, path)
+    sample = list(islice(objects, SAMPLE_LINES))
     if not sample:
         raise DataError(f"{path} is empty.")
     # An object may lack what is missing in it, also the first one.
     names = list(dict.fromkeys(name for _, values in sample for name in values))
-    keys = [names[i] for i in find_names(names, columns, path)]
-    for number, values in itertools.chain(sample, objects):
-        try:
-            fields = [_as_text(values.get(key), key) for key in keys]
-        except ValueError as error:
-            raise _damaged_line(path, number, error) from error
-        yield Row(number, fields)
+    keys = [names[i] for i in find_columns(names, columns, path)]
+    for number, values in chain(sample, objects):
+        yield Row(number, [values.get(key, "") for key in keys])
 
 
 def _json_objects(
-    lines: Iterator[tuple[int, str]], path: Path
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects in lines of JSON, with the numbers of their lines."""
+    lines: Iterator[NumberedLine], columns: Sequence[str], path: Path
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """The objects in lines of JSON, behind the numbers of their lines; of what is in no column
+    that is asked for, only the name."""
+
+    def read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(values := dict(pairs)) < len(pairs):
+            raise ValueError("it has a key twice")
+        return values
+
+    # Numbers stay as they are written.
+    as_written = {"parse_int": str, "parse_float": str, "parse_constant": str}
     for number, line in lines:
         if not line.strip():
             continue
         try:
-            # Numbers stay as they are written.
-            values = json.loads(
-                line,
-                object_pairs_hook=_require_single,
-                parse_int=str,
-                parse_float=str,
-                parse_constant=str,
-            )
+            values = json.loads(line, object_pairs_hook=read_object, **as_written)
             if not isinstance(values, dict):
                 raise ValueError("no object")
+            texts = {
+                name: _as_text(value, name) if name.strip() in columns else ""
+                for name, value in values.items()
+            }
         except (ValueError, RecursionError) as error:
-            raise _damaged_line(path, number, error) from error
-        yield number, values
-
-
-def _damaged_line(path: Path, number: int, error: Exception) -> DataError:
-    return DataError(
-        f"{path}, line {number}: {str(error)[:200]}. Of JSON, each line must be an object, such as "
-        '{"Label": "ham", "Text": "See you!"}.'
-    )
-
-
-def _require_single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("it has a key twice")
-    return values
+            raise DataError(
+                f"{path}, line {number}: {str(error)[:200]}. Of JSON, each line must be an object, "
+                'such as {"Label": "ham", "Text": "See you!"}.'
+            ) from error
+        yield number, texts
 
 
 def _parquet_rows(stream: BinaryIO, columns: Sequence[str], path: Path) -> Iterator[Row]:
@@ -155,7 +136,7 @@ def _parquet_rows(stream: BinaryIO, columns: Sequence[str], path: Path) -> Itera
     try:
         file = pyarrow.parquet.ParquetFile(stream, page_checksum_verification=True)
         names = file.schema_arrow.names
-        wanted = [names[i] for i in find_names(names, columns, path)]
+        wanted = [names[i] for i in find_columns(names, columns, path)]
         for batch in file.iter_batches(BATCH, columns=wanted):
             fields = zip(*(batch.column(name).to_pylist() for name in wanted), strict=True)
             for values in fields:

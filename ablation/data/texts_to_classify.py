@@ -1,16 +1,12 @@
 """The texts that predict.py classifies: of a file, or of standard input."""
 
-from __future__ import annotations
-
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 
 from ablation.data.decoding import BAD
-from ablation.data.own_tables import names_evident
-from ablation.data.separated_values import Row, TextFormat, merged
+from ablation.data.separated_values import Row, TextFormat, merged, names_evident
 from ablation.data.text_files import read_rows
 from ablation.system.errors import DataError
 
@@ -70,15 +66,13 @@ def read_lines() -> Iterator[str]:
     sys.stdin.reconfigure(encoding="utf-8-sig", errors="mark", newline=None)
     for number, line in enumerate(sys.stdin, start=1):
         if bad := BAD.search(line):
-            raise DataError(f"Standard input, line {number}: {_explain(line, bad)}")
+            reason = f"byte 0x{ord(bad[0]) & 0xFF:02x} at place {bad.start() + 1} is not UTF-8"
+            if bad[0] == "\0":
+                reason = "a NUL byte, which no text holds"
+            is_wide = "\0" in line or line.startswith(("\udcff\udcfe", "\udcfe\udcff"))  # its mark
+            likely = "utf-16" if is_wide else "cp1252"
+            raise DataError(
+                f"Standard input, line {number}: {reason}. Give UTF-8; if this is {likely}, "
+                f"`iconv -f {likely} -t utf-8` converts it."
+            )
         yield line.removesuffix("\n")
-
-
-def _explain(line: str, bad: re.Match[str]) -> str:
-    """What is wrong with a line, and what may be done."""
-    reason = f"byte 0x{ord(bad[0]) & 0xFF:02x} at place {bad.start() + 1} is not UTF-8"
-    if bad[0] == "\0":
-        reason = "a NUL byte, which no text holds"
-    is_wide = "\0" in line or line.startswith(("\udcff\udcfe", "\udcfe\udcff"))  # its mark
-    likely = "utf-16" if is_wide else "cp1252"
-    return f"{reason}. Give UTF-8; if this is {likely}, `iconv -f {likely} -t utf-8` converts it."

@@ -1,7 +1,5 @@
 """How well each class is told apart, beyond the accuracy."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,59 +49,41 @@ def measure_classes(predictions: Predictions, labels: Sequence[str]) -> dict[str
 def format_metrics(metrics: dict[str, Any]) -> str:
     """The figures of :func:`measure_classes` as lines of text, none wider than
     ``TERMINAL_COLUMNS``. Of many classes, only the worst and the most frequent confusions."""
-    confusion = metrics["confusion"]
-    classes = [
-        {**part, "label": cut(printable(part["label"]), TERMINAL_COLUMNS)}
-        for part in metrics["classes"]
-    ]
+    classes, confusion = metrics["classes"], metrics["confusion"]
+    labels = [cut(printable(part["label"]), TERMINAL_COLUMNS) for part in classes]
     lines = [f"Test balanced accuracy: {metrics['balanced_accuracy']:.2%}"]
     if "macro_f1" in metrics:  # records made before it was measured lack it
         lines.append(f"Test macro-F1: {metrics['macro_f1']:.2%}")
-    if len(classes) > MAX_SHOWN:
-        tested = [part for part in classes if part["texts"]]
-        worst = sorted(tested, key=lambda part: (part["recall"], part["precision"]))[:N_WORST]
-        lines.append(f"The {len(worst)} worst of {len(classes)} classes; result.json has all:")
-        lines += _align_classes(worst, LABEL_COLUMNS)
-    else:
-        for width in range(TERMINAL_COLUMNS, MIN_LABEL_COLUMNS - 1, -1):
-            table = _align_classes(classes, width, confusion)
-            if display_width(table[0]) <= TERMINAL_COLUMNS:
-                return "\n".join([*lines, *table])
-        lines += _align_classes(classes, LABEL_COLUMNS)
-    return "\n".join([*lines, *_list_confusions(classes, confusion)])
-
-
-def _align_classes(
-    classes: Sequence[dict[str, Any]], width: int, confusion: Sequence[Sequence[int]] = ()
-) -> list[str]:
-    """A table with a line for each class, labels cut to ``width``, the confusion if it is given."""
-    labels = [cut(part["label"], width) for part in classes]
-    rows = [
-        [
-            label,
-            str(part["texts"]),
-            f"{part['precision']:.2%}",
-            f"{part['recall']:.2%}" if part["texts"] else "-",
-        ]
-        for label, part in zip(labels, classes, strict=True)
-    ]
     head = ["label", "texts", "precision", "recall"]
-    if confusion:
-        head += [f"as {label}" for label in labels]
-        rows = [row + list(map(str, counts)) for row, counts in zip(rows, confusion, strict=True)]
-    return align([head, *rows])
+    figures = []
+    for part in classes:
+        recall = f"{part['recall']:.2%}" if part["texts"] else "-"
+        figures.append([str(part["texts"]), f"{part['precision']:.2%}", recall])
 
-
-def _list_confusions(
-    classes: Sequence[dict[str, Any]], confusion: Sequence[Sequence[int]]
-) -> list[str]:
-    """What was most often taken for something else."""
-    labels = [cut(part["label"], LABEL_COLUMNS) for part in classes]
+    if len(classes) <= MAX_SHOWN:
+        for width in range(TERMINAL_COLUMNS, MIN_LABEL_COLUMNS - 1, -1):
+            names = [cut(label, width) for label in labels]
+            rows = [
+                [name, *texts, *map(str, counts)]
+                for name, texts, counts in zip(names, figures, confusion, strict=True)
+            ]
+            table = align([head + [f"as {name}" for name in names], *rows])
+            if display_width(table[0]) <= TERMINAL_COLUMNS:
+                return "\n".join(lines + table)
+    names = [cut(label, LABEL_COLUMNS) for label in labels]
+    shown = range(len(classes))
+    if len(classes) > MAX_SHOWN:
+        tested = [i for i in shown if classes[i]["texts"]]
+        shown = sorted(tested, key=lambda i: (classes[i]["recall"], classes[i]["precision"]))
+        shown = shown[:N_WORST]
+        lines.append(f"The {len(shown)} worst of {len(classes)} classes; result.json has all:")
+    lines += align([head, *([names[i], *figures[i]] for i in shown)])
     pairs = most_confused(np.array(confusion))
-    return ["Most frequent confusions:"] * bool(pairs) + [
-        f"  {labels[i]} as {labels[j]}: {confusion[i][j]} of {classes[i]['texts']} texts"
-        for i, j in pairs
-    ]
+    lines += ["Most frequent confusions:"] if pairs else []
+    for i, j in pairs:
+        n_texts = classes[i]["texts"]
+        lines.append(f"  {names[i]} as {names[j]}: {confusion[i][j]} of {n_texts} texts")
+    return "\n".join(lines)
 
 
 def most_confused(confusion: np.ndarray) -> list[tuple[int, int]]:

@@ -1,7 +1,5 @@
 """Figures by class over the seeds of a configuration, and which classes are taken for which."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,44 +27,31 @@ class ClassFigures:
         return np.mean([seed["confusion"] for seed in self.seeds], axis=0)
 
     def summary(self) -> dict[str, str]:
-        """The figures over all classes, in percent, the mean over seeds."""
-        figures = {"balanced %": "balanced_accuracy", "macro-F1 %": "macro_f1"}
-        return {
-            title: _percent([seed[name] for seed in self.seeds])
-            for title, name in figures.items()
-            if all(name in seed for seed in self.seeds)
-        }
+        """The figures over all classes that every seed has, in percent, the mean over seeds."""
+        figures = pd.DataFrame(self.seeds).filter(["balanced_accuracy", "macro_f1"])
+        means = figures.rename(
+            columns={"balanced_accuracy": "balanced %", "macro_f1": "macro-F1 %"}
+        )
+        return (100 * means.dropna(axis=1).mean()).map("{:.2f}".format).to_dict()
 
     def table(self) -> pd.DataFrame:
         """A line for each class, texts as they are printed: precision and recall in percent, the
         mean over seeds."""
-        return pd.DataFrame(
-            {
-                "class": label,
-                "texts": str(self.seeds[0]["classes"][i]["texts"]),
-                **{
-                    f"{name} %": _percent([seed["classes"][i][name] for seed in self.seeds])
-                    for name in ("precision", "recall")
-                },
-            }
-            for i, label in enumerate(self.labels)
-        )
+        every = pd.concat(pd.DataFrame(seed["classes"]) for seed in self.seeds)
+        shares = 100 * every[["precision", "recall"]].groupby(level=0).mean()
+        table = every[["label", "texts"]].iloc[: len(self.labels)].astype(str)
+        table = table.join(shares.map("{:.2f}".format))
+        return table.set_axis(["class", "texts", "precision %", "recall %"], axis=1)
 
     def confusions(self) -> str:
         """The pairs of classes that are confused most often, in words."""
-        counts = self.confusion
-        pairs = most_confused(counts)
-        if not pairs:
-            return "No text was taken for one of another class."
-        texts = counts.sum(axis=1)
+        labels, counts = self.labels, self.confusion
         worded = [
-            f'"{self.labels[i]}" taken for "{self.labels[j]}" ({counts[i, j]:.3g} of '
-            f"{texts[i]:.0f} texts)"
-            for i, j in pairs
+            f'"{labels[i]}" taken for "{labels[j]}" ({counts[i, j]:.3g} of '
+            f"{counts[i].sum():.0f} texts)"
+            for i, j in most_confused(counts)
         ]
+        if not worded:
+            return "No text was taken for one of another class."
         mean = ", the mean over seeds" if len(self.seeds) > 1 else ""
         return f"Confused most often{mean}: {'; '.join(worded)}."
-
-
-def _percent(shares: Sequence[float]) -> str:
-    return f"{100 * np.mean(shares):.2f}"

@@ -4,8 +4,6 @@
 classified correctly. ``docs/statistics.md`` says why these tests and no others.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,7 +51,7 @@ def compare(a: np.ndarray, b: np.ndarray) -> Difference:
     values = b.astype(np.int8) - a.astype(np.int8)
     per_seed = tuple(mcnemar(*pair) for pair in zip(a, b, strict=True))
     if len(values) == 1:
-        p, (low, high) = per_seed[0], _paired_interval(a[0], b[0])
+        p, (low, high) = per_seed[0], _paired_interval(values[0])
     else:
         p, (low, high) = float(p_values(values)), _interval(values)
     points = 100 * float(values.mean())
@@ -74,28 +72,29 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
     return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-def _paired_interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+def _paired_interval(values: np.ndarray) -> tuple[float, float]:
     """95 % interval of the difference of two runs (M,), for other messages; inverts ``mcnemar``.
 
     The difference is (2 share - 1) · rate: the rate of messages that only one got right, times
     how far b's share of them is from one half. Both have Clopper and Pearson's exact intervals,
     and 0 lies within exactly where the share may be one half. (With the rate as it was found,
-    the interval would be too narrow by far where most of these messages lean one way.)
+    the interval would be far too narrow where most of these messages lean one way.)
     """
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    lean = [2 * share - 1 for share in exact_interval(only_b, only_a + only_b)]
-    rate = exact_interval(only_a + only_b, len(a))
+    n_discordant = int(np.count_nonzero(values))
+    share = exact_interval(int((values > 0).sum()), n_discordant)
+    rate = exact_interval(n_discordant, len(values))
     # Of the rate, the end that takes each bound further out.
-    return lean[0] * rate[lean[0] < 0], lean[1] * rate[lean[1] > 0]
+    low, high = (2 * bound - 1 for bound in share)
+    return low * rate[low < 0], high * rate[high > 0]
 
 
 def exact_interval(k: float, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion, of which ``k`` out of ``n`` were seen.
+    """95 % interval of a proportion of which ``k`` out of ``n`` were seen.
 
     Source: C. Clopper and E. Pearson, "The use of confidence or fiducial limits illustrated in
     the case of the binomial", Biometrika 26 (1934).
     """
-    # k is no whole number over several seeds, so scipy's binomtest is no help.
+    # Over several seeds k is a mean and may be no whole number, which scipy's binomtest demands.
     low = stats.beta.ppf(ALPHA / 2, k, n - k + 1) if k > 0 else 0.0
     high = stats.beta.ppf(1 - ALPHA / 2, k + 1, n - k) if k < n else 1.0
     return float(low), float(high)
@@ -131,23 +130,20 @@ def p_values(values: np.ndarray) -> np.ndarray:
     errors, df = standard_errors(values)
     t = np.divide(mean, errors, out=np.full_like(errors, np.inf), where=errors > 0)
     p = (2 * stats.t.sf(t, df)).max(axis=0)
-    return np.where(mean > 0, np.maximum(p, _smallest_p(_count_leaning(values))), 1.0)
+    smallest = np.minimum(1.0, 2.0 ** (1.0 - _count_leaning(values)))
+    return np.where(mean > 0, np.maximum(p, smallest), 1.0)
 
 
 def _count_leaning(values: np.ndarray) -> np.ndarray:
     """Messages that one of the two gets right with more seeds than the other."""
-    return (values.sum(axis=-2, dtype=np.int64) != 0).sum(axis=-1)
-
-
-def _smallest_p(n_leaning: np.ndarray) -> np.ndarray:
-    return np.minimum(1.0, 2.0 ** (1.0 - n_leaning))
+    return np.count_nonzero(values.sum(axis=-2, dtype=np.int64), axis=-1)
 
 
 def _interval(values: np.ndarray) -> tuple[float, float]:
     """95 % interval of the mean difference of values (S, M), S at least 2; inverts ``p_values``."""
     mean, half = float(values.mean()), _half_width(values, ALPHA)
     n_leaning = int(_count_leaning(values))
-    if _smallest_p(n_leaning) >= ALPHA:  # so few that their spread says little
+    if 2.0 ** (1 - n_leaning) >= ALPHA:  # so few that their spread says little
         half = max(half, exact_interval(n_leaning, values.shape[1])[1])
     return max(-1.0, mean - half), min(1.0, mean + half)
 
@@ -211,10 +207,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     Journal of Statistics 6 (1979).
     """
     order = np.argsort(p_values, kind="stable")
-    factors = len(order) - np.arange(len(order))
-    corrected = np.empty(len(order))
-    corrected[order] = np.minimum(1, np.maximum.accumulate(np.asarray(p_values)[order] * factors))
-    return corrected.tolist()
+    factors = np.arange(len(order), 0, -1)
+    stepped = np.minimum(1, np.maximum.accumulate(np.asarray(p_values)[order] * factors))
+    return stepped[np.argsort(order)].tolist()
 
 
 def accuracy_interval(correct: np.ndarray) -> tuple[float, float]:
@@ -223,28 +218,22 @@ def accuracy_interval(correct: np.ndarray) -> tuple[float, float]:
 
     Clopper and Pearson's at the mean count, which knows nothing of seeds; with several seeds the
     widest, on each side, of this, the intervals of :func:`standard_errors`, and one over seeds
-    that knows of the ceiling.
+    that knows of the ceiling: seeds near 100 % vary downwards, so it is a t-interval where they
+    vary evenly, of the accuracies' normal quantiles, taken back to the mean accuracy of such seeds.
     """
     n_seeds, n_messages = correct.shape
     mean = float(correct.mean())
     intervals = [exact_interval(mean * n_messages, n_messages)]
     if n_seeds > 1:
         half = _half_width(correct.astype(np.int8), ALPHA)
-        intervals += [(mean - half, mean + half), _interval_below_a_ceiling(correct)]
+        quantiles = stats.norm.ppf((correct.sum(axis=1) + 0.5) / (n_messages + 1))
+        deviation = quantiles.std(ddof=1)
+        half_quantiles = stats.t.isf(ALPHA / 2, n_seeds - 1) * deviation / math.sqrt(n_seeds)
+        ends = quantiles.mean() + np.array([-half_quantiles, half_quantiles])
+        ceiling = stats.norm.cdf(ends / math.sqrt(1 + deviation**2)).tolist()
+        intervals += [(mean - half, mean + half), tuple(ceiling)]
     lows, highs = zip(*intervals, strict=True)
     return 100 * max(0.0, min(lows)), 100 * min(1.0, max(highs))
-
-
-def _interval_below_a_ceiling(correct: np.ndarray) -> tuple[float, float]:
-    """Seeds near 100 % vary downwards: a t-interval where they vary evenly, of the accuracies'
-    normal quantiles, and back to the mean accuracy that such seeds have."""
-    n_seeds, n_messages = correct.shape
-    quantiles = stats.norm.ppf((correct.sum(axis=1) + 0.5) / (n_messages + 1))
-    deviation = quantiles.std(ddof=1)
-    half = stats.t.isf(ALPHA / 2, n_seeds - 1) * deviation / math.sqrt(n_seeds)
-    ends = quantiles.mean() + np.array([-half, half])
-    low, high = stats.norm.cdf(ends / math.sqrt(1 + deviation**2))
-    return float(low), float(high)
 
 
 def prediction_interval(counts: Sequence[int]) -> tuple[float, float]:

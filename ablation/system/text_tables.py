@@ -1,7 +1,5 @@
 """Tables for a terminal, where some characters take two columns and some none."""
 
-from __future__ import annotations
-
 import textwrap
 import unicodedata
 from bisect import bisect_right
@@ -30,7 +28,7 @@ def _columns(character: str) -> int:
 
 
 def cut(text: str, width: int) -> str:
-    """A text of at most ``width`` columns: where it is cut, it ends with "…"."""
+    """A text of at most ``width`` columns; it ends with "…" where it was cut."""
     ends = list(accumulate(map(_columns, text)))
     if not ends or ends[-1] <= width:
         return text
@@ -43,25 +41,22 @@ def align(rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:
     flush_left = range(len(widths))[left]
     lines = []
     for row in rows:
-        spaces = [
-            " " * (width - display_width(cell)) for cell, width in zip(row, widths, strict=True)
-        ]
-        cells = [
-            cell + space if i == flush_left else space + cell
-            for i, (cell, space) in enumerate(zip(row, spaces, strict=True))
-        ]
+        cells = []
+        for i, (cell, width) in enumerate(zip(row, widths, strict=True)):
+            spaces = " " * (width - display_width(cell))
+            cells.append(cell + spaces if i == flush_left else spaces + cell)
         lines.append("  ".join(cells).rstrip())
     return lines
 
 
 def align_wrapped(table: pd.DataFrame) -> str:
-    """A table of texts in lines of at most ``TERMINAL_COLUMNS`` columns, if they can be that short:
-    the texts of its last column are broken into lines."""
-    head, rows = [*table.columns], table.to_numpy().tolist()
-    widths = [max(map(display_width, column)) for column in zip(head, *rows, strict=True)][:-1]
-    room = max(LEAST_WIDTH, TERMINAL_COLUMNS - sum(widths) - 2 * len(widths))
-    lines = [head]
-    for *cells, text in rows:
+    """A table of texts, wrapped in its last column so that lines have at most ``TERMINAL_COLUMNS``
+    columns, if the others leave room for that."""
+    rows = [[*table.columns], *table.to_numpy().tolist()]
+    widths = [max(map(display_width, column)) + 2 for column in zip(*rows, strict=True)][:-1]
+    room = max(LEAST_WIDTH, TERMINAL_COLUMNS - sum(widths))
+    lines = rows[:1]
+    for *cells, text in rows[1:]:
         first, *others = _wrap(text, room) or [""]
         lines += [[*cells, first], *([*[""] * len(cells), piece] for piece in others)]
     return "\n".join(align(lines, left=-1))
