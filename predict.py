@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import logging
 import os
 import sys
 from collections import Counter
@@ -12,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablation.classifier.prediction_formats import FORMATS, Prediction, format_prediction
 from ablation.config.flag_types import Text, one_of, option, options_of, read_flags
 from ablation.config.flags import add_flags
 from ablation.config.options import OPTIONS, tagged
@@ -22,7 +23,7 @@ from ablation.data.separated_values import TextFormat, are_positions
 from ablation.system.console import Parser, run_for_people
 from ablation.system.errors import ConfigError, shorten
 from ablation.system.files import path_fault, path_problem
-from ablation.system.output import printable, use_utf8, write
+from ablation.system.output import disarm, printable, use_utf8, write
 from ablation.system.signals import ending_at_once
 
 if TYPE_CHECKING:  # imported where texts are classified: --help and mistakes need no PyTorch
@@ -32,12 +33,25 @@ if TYPE_CHECKING:  # imported where texts are classified: --help and mistakes ne
     from ablation.classifier.saved_models import SavedClassifier
     from ablation.system.progress import Progress
 
+logger = logging.getLogger("experiments")
+
 TEXTS_AT_ONCE = 2048  # read, sorted by length, classified, and given back in their order
 LESS_MEMORY = (
     "With --device cpu it takes none of a GPU's; otherwise a machine with more is needed, or a "
     "smaller model."
 )
-FORMAT_OPTIONS = tuple(vars(TextFormat()))  # of the file of texts; the experiments' have them, too
+FORMAT_OPTIONS = tuple(vars(TextFormat()))  # of a file of texts; the experiments have them, too
+FORMATS = ("text", "csv", "jsonl")
+SHOWN_CHARACTERS = 80  # of a text, in the format for people
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The class of a text, and the probability that the model gives it."""
+
+    text: str
+    label: str
+    probability: float
 
 
 def predict(
@@ -46,11 +60,8 @@ def predict(
     texts: Iterable[str],
     at_once: int = TEXTS_AT_ONCE,
 ) -> Iterator[Prediction]:
-    """Classify texts, in their order, holding ``at_once`` of them in memory.
-
-    Raises:
-        DataError: a text is not Unicode.
-    """
+    """Classify texts, in their order, holding ``at_once`` of them in memory. Raises
+    :class:`DataError` if a text is not Unicode."""
     from ablation.system.progress import Progress
 
     texts, first = iter(texts), 1
@@ -84,8 +95,7 @@ def _probabilities(
     ]
     copies = Counter(which)
     width = None if classifier.config.no_padding else classifier.max_tokens
-    encoded = EncodedTexts(list(numbers), [0] * len(numbers), width)
-    encoded = cut_texts(encoded, model.reading)
+    encoded = cut_texts(EncodedTexts(list(numbers), [0] * len(numbers), width), model.reading)
     probabilities = torch.empty(len(numbers), len(classifier.class_names), dtype=torch.float64)
     with torch.inference_mode():
         for batch in batch_by_length(encoded.n_inputs.tolist(), model):
@@ -93,6 +103,18 @@ def _probabilities(
             probabilities[batch] = logits.cpu().double().softmax(dim=-1)
             progress.update(sum(copies[i] for i in batch))
     return probabilities[which]
+
+
+def format_prediction(number: int, prediction: Prediction, form: str, width: int = 0) -> str:
+    """The line for text ``number``, from 0, in one of ``FORMATS``. For people, labels are padded to
+    ``width``, and nothing moves the cursor; for a spreadsheet, no label is a formula."""
+    if form == "csv":
+        label = disarm(prediction.label).replace('"', '""')
+        return f'{number},"{label}",{prediction.probability:.9g}'
+    if form == "jsonl":
+        return json.dumps(vars(prediction))
+    shown = shorten(printable(prediction.text[: SHOWN_CHARACTERS + 1]), SHOWN_CHARACTERS)
+    return f"{printable(prediction.label):<{width}}  {prediction.probability:.4f}  {shown}"
 
 
 # ---------------------------------------------------------------- the command line
@@ -135,18 +157,14 @@ def build_parser() -> Parser:
 
 
 def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
-    """What the command line asks for.
-
-    Raises:
-        ConfigError: with every problem of the command line.
-    """
+    """What the command line asks for. Raises :class:`ConfigError` with every problem of it."""
     parser = build_parser()
     found = vars(parser.parse_intermixed_args(argv))
-    run_dir, typed = found.pop("run_dir"), found.pop("texts")
-    values, problems = read_flags(FLAGS, found)
+    values = {name: flag.default for name, flag in FLAGS.items()}
+    values |= {name: found.pop(name) for name in ("run_dir", "texts")}
+    given, problems = read_flags(FLAGS, found)
     problems = parser.problems + problems
-    defaults = {name: flag.default for name, flag in FLAGS.items()}
-    arguments = argparse.Namespace(**{**defaults, **values}, run_dir=run_dir, texts=typed)
+    arguments = argparse.Namespace(**values | given)
     folder = Path(arguments.run_dir or "")
     if not arguments.run_dir:
         problems.append("RUN_DIR is missing; give the folder of a run with --save_model")
@@ -156,7 +174,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
         problems.append(f"{folder}: no such folder; give the folder of a run with --save_model")
     if arguments.csv is not None and arguments.texts:
         problems.append("TEXT with --csv: give one of them")
-    form = detect_format(arguments)
+    form = TextFormat(**{name: getattr(arguments, name) for name in FORMAT_OPTIONS})
     if arguments.csv is None and form != TextFormat():
         problems.append("--header, --delimiter, --encoding and --quoting are about --csv FILE")
     if form.header == "no" and not are_positions([arguments.column]):
@@ -176,20 +194,15 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
         problems.append(problem)
     if problems:
         raise ConfigError(problems)
+    arguments.form = form
     return arguments
-
-
-def detect_format(arguments: argparse.Namespace) -> TextFormat:
-    """How the file of texts is to be read."""
-    return TextFormat(**{name: getattr(arguments, name) for name in FORMAT_OPTIONS})
 
 
 def perform(argv: Sequence[str] | None) -> int:
     """Classify what is asked for. Returns the exit status.
 
     Raises:
-        ConfigError: the command line is wrong.
-        DataError, CheckpointError: texts, vocabulary, model or base weights are
+        ExperimentError: the command line is wrong, or texts, vocabulary, model or base weights are
             missing or damaged.
         ImportError: a package is missing.
     """
@@ -200,25 +213,27 @@ def perform(argv: Sequence[str] | None) -> int:
         from ablation.data.texts_to_classify import read_lines, read_texts
 
     given = {name: getattr(arguments, name) for name in tagged("machine")}
-    classifier = load_classifier(
-        Path(arguments.run_dir), {k: value for k, value in given.items() if value}
-    )
-    is_typed = not arguments.texts and arguments.csv is None and sys.stdin.isatty()
+    folder = Path(arguments.run_dir)
+    classifier = load_classifier(folder, {name: value for name, value in given.items() if value})
+    texts: Iterable[str] = arguments.texts
     if arguments.csv is not None:
-        texts: Iterable[str] = read_texts(
-            Path(arguments.csv), arguments.column, detect_format(arguments)
-        )
-    else:
-        texts = arguments.texts or read_lines()
+        texts = read_texts(Path(arguments.csv), arguments.column, arguments.form)
+    is_typed = not texts and sys.stdin.isatty()
+    predictions = predict(
+        classifier,
+        load_encoding(classifier.config),
+        texts or read_lines(),
+        at_once=1 if is_typed else TEXTS_AT_ONCE,
+    )
     if arguments.format == "csv":
         use_utf8()
         write("index,label,probability")
-    found = predict(
-        classifier, load_encoding(classifier.config), texts, 1 if is_typed else TEXTS_AT_ONCE
-    )
-    width = max(len(printable(label)) for label in classifier.class_names)
-    for number, prediction in enumerate(found):
+    width, blank = max(len(printable(label)) for label in classifier.class_names), 0
+    for number, prediction in enumerate(predictions):
         write(format_prediction(number, prediction, arguments.format, width))
+        blank += not prediction.text.strip()
+    if blank:
+        logger.warning("Blank texts, classified like the others: %d of %d", blank, number + 1)
     return 0
 
 

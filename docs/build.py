@@ -24,7 +24,7 @@ from ablation.config.options import OPTIONS
 from ablation.config.published import published_count
 from ablation.config.rows import ROWS
 from ablation.reports.comparisons import accuracy_interval
-from ablation.reports.pages import Table, markdown_table
+from ablation.reports.pages import markdown_table
 from ablation.reports.tables import (
     Configuration,
     group_records,
@@ -143,7 +143,7 @@ def variants_table(records: Sequence[Record]) -> str:
     sections, _ = group_records(records)
     (section,) = (part for part in sections if part.overrides == {"weights": "random"})
     table = tabulate(section).query("n != ''").drop(columns=["n", "trained"])
-    return markdown_table(Table.of(table))
+    return markdown_table(table)
 
 
 def flags_table(options: Iterable[Option]) -> str:

@@ -97,10 +97,11 @@ def test_what_is_named_exists(path: Path) -> None:
             assert heading in {found.lower().replace(" ", "-") for found in headings}, target
     named = set(re.findall(r"`([\w./-]+\.(?:py|md|txt|csv|json|svg))`", text))
     written = {"result.json", "predictions.csv", "report.html", "report.md", "config.json"}
-    for name in named - written - {"split-HASH.csv", "ablation/data/echo.py"}:
+    written |= {"split-HASH.csv", "merges.txt", "vocab.json", "ablation/data/echo.py"}
+    for name in named - written:
         assert (ROOT / name).exists(), f"{path.name} names {name}"
     for folder in re.findall(r"`([\w./]+/)`", text):
-        made = folder.startswith(("runs", "data"))
+        made = folder.startswith(("runs", "data", "DIR"))
         assert made or (ROOT / folder).is_dir(), f"{path.name} names {folder}"
 
 
@@ -209,10 +210,9 @@ def test_commands_print_what_is_pasted(page: str, part: str, tmp_path: Path) -> 
 # ---------------------------------------------------------------- extending it
 
 
-@pytest.mark.slow
-@needs_vocabulary
-def test_what_is_added_works(tmp_path: Path) -> None:
-    """The changes of docs/extending.md, made in a copy of the project, and its commands."""
+@pytest.fixture
+def extended_project(tmp_path: Path) -> Path:
+    """A copy of the project with the changes of docs/extending.md."""
     shutil.copytree(ROOT / "ablation", tmp_path / "ablation")
     for path in ROOT.glob("*.py"):
         shutil.copy(path, tmp_path)
@@ -230,10 +230,24 @@ def test_what_is_added_works(tmp_path: Path) -> None:
         assert is_new or len(places) == 1, f"{anchor} in {name}"
         place = 0 if is_new else places[0] + (side == "below")
         path.write_text("".join([*lines[:place], code, *lines[place:]]))
-    finished = shell("".join(code_blocks(EXTENDING, "bash")), tmp_path)
+    return tmp_path
+
+
+def test_additions_fit(extended_project: Path) -> None:
+    commands = "python additional_experiments.py --rows list --output_dir none"
+    finished = shell(commands, extended_project)
+    assert "a smaller LoRA?" in finished.stdout, finished.stderr
+
+
+@pytest.mark.slow
+@needs_vocabulary
+def test_what_is_added_works(extended_project: Path) -> None:
+    finished = shell("".join(code_blocks(EXTENDING, "bash")), extended_project)
     assert finished.returncode == 0, finished.stderr
     assert "a smaller LoRA?" in finished.stdout
-    results = [json.loads(path.read_text()) for path in tmp_path.glob("runs/**/result.json")]
+    results = [
+        json.loads(path.read_text()) for path in extended_project.glob("runs/**/result.json")
+    ]
     by_command = {result["command"]: result for result in results}
     assert len(by_command) == 4, by_command.keys()
     (few,) = (found for command, found in by_command.items() if "--train_texts 80" in command)

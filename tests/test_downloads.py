@@ -33,6 +33,7 @@ from fault_server import (
 
 from ablation.classifier.weight_files import find_weights
 from ablation.config.options import ExperimentConfig
+from ablation.config.sizes import PUBLISHED_WEIGHTS
 from ablation.data import sms, vocabulary
 from ablation.data.sms import DATASET_NAME, find_dataset
 from ablation.data.vocabulary import gpt2_encoding
@@ -411,13 +412,21 @@ FILES = {"first": b"the first file", "second": b"the second file"}
 def cache(
     fault_server: FaultServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> dict[Path, bytes]:
-    """tiktoken's cache as it should be, of two small files that are served; it is empty."""
+    """tiktoken's cache as it should be, of two small files that are served; it is empty.
+
+    On the hub, there are other files.
+    """
     folder = tmp_path / "cache"
     monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(folder))
     monkeypatch.setattr(tiktoken, "get_encoding", lambda name: name)
     urls = {fault_server.address(send(content)): content for content in FILES.values()}
     checksums = {url: hashlib.sha256(content).hexdigest() for url, content in urls.items()}
     monkeypatch.setattr(vocabulary, "FILES", checksums)
+    hub = fault_server.address(send(b"another file"))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_url", lambda _, name, **__: f"{hub}/{name}")
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
+    for name in downloads.OFFLINE_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
     return {folder / hashlib.sha1(url.encode()).hexdigest(): urls[url] for url in urls}
 
 
@@ -444,7 +453,7 @@ def test_tiktoken_finds_the_vocabulary_without_a_network(
     """tiktoken's own reader takes the names and contents for its cache."""
     assert gpt2_encoding() == "gpt2"
     assert read_folder(next(iter(cache)).parent) == cache
-    assert fault_server.paths == ["/0", "/1"]
+    assert fault_server.paths == ["/2/merges.txt", "/0", "/2/vocab.json", "/1"]
     fault_server.stop()
     from tiktoken.load import read_file_cached
 
@@ -467,7 +476,7 @@ def test_a_damaged_vocabulary_is_replaced(
     assert fault_server.asked == []
     gpt2_encoding()
     assert read_folder(damaged.parent) == cache
-    assert fault_server.paths == ["/0"]
+    assert fault_server.paths == ["/2/merges.txt", "/0"]
 
 
 def test_a_wrong_vocabulary_is_not_kept(
@@ -475,9 +484,12 @@ def test_a_wrong_vocabulary_is_not_kept(
 ) -> None:
     wrong = fault_server.address(send(b"<html>please log in</html>"))
     monkeypatch.setattr(vocabulary, "FILES", {wrong: "0" * 64})
-    with pytest.raises(DataError, match=r"(?s)/2 \(a web page.*TIKTOKEN_CACHE_DIR"):
+    with pytest.raises(
+        DataError,
+        match=r"(?s)/2/merges.txt \(another or a damaged.*/3 \(a web page.*TIKTOKEN_CACHE_DIR",
+    ):
         gpt2_encoding()
-    assert read_folder(next(iter(cache)).parent) == {}
+    assert not next(iter(cache)).parent.exists()
 
 
 def test_the_folders_that_tiktoken_takes(
@@ -523,6 +535,80 @@ def test_what_tiktoken_cannot_read(
     monkeypatch.setattr(tiktoken, "get_encoding", fail)
     with pytest.raises(DataError, match="no such plugin"):
         gpt2_encoding()
+
+
+BESIDE = ("merges.txt", "vocab.json")  # the weights
+
+
+@pytest.fixture
+def weights_dir(cache: dict[Path, bytes], tmp_path: Path) -> Path:
+    """A folder of published weights in which the vocabulary lies."""
+    (tmp_path / "weights" / "gpt2").mkdir(parents=True)
+    for name, content in zip(BESIDE, cache.values(), strict=True):
+        (tmp_path / "weights" / "gpt2" / name).write_bytes(content)
+    return tmp_path / "weights"
+
+
+def test_the_vocabulary_beside_the_weights_is_enough(
+    cache: dict[Path, bytes], weights_dir: Path, fault_server: FaultServer
+) -> None:
+    files = vocabulary.vocabulary_files(offline=True, weights_dir=str(weights_dir))
+    assert files == dict(zip(BESIDE, cache.values(), strict=True))
+    assert read_folder(next(iter(cache)).parent) == cache, "where tiktoken looks"
+    assert gpt2_encoding(offline=True) == "gpt2"
+    assert fault_server.asked == []
+
+
+def test_the_vocabulary_in_the_hubs_cache_is_enough(
+    cache: dict[Path, bytes],
+    weights_dir: Path,
+    fault_server: FaultServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    def find(repository: str, name: str, revision: str) -> str:
+        asked.append((repository, revision))
+        return str(weights_dir / "gpt2" / name)
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", find)
+    assert gpt2_encoding(offline=True) == "gpt2"
+    assert read_folder(next(iter(cache)).parent) == cache
+    published = PUBLISHED_WEIGHTS["gpt2-small (124M)"]
+    assert asked == [(published.repository, published.revision)] * 2
+    assert fault_server.asked == []
+
+
+def test_a_damaged_vocabulary_beside_the_weights_is_left_as_it_is(
+    cache: dict[Path, bytes], weights_dir: Path, fault_server: FaultServer
+) -> None:
+    damaged = weights_dir / "gpt2" / "vocab.json"
+    damaged.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(DataError, match=rf"is damaged \({damaged}\).*offline.*--weights_dir"):
+        gpt2_encoding(offline=True, weights_dir=str(weights_dir))
+    assert fault_server.asked == []
+    gpt2_encoding(weights_dir=str(weights_dir))
+    assert read_folder(next(iter(cache)).parent) == cache
+    assert fault_server.paths == ["/2/vocab.json", "/1"]
+    assert damaged.read_bytes().startswith(b"version")
+
+
+def test_a_vocabulary_from_the_hub_is_kept_beside_the_weights(
+    cache: dict[Path, bytes],
+    fault_server: FaultServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    hub = {
+        name: fault_server.address(send(status=503), send(content))
+        for name, content in zip(BESIDE, cache.values(), strict=True)
+    }
+    monkeypatch.setattr(huggingface_hub, "hf_hub_url", lambda _, name, **__: hub[name])
+    files = vocabulary.vocabulary_files(weights_dir=str(tmp_path / "weights"))
+    assert read_folder(next(iter(cache)).parent) == cache
+    beside = read_folder(tmp_path / "weights" / "gpt2")
+    assert {path.name: content for path, content in beside.items()} == files
+    assert fault_server.paths == ["/3", "/3", "/4", "/4"]
 
 
 # ---------------------------------------------------------------- the weights
@@ -599,7 +685,7 @@ def test_offline_nothing_is_asked_for(
     if not by_flag:
         monkeypatch.setenv(way, "1")
     path = tmp_path / "data" / DATASET_NAME
-    with pytest.raises(DataError, match=rf"offline(?s:.*)at {path} .*/2"):
+    with pytest.raises(DataError, match=rf"offline(?s:.*)at {path} .*/3"):
         find_dataset(path.parent, offline=by_flag)
     with pytest.raises(DataError, match=r"is missing(?s:.*)offline(?s:.*)TIKTOKEN_CACHE_DIR"):
         gpt2_encoding(offline=by_flag)

@@ -291,6 +291,7 @@ class Script:
         self.settings["ablation.data.vocabulary"] = {
             "FILES": dict(zip(urls, checksums, strict=True))
         }
+        self.environment["HF_ENDPOINT"] = self.server.address(send(status=404))
         return [url, *urls]
 
     def cached(self) -> list[str]:
@@ -373,7 +374,9 @@ def test_the_script_ends_with_1_without_a_vocabulary(script: Script) -> None:
     _, _, url = script.serve([send(GOOD)], [send(VOCABULARY[0])], [send(PAGE)])
     status, out, err = script.run(*TINY)
     assert (status, out) == (1, "")
-    assert f"Error: GPT-2's vocabulary could not be downloaded: tried {url} (a web page" in err
+    assert "Error: GPT-2's vocabulary could not be downloaded: tried http" in err
+    assert "/resolve/" in err
+    assert f" (404 Not Found) and {url} (a web page" in err
     assert "TIKTOKEN_CACHE_DIR" in err
     first = hashlib.sha1(
         next(iter(script.settings["ablation.data.vocabulary"]["FILES"])).encode()

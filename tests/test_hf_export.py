@@ -11,7 +11,6 @@ from pathlib import Path
 
 import peft
 import pytest
-import tiktoken
 import torch
 import transformers
 from safetensors.torch import load_file
@@ -23,8 +22,8 @@ from ablation.classifier.export import export_hf, require_export_folder
 from ablation.config.options import ExperimentConfig
 from ablation.config.rules import export_problems
 from ablation.config.sizes import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig
-from ablation.data.demo import byte_encoding
-from ablation.data.vocabulary import gpt2_encoding
+from ablation.data.demo import byte_encoding, byte_vocabulary
+from ablation.data.vocabulary import gpt2_encoding, vocabulary_files
 from ablation.system.errors import ExportError
 from data_utils import PADDING_TOKEN, EncodedTexts
 from gpt_model import GPTModel
@@ -324,7 +323,7 @@ def test_an_earlier_export_and_an_empty_folder_are_replaced(tmp_path: Path) -> N
     folder = tmp_path / "new" / "hf"
     folder.mkdir(parents=True)
     lora = replace(CONFIG, trainable_layers="lora")
-    export_hf(trained_classifier(lora), lora, NAMES[:2], 32, folder, byte_encoding())
+    export_hf(trained_classifier(lora), lora, NAMES[:2], 32, folder, byte_vocabulary())
     assert (folder / "adapter").exists()
     require_export_folder(folder)
     model = trained_classifier(CONFIG, 3)
@@ -360,22 +359,10 @@ def test_a_fault_leaves_the_earlier_export(
 # ---------------------------------------------------------------- tokens
 
 
-def small_encoding() -> tiktoken.Encoding:
-    """A byte-pair encoding of a few merges that cuts texts as GPT-2's does."""
-    merged = [" t", "he", " the", "ow", "now", "no", "ee", "see", " see", "xx", "xxxx", "é", "né"]
-    tokens = [bytes([255 - value]) for value in range(256)] + [text.encode() for text in merged]
-    return tiktoken.Encoding(
-        "few",
-        pat_str=r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
-        mergeable_ranks={token: rank for rank, token in enumerate(tokens)},
-        special_tokens={"<|endoftext|>": PADDING_TOKEN},
-    )
-
-
-def vocabulary_at_hand() -> tiktoken.Encoding:
+def vocabulary_at_hand() -> dict[str, bytes]:
     if not os.environ.get("TIKTOKEN_CACHE_DIR"):
         pytest.skip("TIKTOKEN_CACHE_DIR names no folder with GPT-2's vocabulary")
-    return gpt2_encoding()
+    return vocabulary_files()
 
 
 def random_texts() -> list[str]:
@@ -388,10 +375,16 @@ def random_texts() -> list[str]:
     return [*TEXTS, "it's we'll I'VE   ", "\r\n\r\n x", "a  b   c", "<|endoftext|>hi", *texts]
 
 
-@pytest.mark.parametrize("encoding", [byte_encoding, small_encoding, vocabulary_at_hand])
-def test_token_ids_equal_tiktokens(tmp_path: Path, encoding: callable) -> None:
+@pytest.mark.parametrize(
+    ("vocabulary", "encoding"),
+    [(byte_vocabulary, byte_encoding), (vocabulary_at_hand, gpt2_encoding)],
+)
+def test_token_ids_equal_tiktokens(
+    tmp_path: Path, vocabulary: callable, encoding: callable
+) -> None:
+    files = vocabulary()
     encoding = encoding()
-    export_hf(trained_classifier(CONFIG), CONFIG, NAMES[:2], 20, tmp_path / "hf", encoding)
+    export_hf(trained_classifier(CONFIG), CONFIG, NAMES[:2], 20, tmp_path / "hf", files)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     assert isinstance(tokenizer, transformers.GPT2Tokenizer)
     texts = random_texts()
@@ -404,7 +397,7 @@ def test_token_ids_equal_tiktokens(tmp_path: Path, encoding: callable) -> None:
 
 def test_pipeline(tmp_path: Path) -> None:
     encoding, model = byte_encoding(), trained_classifier(CONFIG, 3)
-    export_hf(model, CONFIG, NAMES, 28, tmp_path / "hf", encoding)
+    export_hf(model, CONFIG, NAMES, 28, tmp_path / "hf", byte_vocabulary())
     pipeline = transformers.pipeline("text-classification", model=str(tmp_path / "hf"))
     tokens = [ids[:28] for ids in encoding.encode_ordinary_batch(TEXTS)]
     probabilities = our_probabilities(model, CONFIG, tokens)
@@ -414,13 +407,13 @@ def test_pipeline(tmp_path: Path) -> None:
         assert list(map(scores.get, NAMES)) == pytest.approx(expected, abs=1e-5)
 
 
-def test_published_files_are_written_again(tmp_path: Path) -> None:
-    """The merges found from ranks are those that the ranks were once made of."""
-    encoding = vocabulary_at_hand()
-    export_hf(trained_classifier(CONFIG), CONFIG, NAMES[:2], 20, tmp_path / "hf", encoding)
-    merges = (tmp_path / "hf" / "merges.txt").read_text().splitlines()
+def test_published_files_are_copied(tmp_path: Path) -> None:
+    files = vocabulary_at_hand()
+    export_hf(trained_classifier(CONFIG), CONFIG, NAMES[:2], 20, tmp_path / "hf", files)
+    assert {name: (tmp_path / "hf" / name).read_bytes() for name in files} == files
+    merges = files["merges.txt"].decode().splitlines()
     assert merges[:4] == ["#version: 0.2", "Ġ t", "Ġ a", "h e"]
-    vocabulary = json.loads((tmp_path / "hf" / "vocab.json").read_text())
+    vocabulary = json.loads(files["vocab.json"])
     assert (len(merges), len(vocabulary)) == (50001, 50257)
     # each merge makes the token of its rank
     made = [line.replace(" ", "") for line in merges[1:]]

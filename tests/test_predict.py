@@ -268,7 +268,9 @@ def test_three_ways_in_three_ways_out(
         (tmp_path / file).write_bytes(content)
     texts = ["Hi Anna", "", "WIN £100 \x1b[31mnow", "Hi Anna"]
     assert predict.main([str(tmp_path), *texts, "--format", "jsonl"]) == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    captured = capsys.readouterr()
+    lines = [json.loads(line) for line in captured.out.splitlines()]
+    assert "Blank texts, classified like the others: 1 of 4" in captured.err
     assert [line["text"] for line in lines] == texts
     assert lines[0] == lines[3]
 
@@ -332,6 +334,16 @@ def test_bad_input(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
     assert predict.main([str(tmp_path), *arguments]) == status
     assert message in capsys.readouterr().err
+
+
+def test_all_problems_of_a_command_line_are_named_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ["--format", "xml", "--header", "maybe", "--device", "gpu", "--csv", ""]
+    assert predict.main([str(tmp_path / "nowhere"), *flags]) == 2
+    err = capsys.readouterr().err
+    for words in ("no such folder", '--format "xml"', '--header "maybe"', 'mean "cuda"', "--csv"):
+        assert words in err
 
 
 def test_unusual_texts(

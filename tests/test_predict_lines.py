@@ -14,14 +14,14 @@ import pytest
 from helpers import config_from_flags, environment_without_network
 
 import predict
-from ablation.classifier.prediction_formats import Prediction, disarm, format_prediction
 from ablation.classifier.saved_models import load_classifier
 from ablation.config.runs import OutputOptions
 from ablation.data.demo import byte_encoding
 from ablation.data.texts_to_classify import read_lines
 from ablation.finetuning.experiment import run_experiment
 from ablation.system.errors import DataError
-from ablation.system.output import use_utf8, write
+from ablation.system.output import disarm, use_utf8, write
+from predict import Prediction, format_prediction
 
 
 @pytest.fixture

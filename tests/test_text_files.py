@@ -248,7 +248,7 @@ def test_values_of_json() -> None:
 
 
 JSON_FAULTS = {
-    "[1]": "line 2: no object",
+    "[1]": "line 2: it is not an object",
     "{": "line 2: Expecting",
     '{"Label": "a", "Label": "b", "Text": "c"}': "line 2: it has a key twice",
     '{"Label": ["a"], "Text": "c"}': 'line 2: the column "Label" holds a list',

@@ -1,7 +1,5 @@
 """The weights that training starts from: where they are, and whether they are the right ones."""
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 
@@ -11,6 +9,7 @@ from ablation.config.options import ExperimentConfig
 from ablation.config.sizes import PUBLISHED_WEIGHTS, PublishedWeights
 from ablation.system.downloads import OFFLINE, first_line, is_offline
 from ablation.system.errors import DataError
+from ablation.system.hub import locate_hub_file
 
 logger = logging.getLogger("experiments")
 
@@ -39,9 +38,6 @@ def find_weights(config: ExperimentConfig) -> Path:
     return path
 
 
-# ---------------------------------------------------------------- a file of one's own
-
-
 def _choose_file(path: Path) -> Path:
     """A path, or, if it is a folder, the file of weights in it."""
     try:
@@ -62,9 +58,6 @@ def _choose_file(path: Path) -> Path:
     )
 
 
-# ---------------------------------------------------------------- published weights
-
-
 def locate_published(published: PublishedWeights, folder: Path | None) -> Path | None:
     """Where a published file is on this machine, unchecked: in a folder, or in the hub's cache.
 
@@ -72,18 +65,7 @@ def locate_published(published: PublishedWeights, folder: Path | None) -> Path |
         DataError: it cannot be looked for.
     """
     try:
-        if folder and (folder / WEIGHTS_NAME).exists():
-            return folder / WEIGHTS_NAME
-        import huggingface_hub  # takes a while, and only published weights need it
-
-        # What was downloaded before repositories had owners is the same file.
-        for name in (published.repository, published.name):
-            found = huggingface_hub.try_to_load_from_cache(
-                name, WEIGHTS_NAME, revision=published.revision
-            )
-            if isinstance(found, str):
-                return Path(found)
-        return None
+        return locate_hub_file(published.repository, published.revision, WEIGHTS_NAME, folder)
     except OSError as error:
         raise DataError(
             f"{WEIGHTS_NAME} of {published.repository} cannot be looked for ({error}). Name "

@@ -3,13 +3,11 @@
 Kinds are told by first bytes, names and shapes; nothing of a file is run or unpickled.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 
@@ -20,53 +18,17 @@ HEAD_BYTES = 1024
 TENSORS_OF_A_BLOCK = 12  # and masks, in some files
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What is seen of a path. Of a file that safetensors cannot read, there are no shapes."""
+class Kind(NamedTuple):
+    """One kind of what is no file of weights, how it is told, and what to do about it.
 
-    path: Path
-    names: tuple[str, ...] = ()  # in a folder
-    head: bytes = b""  # the first bytes of a file
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # of tensors
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    ``signs`` are regular expressions, any of which tells it: of names of ``tensors``, or keys of
+    ``metadata``, of a safetensors file; of the ``head`` of any other file; of the name of that
+    ``file``, of an ``entry`` of a folder, or either (``name``); of any ``path``, whatever is in it.
+    """
 
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of what is no file of weights, how it is told, and what to do about it."""
-
-    name: str
-    tell: Callable[[Facts], bool]
+    signs: dict[str, str]
+    what: str
     way_out: str  # {folder} stands for the folder
-
-
-def begins(pattern: bytes) -> Callable[[Facts], bool]:
-    """Tells files that safetensors cannot read, by their first bytes."""
-    return lambda facts: not facts.shapes and bool(re.match(pattern, facts.head, re.DOTALL))
-
-
-def named(pattern: str) -> Callable[[Facts], bool]:
-    """Tells files that safetensors cannot read by their names, and folders by what they hold."""
-    return lambda facts: (
-        not facts.shapes
-        and any(re.fullmatch(pattern, name) for name in facts.names or (facts.path.name,))
-    )
-
-
-def holds_tensor(pattern: str) -> Callable[[Facts], bool]:
-    """Tells safetensors files by the name of a tensor."""
-    return lambda facts: any(re.fullmatch(pattern, name) for name in facts.shapes)
-
-
-def any_of(*ways: Callable[[Facts], bool]) -> Callable[[Facts], bool]:
-    """Tells by any of several signs."""
-    return lambda facts: any(tell(facts) for tell in ways)
-
-
-def is_shard(facts: Facts) -> bool:
-    """Whether a file, or one in a folder, is one of several that make a model."""
-    parts = (re.search(r"-\d+-of-(\d+)\.", name) for name in facts.names or (facts.path.name,))
-    return any(part and int(part[1]) > 1 for part in parts)
 
 
 SAVE_AGAIN = (
@@ -74,146 +36,116 @@ SAVE_AGAIN = (
     '.from_pretrained("{folder}").save_pretrained("OTHER", max_shard_size="20GB"), and give OTHER.'
 )
 STARTS = "--weights takes what training starts from."
+ORIGINAL = "Take the model's safetensors file, from where this one was made."
 
 KINDS = (
     Kind(
+        {"tensors": r"generators\.now"},
         "a checkpoint of a run, which --resume goes on from.",
-        holds_tensor(r"generators\.now"),
         f"Repeat the run's command with --resume. {STARTS}",
     ),
     Kind(
+        {"metadata": "header"},
         "the model that a run kept with --save_model: what was trained, without what is below it.",
-        lambda facts: "header" in facts.metadata,
         f"Classify texts with it: python predict.py {{folder}}. {STARTS}",
     ),
     Kind(
+        {
+            "name": r"adapter_(config|model)\..*",
+            "tensors": r"base_model\.model\..*|prompt_embeddings|.*\.lora_(A|B|embedding).*",
+        },
         "an adapter, which is of use only on top of the weights that it was trained on.",
-        any_of(
-            named(r"adapter_(config|model)\..*"),
-            holds_tensor(r"base_model\.model\..*|prompt_embeddings|.*\.lora_(A|B|embedding).*"),
-        ),
         "Merge it into them with PEFT (merge_and_unload, then save_pretrained) and give that "
         "folder, or train one here with --trainable_layers lora.",
     ),
     Kind(
+        {"tensors": r"(score|classifier)\..*"},
         "a trained classifier as transformers has it, and as --export_hf writes it.",
-        holds_tensor(r"(score|classifier)\..*"),
         'Use it with transformers: pipeline("text-classification", model="{folder}"). For '
         f"predict.py, train with --save_model. {STARTS}",
     ),
     Kind(
+        {"name": r"result\.json"},
         "the folder of a run.",
-        named(r"result\.json"),
         f"Go on with the run by its own command with --resume, or compare it with --compare. "
         f"{STARTS}",
     ),
     Kind(
+        {"name": r".*\.index\.json", "path": r".*-\d+-of-(?!0*1\.)\d+\..*"},
         "a model in several files, or one of them.",
-        any_of(named(r".*\.index\.json"), is_shard),
         SAVE_AGAIN,
     ),
     Kind(
+        {"head": r"version https://git-lfs"},
         "a git-lfs pointer, which stands for a file and does not hold it.",
-        begins(rb"version https://git-lfs"),
         'Get the file itself: run "git lfs pull" in {folder}, or download it.',
     ),
     Kind(
+        {"head": r"GGUF|lmgg|fmgg|tjgg", "name": r".*\.(gguf|ggml)"},
         "a GGUF or GGML file, for llama.cpp.",
-        any_of(begins(rb"GGUF|lmgg|fmgg|tjgg"), named(r".*\.(gguf|ggml)")),
-        "Take the model's safetensors file, from where this one was made.",
+        ORIGINAL,
     ),
     Kind(
-        "an array of NumPy.",
-        begins(rb"\x93NUMPY|PK\x03\x04.{0,100}\.npy"),
+        {"head": r"\x93NUMPY|PK\x03\x04.{0,100}\.npy"},
+        "a NumPy array.",
         "Give a GPT-2 as a safetensors file, with the names of tensors that transformers uses.",
     ),
     Kind(
-        "a PyTorch pickle. Reading one can run code, so none is read here.",
-        any_of(
+        {
             # Not the length of a safetensors header, which may begin alike.
-            begins(rb"\x80[\x02-\x05](?!\0{6}\{)|PK\x03\x04.{0,200}data\.pkl"),
-            named(r".*\.(bin|pt|pth|pkl)"),
-        ),
+            "head": r"\x80[\x02-\x05](?!\0{6}\{)|PK\x03\x04.{0,200}data\.pkl",
+            "name": r".*\.(bin|pt|pth|pkl)",
+        },
+        "a PyTorch pickle. Reading one can run code, so none is read here.",
         SAVE_AGAIN,
     ),
     Kind(
+        {
+            "head": r"\x89HDF\r\n",
+            "name": r".*\.(h5|keras|msgpack)|.*\.ckpt.*|saved_model\.pb|hparams\.json",
+        },
         "a model for TensorFlow, Keras or Flax.",
-        any_of(
-            begins(rb"\x89HDF\r\n"),
-            named(r".*\.(h5|keras|msgpack)|.*\.ckpt.*|saved_model\.pb|hparams\.json"),
-        ),
         SAVE_AGAIN,
     ),
     Kind(
+        {"head": r"\x08[\x01-\x0f]\x12.{1,2}pytorch", "name": r".*\.onnx"},
         "a model for ONNX.",
-        any_of(begins(rb"\x08[\x01-\x0f]\x12.{1,2}pytorch"), named(r".*\.onnx")),
-        "Take the model's safetensors file, from where this one was made.",
+        ORIGINAL,
     ),
     Kind(
+        {"head": r"(\xef\xbb\xbf)?\s*<"},
         "a web page, which came in place of a file.",
-        begins(rb"(\xef\xbb\xbf)?\s*<"),
         "Download the file again, perhaps after logging in.",
     ),
     Kind(
+        {"head": r"PK\x03\x04|\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|\x28\xb5\x2f\xfd|.{257}ustar"},
         "an archive.",
-        begins(rb"PK\x03\x04|\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|\x28\xb5\x2f\xfd|.{257}ustar"),
         "Unpack it, and give the safetensors file that it holds.",
     ),
     Kind(
+        {"file": r".*\.(json|txt|md)"},
         "text, as it may lie beside weights.",
-        lambda facts: not facts.names and named(r".*\.(json|txt|md)")(facts),
         "Give the safetensors file itself.",
     ),
     Kind(
+        {"entry": "|".join(published.name for published in PUBLISHED_WEIGHTS.values())},
         "a folder as --weights_dir takes it.",
-        lambda facts: any(size.name in facts.names for size in PUBLISHED_WEIGHTS.values()),
         "Give --weights_dir {folder}, and leave --weights out.",
     ),
     Kind(
+        {"name": r"snapshots|models--.+|[0-9a-f]{40}"},
         "a folder of Hugging Face's cache.",
-        named(r"snapshots|models--.+|[0-9a-f]{40}"),
         "Give the folder in a model's snapshots that has the file.",
     ),
 )
 
 
-def look_at(path: Path) -> Facts:
-    """What is seen of a file or folder.
-
-    Raises:
-        OSError: it cannot be read, or is neither.
-    """
-    if path.is_dir():
-        return Facts(path, names=tuple(sorted(entry.name for entry in path.iterdir())))
-    if path.exists() and not path.is_file():
-        raise OSError("it is neither a file nor a folder")
-    with path.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            shapes = {
-                name: tuple(file.get_slice(name).get_shape())
-                for name in file.keys()  # noqa: SIM118
-            }
-            return Facts(path, head=head, shapes=shapes, metadata=file.metadata() or {})
-    except SafetensorError:
-        return Facts(path, head=head)
-
-
 def describe_kind(path: Path) -> str | None:
     """What a file or folder is, if it is known and no weights, and what to do about it."""
     try:
-        return _describe(look_at(path))
+        return _describe(path, _look_at(path)[0])
     except OSError:
         return None
-
-
-def _describe(facts: Facts) -> str | None:
-    folder = facts.path if facts.names else facts.path.parent
-    for kind in KINDS:
-        if kind.tell(facts):
-            return f"{kind.name} {kind.way_out.format(folder=folder)}"
-    return None
 
 
 def require_gpt2(path: Path, gpt: GPTConfig) -> None:
@@ -222,16 +154,50 @@ def require_gpt2(path: Path, gpt: GPTConfig) -> None:
     What is damaged, or no safetensors file of a known kind, is left to whoever loads it.
     """
     try:
-        facts = look_at(path)
+        seen, shapes = _look_at(path)
     except OSError as error:
         raise DataError(f"--weights {path} cannot be read ({error}). Name another file.") from error
-    if kind := _describe(facts):
+    if kind := _describe(path, seen):
         raise DataError(f"--weights {path}: this is {kind}")
-    if misfit := facts.shapes and _find_misfit(facts.shapes, gpt):
+    if misfit := shapes and _describe_misfit(shapes, gpt):
         raise DataError(f"--weights {path}: the file holds {misfit}")
 
 
-def _find_misfit(shapes: Mapping[str, tuple[int, ...]], gpt: GPTConfig) -> str | None:
+def _look_at(path: Path) -> tuple[dict[str, list[str]], dict[str, tuple[int, ...]]]:
+    """What :class:`Kind` has signs of, and the shapes of the tensors of a safetensors file.
+
+    Raises:
+        OSError: it cannot be read, or is neither a file nor a folder.
+    """
+    if path.is_dir():
+        names = sorted(entry.name for entry in path.iterdir())
+        return {"entry": names, "name": names, "path": names}, {}
+    if path.exists() and not path.is_file():
+        raise OSError("it is neither a file nor a folder")
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES).decode("latin-1")
+    name = [path.name]
+    try:
+        with safe_open(path, framework="numpy") as file:
+            tensors = list(file.keys())
+            shapes = {tensor: tuple(file.get_slice(tensor).get_shape()) for tensor in tensors}
+            seen = {"path": name, "tensors": tensors, "metadata": list(file.metadata() or ())}
+            return seen, shapes
+    except SafetensorError:
+        return {"head": [head], "file": name, "name": name, "path": name}, {}
+
+
+def _describe(path: Path, seen: Mapping[str, list[str]]) -> str | None:
+    folder = path if "entry" in seen else path.parent
+    for kind in KINDS:
+        for where, pattern in kind.signs.items():
+            matches = re.match if where == "head" else re.fullmatch
+            if any(matches(pattern, text, re.DOTALL) for text in seen.get(where, ())):
+                return f"{kind.what} {kind.way_out.format(folder=folder)}"
+    return None
+
+
+def _describe_misfit(shapes: Mapping[str, tuple[int, ...]], gpt: GPTConfig) -> str | None:
     """What tensors are instead, if they are another model or a GPT-2 of another size."""
     shapes = {name.removeprefix("transformer."): shape for name, shape in shapes.items()}
     if "wte.weight" not in shapes:

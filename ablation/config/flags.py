@@ -52,9 +52,9 @@ class Actions:
     seeds: tuple[int, ...] | None = option(None, OPTIONS["seed"].values, nargs="+")
     """run each row with each of these seeds"""
     num_seeds: int | None = option(None, Number(high=1000))
-    """run each row with this many seeds, from --seed on; a verdict takes 2 or more, and 5 to 10 to
-    show a few points"""
-    output_dir: str = option("runs", Text("DIR"), "reading")
+    """run each row with this many seeds, from --seed on; a comparison needs 2 or more, and 5 to 10
+    to show a difference of a few points"""
+    output_dir: str = option("runs", Text("DIR"))
     """folder for the records of runs and the report on them; with --demo it is runs/demo"""
     resume: bool = option(False)
     """go on from the last checkpoint of this run, if there is one; sweeps always do"""

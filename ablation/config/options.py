@@ -98,7 +98,7 @@ class ExperimentConfig:
     delimiter: str | None = option(None, one_of(*DELIMITERS, parse=delimiter), "dataset")
     """what separates columns; by default, found in the first lines, or in a line such as sep=;"""
     encoding: str = option("utf-8", NAME, "dataset")
-    """of the characters, such as cp1252, latin-1 or utf-16"""
+    """character encoding of the file, such as cp1252, latin-1 or utf-16"""
     quoting: str = option("auto", one_of("auto", "csv", "none"), "dataset")
     """csv: quotes may hold texts of several lines; auto: the same, but such a text is refused if
     it may be several rows; none: quotes are ordinary characters"""
@@ -133,9 +133,9 @@ class ExperimentConfig:
     accumulation_steps: int = option(1, Number())
     """batches whose gradients make one update"""
     learning_rate: float = option(5e-5, POSITIVE)
-    """of AdamW"""
+    """learning rate of AdamW"""
     weight_decay: float = option(0.1, Number(float, 0))
-    """of AdamW"""
+    """weight decay of AdamW"""
     max_steps: int | None = option(None, Number())
     """stop training after this many batches"""
     eval_freq: int = option(50, Number())
@@ -143,7 +143,7 @@ class ExperimentConfig:
     eval_iter: int = option(5, Number())
     """batches averaged for each printed loss"""
     seed: int = option(123, Number(low=0, high=2**63 - 1), "seed", "model")
-    """of weights, classifier, LoRA and batches; the split has its own"""
+    """for weights, classifier, LoRA and batches; the split has its own"""
     device: str = option("auto", one_of("auto", "cpu", "cuda", "mps"), "circumstance", "machine")
     """where to compute; auto is cuda if there is one, else cpu"""
     precision: str = option("fp32", one_of("fp32", "tf32", "bf16"), "model", "shape")

@@ -1,7 +1,5 @@
 """Published figures as the counts of messages that they round, and how far a run is from them."""
 
-from __future__ import annotations
-
 import math
 
 PUBLISHED_SEED = 123

@@ -103,14 +103,14 @@ def encoding_problems(name: str) -> Iterator[str]:
 
 
 def _weights_problems(config: ExperimentConfig) -> Iterator[str]:
-    if config.weights == "pretrained" and config.demo:
+    if config.weights != "pretrained":
+        return
+    if config.demo:
         yield (
             "--weights pretrained with --demo: published weights do not know the demo's "
             "byte-level tokens; take --weights random, or leave --demo out"
         )
-    elif config.weights == "pretrained" and config.model_size in {*MODEL_SIZES} - {
-        *PUBLISHED_WEIGHTS
-    }:
+    elif config.model_size in MODEL_SIZES and config.model_size not in PUBLISHED_WEIGHTS:
         yield (
             f'--weights pretrained with --model_size "{config.model_size}": no weights of that '
             "size were published; add --weights random, or --weights PATH"
@@ -144,7 +144,7 @@ def _dataset_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> Ite
         )
     yield from encoding_problems(config.encoding)
     shares = [name for name, file in PART_FILES.items() if not getattr(config, file)]
-    for name in given.keys() & PART_FILES.keys() - set(shares):
+    for name in sorted(given.keys() & PART_FILES.keys() - {*shares}):
         yield (
             f"{_as_given(name, given[name])} with --{PART_FILES[name]}: that part is not taken "
             "from --dataset; leave it out"

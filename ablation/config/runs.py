@@ -1,7 +1,5 @@
 """A run: what is computed, what it is known by, and what is kept of it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The shapes of GPT-2, and its published weights, as data."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

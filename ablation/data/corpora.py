@@ -1,4 +1,4 @@
-"""The texts of an experiment: which they are, what they are known by, how they become tokens."""
+"""The texts of an experiment, and how they become tokens."""
 
 import logging
 from pathlib import Path
@@ -7,17 +7,17 @@ import tiktoken
 
 from ablation.config.options import ExperimentConfig
 from ablation.data import sms
-from ablation.data.demo import byte_encoding, demo_messages
+from ablation.data.demo import byte_encoding, byte_vocabulary, demo_messages
 from ablation.data.own_data import load_own_corpus
 from ablation.data.split_files import write_csv_files
-from ablation.data.vocabulary import gpt2_encoding
+from ablation.data.vocabulary import gpt2_encoding, vocabulary_files
 from data_utils import Corpus
 
 logger = logging.getLogger("experiments")
 
 
 def load_corpus(config: ExperimentConfig) -> Corpus:
-    """The texts: the messages, the demo's, or one's own.
+    """The texts: the messages, the demo's, or your own.
 
     Raises:
         DataError: they are missing, or are not what they should be.
@@ -40,4 +40,15 @@ def load_encoding(config: ExperimentConfig) -> tiktoken.Encoding:
     Raises:
         DataError: there is no vocabulary.
     """
-    return byte_encoding() if config.demo else gpt2_encoding(config.offline)
+    return byte_encoding() if config.demo else gpt2_encoding(config.offline, config.weights_dir)
+
+
+def load_vocabulary(config: ExperimentConfig) -> dict[str, bytes]:
+    """The same as files that a ``GPT2Tokenizer`` of transformers reads, by name.
+
+    Raises:
+        DataError: there is no vocabulary.
+    """
+    if config.demo:
+        return byte_vocabulary()
+    return vocabulary_files(config.offline, config.weights_dir)

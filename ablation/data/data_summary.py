@@ -10,7 +10,7 @@ LABEL_COLUMNS = 30  # of a label on the terminal
 
 
 def describe_corpus(corpus: Corpus, is_own: bool) -> str:
-    """What was read: the sizes, and of one's own data all that is worth knowing before training."""
+    """What was read: the sizes; of your own data, also what is worth knowing before training."""
     parts, names = corpus.parts, corpus.class_names
     sizes = f"{printable(corpus.name)}: {_format_parts(parts.map(len))} of {len(names):,} classes"
     if not is_own:

@@ -1,4 +1,4 @@
-"""The bytes of a text file as lines, and what it is if it is none."""
+"""The bytes of a text file become lines; files that are no text are named for what they are."""
 
 import codecs
 import io
@@ -11,7 +11,7 @@ from ablation.system.errors import DataError
 
 READ = "CSV, TSV, JSON lines, Parquet, and each of them as .gz"
 
-# What files begin with that are no such texts, and what to do with them.
+# How other files begin, what they are, and what to do with them.
 SIGNATURES = {
     rb"PK\x03\x04": "a zip, as Excel workbooks (.xlsx) are; unzip it, or save as CSV UTF-8 there",
     rb"\xd0\xcf\x11\xe0": "an old Excel workbook (.xls); save it as CSV UTF-8 there",

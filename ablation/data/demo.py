@@ -45,3 +45,13 @@ def byte_encoding() -> tiktoken.Encoding:
         mergeable_ranks={bytes([value]): value for value in range(256)},
         special_tokens={"<|endoftext|>": PADDING_TOKEN},
     )
+
+
+def byte_vocabulary() -> dict[str, bytes]:
+    """The same as the published GPT-2's files have it: without a merge."""
+    # There, a byte that prints stands for itself, and all others for characters from 256 on.
+    prints = [chr(byte).isprintable() and chr(byte) != " " for byte in range(256)]
+    others = iter(range(256, 512))
+    tokens = {chr(byte if prints[byte] else next(others)): byte for byte in range(256)}
+    content = json.dumps({**tokens, "<|endoftext|>": PADDING_TOKEN}, ensure_ascii=False)
+    return {"merges.txt": b"#version: 0.2\n", "vocab.json": content.encode()}

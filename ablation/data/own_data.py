@@ -1,5 +1,7 @@
-"""Texts of one's own, from up to three files, in place of the SMS Spam Collection: nothing is
-guessed, and what may be a mistake is refused or named."""
+"""Your own texts, from up to three files, in place of the SMS Spam Collection.
+
+Nothing is guessed: what may be a mistake is refused or named.
+"""
 
 import itertools
 import logging
@@ -48,11 +50,7 @@ def load_own_corpus(config: ExperimentConfig) -> Corpus:
     _warn_of_common_rows(tables, paths)
     tables = _drop_rare_classes(tables, config.min_texts_per_class or 1, paths["train"])
     names = _class_names(tables["train"], paths["train"], n_parts=1 + len(PARTS) - len(tables))
-    for part, rows in tables.items():
-        _require_known(rows, names, paths[part])
-        numbers = {name: number for number, name in enumerate(names)}
-        tables[part] = rows.assign(Label=rows["Label"].map(numbers))
-    parts = _split(tables, config)
+    parts = _split({part: _number(tables[part], names, paths[part]) for part in paths}, config)
     if config.balance:
         by_class = parts["train"].groupby("Label")
         parts["train"] = by_class.sample(by_class.size().min(), random_state=SPLIT_SEED)
@@ -72,7 +70,7 @@ def checksum_files(config: ExperimentConfig) -> str:
 
 
 def require_ignored_class(config: ExperimentConfig, labels: Sequence[str]) -> None:
-    """Say which class of one's own data ``--ignore_index`` leaves out of the loss.
+    """Say which class of your own data ``--ignore_index`` leaves out of the loss.
 
     Its default leaves out none, and neither does row 18's, which is about the padding token.
 
@@ -154,19 +152,14 @@ def _require_no_names(tables: Tables, paths: dict[str, Path], config: Experiment
 
 
 def _warn_of_common_rows(tables: Tables, paths: dict[str, Path]) -> None:
-    """Say how many rows stand in two files that are meant to be different parts."""
+    """Say how many rows two files share that are meant to be different parts."""
     pairs = {part: [*zip(t["Label"], t["Text"], strict=True)] for part, t in tables.items()}
     for one, other in itertools.combinations(pairs, 2):
         n_common = sum(map(set(pairs[one]).__contains__, pairs[other]))
         if n_common:
-            logger.warning(
-                "%s of the %s rows of %s stand in %s, too%s",
-                f"{n_common:,}",
-                f"{len(pairs[other]):,}",
-                paths[other],
-                paths[one],
-                ": the two files hold the same" if pairs[one] == pairs[other] else "",
-            )
+            message = f"{n_common:,} of the {len(pairs[other]):,} rows of %s are also in %s%s"
+            same = ": the two files hold the same" if pairs[one] == pairs[other] else ""
+            logger.warning(message, paths[other], paths[one], same)
 
 
 def _drop_rare_classes(tables: Tables, least: int, path: Path) -> Tables:
@@ -204,8 +197,10 @@ def _class_names(rows: pd.DataFrame, path: Path, n_parts: int) -> tuple[str, ...
             f"{n_parts}. (Is --label_column the right one?)"
         )
     _warn_of_similar(counts.index, path)
-    are_numbers = all(re.fullmatch(r"[+-]?[0-9]+(\.0*)?", name) for name in counts.index)
-    return tuple(sorted(counts.index, key=lambda name: (Decimal(name if are_numbers else 0), name)))
+    names = sorted(counts.index)
+    if all(re.fullmatch(r"[+-]?[0-9]+(\.0*)?", name) for name in names):
+        names.sort(key=Decimal)
+    return tuple(names)
 
 
 def _warn_of_similar(labels: Sequence[str], path: Path) -> None:
@@ -214,18 +209,14 @@ def _warn_of_similar(labels: Sequence[str], path: Path) -> None:
     for label in labels:
         plain = "".join(unicodedata.normalize("NFKC", label).split()).casefold()
         groups.setdefault(plain, []).append(f'"{label[:60]}"')
+    message = "%s: %s differ only in case or spaces, and count as %d classes"
     for similar in groups.values():
         if len(similar) > 1:
-            logger.warning(
-                "%s: %s differ only in case or spaces, and count as %d classes",
-                path,
-                " and ".join(similar),
-                len(similar),
-            )
+            logger.warning(message, path, " and ".join(similar), len(similar))
 
 
-def _require_known(rows: pd.DataFrame, names: Sequence[str], path: Path) -> None:
-    """Raise :class:`DataError` if a class is not in the training file, or there is no row."""
+def _number(rows: pd.DataFrame, names: Sequence[str], path: Path) -> pd.DataFrame:
+    """The rows, with the numbers of classes in place of their names."""
     if unknown := sorted(set(rows["Label"]) - set(names)):
         line = rows["Line"][rows["Label"] == unknown[0]].iloc[0]
         raise DataError(
@@ -234,6 +225,7 @@ def _require_known(rows: pd.DataFrame, names: Sequence[str], path: Path) -> None
         )
     if rows.empty:
         raise DataError(f"{path}: empty.")
+    return rows.assign(Label=rows["Label"].map({name: i for i, name in enumerate(names)}))
 
 
 def _split(files: Tables, config: ExperimentConfig) -> Tables:

@@ -94,33 +94,32 @@ def _json_rows(lines: Iterator[NumberedLine], columns: Sequence[str], path: Path
 def _json_objects(
     lines: Iterator[NumberedLine], columns: Sequence[str], path: Path
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """The objects in lines of JSON, behind the numbers of their lines; of what is in no column
-    that is asked for, only the name."""
-
-    def read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(values := dict(pairs)) < len(pairs):
-            raise ValueError("it has a key twice")
-        return values
-
+    """The number and the object of each line of JSON. Values of other columns are left empty."""
     # Numbers stay as they are written.
     as_written = {"parse_int": str, "parse_float": str, "parse_constant": str}
     for number, line in lines:
         if not line.strip():
             continue
         try:
-            values = json.loads(line, object_pairs_hook=read_object, **as_written)
+            values = json.loads(line, object_pairs_hook=_require_single, **as_written)
             if not isinstance(values, dict):
-                raise ValueError("no object")
+                raise ValueError("it is not an object")
             texts = {
                 name: _as_text(value, name) if name.strip() in columns else ""
                 for name, value in values.items()
             }
         except (ValueError, RecursionError) as error:
             raise DataError(
-                f"{path}, line {number}: {str(error)[:200]}. Of JSON, each line must be an object, "
-                'such as {"Label": "ham", "Text": "See you!"}.'
+                f"{path}, line {number}: {str(error)[:200]}. Each line of a JSON file must be an "
+                'object, such as {"Label": "ham", "Text": "See you!"}.'
             ) from error
         yield number, texts
+
+
+def _require_single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(values := dict(pairs)) < len(pairs):
+        raise ValueError("it has a key twice")
+    return values
 
 
 def _parquet_rows(stream: BinaryIO, columns: Sequence[str], path: Path) -> Iterator[Row]:

@@ -1,11 +1,11 @@
 """GPT-2's vocabulary, as tiktoken reads it.
 
-tiktoken downloads its files itself, but with no limit of time and in one attempt. So they are put
-where it looks for them before it does.
+It is two files, and they lie beside the published weights: ``merges.txt`` and ``vocab.json`` have
+the bytes of the files that tiktoken downloads. tiktoken does that itself, but with no limit of
+time and in one attempt, so they are put where it looks for them before it does.
 """
 
-from __future__ import annotations
-
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -13,9 +13,11 @@ from pathlib import Path
 
 import tiktoken
 
+from ablation.config.sizes import PUBLISHED_WEIGHTS
 from ablation.system.downloads import OFFLINE, fetch_first, first_line, is_offline, require_sha256
 from ablation.system.errors import DataError, DownloadError
 from ablation.system.files import write_atomically
+from ablation.system.hub import locate_hub_file
 
 # Address and SHA-256 of the files that make tiktoken's encoding "gpt2".
 FILES = {
@@ -26,30 +28,47 @@ FILES = {
         "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"
     ),
 }
+NAMES = ("merges.txt", "vocab.json")  # of the same files on the hub
+PUBLISHED = PUBLISHED_WEIGHTS["gpt2-small (124M)"]  # what they lie beside
 MAX_BYTES = 5_000_000  # the larger one has about 1 MB
 WAY_OUT = (
-    "Without a network, set TIKTOKEN_CACHE_DIR to a folder that holds tiktoken's cache of it: run "
-    "the same command once where there is a network, and copy that folder."
+    f"Without a network, put {' and '.join(NAMES)} of {PUBLISHED.repository} into "
+    f"WEIGHTS_DIR/{PUBLISHED.name} and give --weights_dir WEIGHTS_DIR, or set TIKTOKEN_CACHE_DIR "
+    "to a copy of tiktoken's cache from a machine where the same command has run."
 )
 
 
-def gpt2_encoding(offline: bool = False) -> tiktoken.Encoding:
-    """GPT-2's byte-pair encoding, downloaded to tiktoken's cache if it is not there.
+def gpt2_encoding(offline: bool = False, weights_dir: str | None = None) -> tiktoken.Encoding:
+    """GPT-2's byte-pair encoding.
 
     Raises:
-        DataError: it is not there, or is damaged, and this is offline or it could not be
-            downloaded; or the folder of the cache cannot be read or written.
+        DataError: as for :func:`vocabulary_files`.
     """
-    folder = _cache_folder()
-    for url, sha256 in FILES.items():
-        # The name that tiktoken gives it.
-        _provide(folder / hashlib.sha1(url.encode()).hexdigest(), url, sha256, offline)
+    vocabulary_files(offline, weights_dir)
     try:
         return tiktoken.get_encoding("gpt2")
     except (OSError, ValueError) as error:
         raise DataError(
-            f"tiktoken cannot read GPT-2's vocabulary in {folder} ({first_line(error)}). {WAY_OUT}"
+            f"tiktoken cannot read GPT-2's vocabulary in {_cache_folder()} ({first_line(error)}). "
+            f"{WAY_OUT}"
         ) from error
+
+
+def vocabulary_files(offline: bool = False, weights_dir: str | None = None) -> dict[str, bytes]:
+    """``merges.txt`` and ``vocab.json``, checked, and put into tiktoken's cache.
+
+    They are looked for in that cache, in ``weights_dir/gpt2``, and in the cache of
+    ``huggingface_hub``; else they are downloaded from the hub, or from where tiktoken has them.
+
+    Raises:
+        DataError: one is nowhere, or damaged, and this is offline or it could not be downloaded;
+            or the folder of the cache cannot be read or written.
+    """
+    folder = Path(weights_dir) / PUBLISHED.name if weights_dir else None
+    return {
+        name: _provide(name, url, sha256, folder, offline)
+        for name, (url, sha256) in zip(NAMES, FILES.items(), strict=False)
+    }
 
 
 def portable(encoding: tiktoken.Encoding) -> tiktoken.Encoding:
@@ -74,28 +93,52 @@ def _cache_folder() -> Path:
     return Path(folder)
 
 
-def _provide(path: Path, url: str, sha256: str, offline: bool) -> None:
-    """Download a file, unless it is there and whole."""
+def _provide(name: str, url: str, sha256: str, folder: Path | None, offline: bool) -> bytes:
+    """The content of a file of the vocabulary, which is in tiktoken's cache from then on."""
+    cached = _cache_folder() / hashlib.sha1(url.encode()).hexdigest()  # tiktoken's name for it
+    damaged = []
+    # One after the other: the hub's package takes a while to import.
+    places = (
+        lambda: cached,
+        lambda: locate_hub_file(PUBLISHED.repository, PUBLISHED.revision, name, folder),
+    )
     try:
-        is_there = path.exists()
-        if is_there and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
-            return
+        for locate in places:
+            path = locate()
+            if path and path.exists():
+                content = path.read_bytes()
+                if hashlib.sha256(content).hexdigest() == sha256:
+                    if path != cached:
+                        _write(cached, content)
+                    return content
+                damaged.append(str(path))
         if is_offline(offline):
+            state = f"is damaged ({', '.join(damaged)})" if damaged else f"is missing ({cached})"
             raise DataError(
-                f"GPT-2's vocabulary {'is damaged' if is_there else 'is missing'} ({path}), and "
-                f"nothing is downloaded: {OFFLINE}. {WAY_OUT}"
+                f"GPT-2's vocabulary {state}, and nothing is downloaded: {OFFLINE}. {WAY_OUT}"
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
+        import huggingface_hub
+
+        on_hub = huggingface_hub.hf_hub_url(PUBLISHED.repository, name, revision=PUBLISHED.revision)
         content = fetch_first(
-            [url], lambda content: require_sha256(content, sha256), max_bytes=MAX_BYTES
+            [on_hub, url], lambda content: require_sha256(content, sha256), max_bytes=MAX_BYTES
         )
-        write_atomically(path, content)
+        _write(cached, content)
     except DownloadError as error:
         raise DataError(
             f"GPT-2's vocabulary could not be downloaded: {error}. {WAY_OUT}"
         ) from error
     except OSError as error:
         raise DataError(
-            f"{path}, a file of GPT-2's vocabulary, cannot be read or written ({error}). Set "
+            f"{cached}, a file of GPT-2's vocabulary, cannot be read or written ({error}). Set "
             "TIKTOKEN_CACHE_DIR to another folder."
         ) from error
+    if folder and not (folder / name).exists():
+        with contextlib.suppress(OSError):  # a copy to take along; this run does not need it
+            _write(folder / name, content)
+    return content
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)

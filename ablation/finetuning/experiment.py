@@ -14,7 +14,7 @@ from ablation.config.identity import identify_checkpoint, identify_data, identif
 from ablation.config.options import ExperimentConfig, without
 from ablation.config.rules import config_problems, machine_problems
 from ablation.config.runs import OutputOptions
-from ablation.data.corpora import load_encoding
+from ablation.data.corpora import load_vocabulary
 from ablation.data.own_data import require_ignored_class
 from ablation.finetuning.checkpoints import CHECKPOINT_NAME, Checkpoints
 from ablation.finetuning.memory import require_memory
@@ -99,7 +99,7 @@ def run_experiment(
         predictions = loaders.map(lambda loader: classify_texts(classifier, loader))
         seconds["evaluation"] = time.perf_counter() - started
         kept, not_kept = from_first(_keep_model(classifier, base, shared, config, output))
-    except BaseException:
+    except BaseException:  # a signal, too: training need not be repeated
         checkpoints.save()
         raise
     if not_kept:  # from there, the same command has only to evaluate and keep
@@ -144,7 +144,7 @@ def _keep_model(
         save_classifier(folder, gpt, config, base, corpus, n_tokens)
 
     def export(folder: Path) -> None:
-        export_hf(gpt, config, corpus.class_names, n_tokens, folder, load_encoding(config))
+        export_hf(gpt, config, corpus.class_names, n_tokens, folder, load_vocabulary(config))
 
     wanted = {
         "model": (save, output.save_model and output.folder),

@@ -120,7 +120,7 @@ class FrozenPrefix:
     of the others are the first of these. Experiments that freeze more blocks take the states
     further, in place, so those that freeze fewer should come first.
 
-    It can be pickled, states included, and used by another process.
+    It can be sent to another process, states included.
 
     Args:
         needs: the texts of each experiment, cut to their needed positions.

@@ -1,17 +1,16 @@
-"""A page as data, and the same as HTML and as Markdown.
+"""A page from its templates, as HTML and as Markdown.
 
-What a block holds are plain texts, wherever they come from. Each form escapes whatever enters its
-template: HTML by Jinja's autoescape, Markdown by :func:`escape_markdown`.
+A page's contents are one template, which calls macros for headings, tables and pictures; each form
+has its own. What enters them are plain texts, wherever they come from: every value is made visible
+and escaped, in HTML by Jinja's autoescape, in Markdown by :func:`escape_markdown`.
 """
-
-from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -20,94 +19,58 @@ from markupsafe import Markup
 from ablation.system.output import printable
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
+REPORT = (TEMPLATES / "contents.txt").read_text()
 PICTURES_NAME = "report_pictures"
-
-
-@dataclass(frozen=True)
-class Heading:
-    """A title; ``level`` 1 is the page's."""
-
-    kind: ClassVar[str] = "heading"
-    text: str
-    level: int = 2
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    """A text."""
-
-    kind: ClassVar[str] = "paragraph"
-    text: str
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of texts under their columns' names; ``commands`` are the columns of flags."""
-
-    kind: ClassVar[str] = "table"
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    commands: frozenset[str] = frozenset({"flags", "command"})
-
-    @classmethod
-    def of(cls, table: pd.DataFrame) -> Table:
-        """A table of texts as a block."""
-        return cls([*table.columns], table.to_numpy().tolist())
+COMMANDS = ("flags", "command")  # columns of tables that are shown as code
 
 
 @dataclass(frozen=True)
 class Picture:
     """An SVG, and what it shows in words. ``name`` is that of its file, unique on the page."""
 
-    kind: ClassVar[str] = "picture"
     name: str
     description: str
     svg: bytes
 
-    @property
-    def data(self) -> str:
-        """The picture in an address."""
-        return f"data:image/svg+xml;base64,{base64.b64encode(self.svg).decode()}"
+
+def render_html(contents: str, values: dict[str, Any]) -> str:
+    """The page as one HTML file that needs nothing from elsewhere, and may load nothing.
+
+    Args:
+        contents: a template, as :data:`REPORT` is one.
+        values: what enters it; tables are data frames of texts.
+    """
+    return _render("report.html", lambda text: text, contents, values)
 
 
-@dataclass(frozen=True)
-class Terms:
-    """Words and what they mean."""
-
-    kind: ClassVar[str] = "terms"
-    items: Sequence[tuple[str, str]]
-
-
-Block = Heading | Paragraph | Table | Picture | Terms
-
-
-def render_html(blocks: Sequence[Block]) -> str:
-    """The page as one HTML file that needs nothing from elsewhere, and may load nothing."""
-    return _environment(lambda text: text).get_template("report.html").render(blocks=blocks)
-
-
-def render_markdown(blocks: Sequence[Block]) -> str:
+def render_markdown(contents: str, values: dict[str, Any]) -> str:
     """The page as Markdown, its pictures in files of their names under ``PICTURES_NAME``."""
-    environment = _environment(lambda text: Markup(escape_markdown(text)))
-    environment.filters["code"] = lambda text: Markup(code_markdown(_visible(text)))
-    template = environment.get_template("report.md")
-    return template.render(blocks=blocks, folder=Markup(PICTURES_NAME))
+    page = _render("report.md", lambda text: Markup(escape_markdown(text)), contents, values)
+    return re.sub(r"\n{3,}", "\n\n", page)
 
 
-def _environment(escape: Any) -> Environment:
-    """Templates to which every value comes visible and escaped."""
-
+def _render(form: str, escape: Callable[[str], str], contents: str, values: dict[str, Any]) -> str:
     def finalize(value: Any) -> Any:
         # Markup is what a template's own macros made, or a name of ours.
         return value if isinstance(value, Markup) else escape(_visible(value))
 
-    return Environment(
+    environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         finalize=finalize,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+    )
+    environment.filters["code"] = lambda text: Markup(code_markdown(_visible(text)))
+    environment.filters["data_address"] = lambda svg: (
+        f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+    )
+    return environment.get_template(form).render(
+        contents=environment.from_string(contents),
+        commands=COMMANDS,
+        folder=Markup(PICTURES_NAME),
+        **values,
     )
 
 
@@ -128,6 +91,6 @@ def code_markdown(text: str) -> str:
     return f"`{text}`"
 
 
-def markdown_table(table: Table) -> str:
-    """A table alone, as Markdown."""
-    return render_markdown([table]).strip()
+def markdown_table(frame: pd.DataFrame) -> str:
+    """A table of texts alone, as Markdown."""
+    return render_markdown("{{ table(frame) }}", {"frame": frame}).strip()

@@ -1,11 +1,9 @@
 """The report's pictures. Each function returns one, as SVG."""
 
-from __future__ import annotations
-
 import io
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib as mpl
@@ -13,6 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from ablation.reports.comparisons import accuracy_interval
+from ablation.reports.tables import Configuration
 from ablation.system.output import printable
 from ablation.system.text_tables import cut
 
@@ -26,21 +26,22 @@ STYLE = {
     "axes.axisbelow": True,
     "svg.hashsalt": "report",  # the same picture from the same records
 }
-
-
 MAX_COUNTED_CLASSES = 20  # in a confusion matrix with its counts
 MAX_LABEL_COLUMNS = 30
 
 
 @dataclass(frozen=True)
 class Point:
-    """One configuration in a picture. Accuracies are of the test messages, in percent."""
+    """One configuration in a picture, and its published test accuracy where they may be compared.
+    Accuracies are of the test messages, in percent."""
 
-    label: str
-    mean: float
-    interval: tuple[float, float]
-    minutes: float
-    published: float | None  # where it may be compared
+    configuration: Configuration
+    published: float | None
+
+    @property
+    def mean(self) -> float:
+        """The accuracy, over all seeds."""
+        return float(self.configuration.percent("test").mean())
 
 
 def _draw(figure: Figure) -> bytes:
@@ -62,7 +63,7 @@ def accuracy_by_row(points: Sequence[Point]) -> bytes:
             *zip(*published, strict=True), "D", color=ORANGE, ms=5, mfc="none", label="published"
         )
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
-    axes.set_yticks(y, [point.label for point in points])
+    axes.set_yticks(y, [point.configuration.label for point in points])
     axes.set_ylim(len(points) - 0.5, -0.5)
     axes.set_xlabel("test accuracy, %, with 95 % interval")
     return _draw(figure)
@@ -73,12 +74,10 @@ def accuracy_by_minutes(points: Sequence[Point]) -> bytes:
     """Accuracy against the time that training took."""
     figure = Figure(figsize=(7, 4))
     axes = figure.subplots()
-    minutes = [point.minutes for point in points]
+    minutes = [point.configuration.minutes for point in points]
     _with_intervals(axes, minutes, [point.mean for point in points], points, horizontal=False)
-    for point, labels in _put_labels_together(points):
-        axes.annotate(
-            labels, (point.minutes, point.mean), textcoords="offset points", xytext=(5, 4)
-        )
+    for at, labels in _put_labels_together(points):
+        axes.annotate(labels, at, textcoords="offset points", xytext=(5, 4))
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
@@ -88,14 +87,21 @@ def accuracy_by_minutes(points: Sequence[Point]) -> bytes:
     return _draw(figure)
 
 
-def _put_labels_together(points: Sequence[Point]) -> list[tuple[Point, str]]:
-    """One label for points that lie so close that theirs would hide each other."""
+def _put_labels_together(points: Sequence[Point]) -> list[tuple[tuple[float, float], str]]:
+    """Where labels stand: one for points so close that theirs would hide each other."""
     places: dict[tuple[int, int], list[Point]] = {}
     height = max(1.0, max(p.mean for p in points) - min(p.mean for p in points)) / 15
     for point in points:
-        place = (round(8 * math.log(max(point.minutes, 1e-3))), round(point.mean / height))
+        minutes = max(point.configuration.minutes, 1e-3)
+        place = (round(8 * math.log(minutes)), round(point.mean / height))
         places.setdefault(place, []).append(point)
-    return [(near[0], ", ".join(point.label for point in near)) for near in places.values()]
+    return [
+        (
+            (near[0].configuration.minutes, near[0].mean),
+            ", ".join(p.configuration.label for p in near),
+        )
+        for near in places.values()
+    ]
 
 
 def _with_intervals(
@@ -105,34 +111,34 @@ def _with_intervals(
     points: Sequence[Point],
     horizontal: bool,
 ) -> None:
-    lengths = np.array([(p.mean - p.interval[0], p.interval[1] - p.mean) for p in points]).T
-    bars = {"xerr" if horizontal else "yerr": np.maximum(lengths, 0)}
+    intervals = np.array([accuracy_interval(point.configuration.correct) for point in points])
+    means = np.array([[point.mean] for point in points])
+    lengths = np.maximum((intervals - means) * [-1, 1], 0).T
+    bars = {"xerr" if horizontal else "yerr": lengths}
     axes.errorbar(x, y, **bars, fmt="o", color=BLUE, ms=4, lw=1, label="reproduced")
 
 
 @mpl.rc_context(STYLE)
-def learning_curves(curves: Mapping[str, Sequence[Mapping[str, list[float]]]]) -> bytes:
-    """Losses by step, a small picture for each label, a line for each of its runs.
-
-    Args:
-        curves: for each label its runs, each with ``step``, ``train`` and ``validation``.
-    """
-    n_columns = min(4, len(curves))
-    n_lines = -(-len(curves) // n_columns)
+def learning_curves(configurations: Sequence[Configuration]) -> bytes:
+    """Losses by step, a small picture for each configuration, a line for each of its runs."""
+    n_columns = min(4, len(configurations))
+    n_lines = -(-len(configurations) // n_columns)
     figure = Figure(figsize=(max(3.5, 2.1 * n_columns), 0.6 + 1.6 * n_lines), layout="constrained")
     grid = figure.subplots(n_lines, n_columns, sharey=True, squeeze=False)
-    for axes, (label, runs) in zip(grid.flat, curves.items(), strict=False):
-        for run in runs:
+    for axes, configuration in zip(grid.flat, configurations, strict=False):
+        for record in configuration.records:
+            losses = record.result["history"]["losses"]
+            steps = [loss["step"] for loss in losses]
             for name, color in (("train", BLUE), ("validation", ORANGE)):
-                marker = "." if len(run["step"]) == 1 else None  # it would be no line
-                axes.plot(run["step"], run[name], color=color, lw=1, alpha=0.8, marker=marker)
-        axes.set_title(label, fontsize=9)
+                marker = "." if len(steps) == 1 else None  # it would be no line
+                values = [loss[name] for loss in losses]
+                axes.plot(steps, values, color=color, lw=1, alpha=0.8, marker=marker)
+        axes.set_title(configuration.label, fontsize=9)
         axes.set_yscale("log")
-    for axes in grid.flat[len(curves) :]:
+    for axes in grid.flat[len(configurations) :]:
         axes.set_visible(False)
-    names = [axes_line(color) for color in (BLUE, ORANGE)]
     figure.legend(
-        names,
+        [mpl.lines.Line2D([], [], color=color, lw=1.5) for color in (BLUE, ORANGE)],
         ["training loss", "validation loss"],
         loc="outside upper center",
         ncols=2,
@@ -141,11 +147,6 @@ def learning_curves(curves: Mapping[str, Sequence[Mapping[str, list[float]]]]) -
     figure.supxlabel("step", fontsize=9)
     figure.supylabel("loss (logarithmic)", fontsize=9)
     return _draw(figure)
-
-
-def axes_line(color: str) -> mpl.lines.Line2D:
-    """A line for a legend."""
-    return mpl.lines.Line2D([], [], color=color, lw=1.5)
 
 
 @mpl.rc_context(STYLE)

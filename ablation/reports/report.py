@@ -1,18 +1,39 @@
 """The report on the records of a folder: one page, as HTML and as Markdown, and its tables in
 short."""
 
-from __future__ import annotations
-
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from ablation.config.identity import identify_data
+from ablation.config.rows import ROWS
 from ablation.data.corpora import load_corpus
-from ablation.reports.pages import PICTURES_NAME, Block, Picture, render_html, render_markdown
-from ablation.reports.report_page import OTHERS_TITLE, ReportData, compose, tabulate_others
-from ablation.reports.tables import group_records, require_one_dataset, tabulate
+from ablation.reports import pictures
+from ablation.reports.baseline import classify_by_characters, copied_texts
+from ablation.reports.class_figures import ClassFigures
+from ablation.reports.findings import (
+    SEEDS_FOR_A_VERDICT,
+    describe_smallest,
+    find_differences,
+    tabulate_findings,
+)
+from ablation.reports.pages import PICTURES_NAME, REPORT, Picture, render_html, render_markdown
+from ablation.reports.tables import (
+    BASELINE,
+    Configuration,
+    Section,
+    figures,
+    group_records,
+    require_one_dataset,
+    tabulate,
+)
 from ablation.sweeps.records import Record, read_records, require_one_base
 from ablation.system.errors import RecordError
 from ablation.system.files import write_atomically
@@ -22,6 +43,9 @@ from data_utils import PARTS, Corpus, Splits
 
 logger = logging.getLogger("experiments")
 
+TITLE = "Which choices matter when a GPT is finetuned as a classifier?"
+OTHERS_TITLE = "Other configurations"
+N_HARDEST = 10
 SHORT_COLUMNS = [
     *("row", "n", "train %", "val %", "test %", "95 % interval", "min"),
     *("flags", "command"),  # tables have one of these
@@ -57,9 +81,23 @@ def write_report(output_dir: Path, data_dir: Path, offline: bool = False) -> str
     if not records:
         raise RecordError(f"--output_dir {output_dir} holds no record that fits its data.")
     sections, others = group_records([record for record in records if record.is_complete])
-    data = ReportData(records, sections, others, corpus)
-    _write_page(compose(data), output_dir)
-    return "\n\n".join([*_shorten(data), f"Report: {printable(str(output_dir / 'report.html'))}"])
+    drawn: list[Picture] = []
+    values = _page_values(records, sections, others, corpus, drawn)
+    try:
+        (output_dir / PICTURES_NAME).mkdir(exist_ok=True)
+        for picture in drawn:
+            write_atomically(output_dir / PICTURES_NAME / picture.name, picture.svg)
+        write_atomically(output_dir / "report.md", render_markdown(REPORT, values).encode())
+        write_atomically(output_dir / "report.html", render_html(REPORT, values).encode())
+    except OSError as error:
+        raise RecordError(f"The report cannot be written to {output_dir}: {error}") from error
+    run = [section for section in sections if section.configurations]
+    short = [(section.title, tabulate(section).query("n != ''")) for section in run]
+    short += [(OTHERS_TITLE, values["others"])] * bool(others)
+    tables = [
+        f"{fill(title)}\n{align_wrapped(table.filter(SHORT_COLUMNS))}" for title, table in short
+    ]
+    return "\n\n".join([*tables, f"Report: {printable(str(output_dir / 'report.html'))}"])
 
 
 def _corpus_of(records: Sequence[Record], data_dir: Path, offline: bool) -> Corpus:
@@ -99,28 +137,179 @@ def _fits(record: Record, corpus: Corpus) -> bool:
     return fits
 
 
-def _shorten(data: ReportData) -> list[str]:
-    """The tables that are printed, each under the heading that it has on the page."""
-    short = [
-        (section.title, tabulate(section).query("n != ''"))
-        for section in data.sections
-        if section.configurations
-    ]
-    if data.others:
-        short.append((OTHERS_TITLE, tabulate_others(data.others)))
-    return [
-        f"{fill(title)}\n{align_wrapped(table.filter(SHORT_COLUMNS))}" for title, table in short
-    ]
+# ---------------------------------------------------------------- what stands on the page
 
 
-def _write_page(blocks: Sequence[Block], output_dir: Path) -> None:
-    """Write the page in its two forms, and its pictures."""
-    pictures = {block.name: block.svg for block in blocks if isinstance(block, Picture)}
-    try:
-        (output_dir / PICTURES_NAME).mkdir(exist_ok=True)
-        for name, svg in pictures.items():
-            write_atomically(output_dir / PICTURES_NAME / name, svg)
-        write_atomically(output_dir / "report.md", render_markdown(blocks).encode())
-        write_atomically(output_dir / "report.html", render_html(blocks).encode())
-    except OSError as error:
-        raise RecordError(f"The report cannot be written to {output_dir}: {error}") from error
+def _page_values(
+    records: Sequence[Record],
+    sections: Sequence[Section],
+    others: Sequence[Configuration],
+    corpus: Corpus,
+    drawn: list[Picture],
+) -> dict[str, Any]:
+    """What enters the template :data:`pages.REPORT`; its pictures are added to ``drawn``."""
+    names = (f"{number:02d}-" for number in count(1))
+
+    def draw(name: str, description: str, svg: bytes) -> Picture:
+        drawn.append(Picture(f"{next(names)}{name}.svg", description, svg))
+        return drawn[-1]
+
+    baseline = classify_by_characters(corpus.parts)
+    complete = [record for record in records if record.is_complete]
+    # On one's own data, nothing is as published. Runs that failed do not choose the data.
+    is_own = (complete or records)[0].config.dataset
+    named = [
+        (f"{part.label}, variant" if section.overrides else part.label, part)
+        for section in sections
+        for part in section.configurations.values()
+    ] + [("", part) for part in others]
+    return {
+        "title": TITLE,
+        "n_complete": len(complete),
+        "n_incomplete": len(records) - len(complete),
+        "known": _what_is_known(records),
+        "sections": [
+            _section_values(section, baseline, corpus, draw)
+            for section in sections
+            if section.configurations or not is_own
+        ],
+        "others_title": OTHERS_TITLE,
+        "others": pd.DataFrame({"command": part.flags, **figures(part)} for part in others),
+        "seeds_for_a_verdict": SEEDS_FOR_A_VERDICT,
+        "incomplete": pd.DataFrame(
+            {"command": record.result["command"], "error": record.result["error"]}
+            for record in records
+            if not record.is_complete
+        ),
+        **_class_values(named, draw),
+        **_copies_values(named, baseline, corpus.parts),
+    }
+
+
+def _what_is_known(records: Sequence[Record]) -> dict[str, str]:
+    """What the runs were made with; where they differ, all of it."""
+    paths = {
+        "data": ("data", "name"),
+        "device": ("device", "name"),
+        "threads": ("device", "threads"),
+        "torch": ("versions", "torch"),
+        "commit": ("commit",),
+    }
+    known = {}
+    for name, (first, *rest) in paths.items():
+        values = [record.result.get(first) for record in records]
+        for key in rest:  # a failed run does not know its data
+            values = [(value or {}).get(key) for value in values]
+        found = dict.fromkeys(str(value) for value in values if value is not None)
+        known[name] = ", ".join(found) or "unknown"
+    known["commit"] = re.sub("([0-9a-f]{12})[0-9a-f]+", r"\1", known["commit"])
+    return known
+
+
+def _section_values(
+    section: Section, baseline: Splits[np.ndarray], corpus: Corpus, draw: Any
+) -> dict[str, Any]:
+    parts = [*section.configurations.values()]
+    values = {"title": section.title, "was_run": bool(parts)}
+    if not parts:
+        return {**values, "table": tabulate(section)}
+    values["table"] = tabulate(section, baseline)
+    if findings := find_differences(section):
+        n = findings[0].difference.n_messages
+        values["findings"] = tabulate_findings(findings)
+        values["smallest"] = " ".join(
+            dict.fromkeys(describe_smallest(n, k) for k in (1, len(findings)))
+        )
+    points = [
+        pictures.Point(part, None if section.overrides else ROWS[number].test)
+        for number, part in section.configurations.items()
+    ]
+    values["pictures"] = [
+        draw("accuracy", "Test accuracy by row", pictures.accuracy_by_row(points)),
+        draw("minutes", "Test accuracy against minutes", pictures.accuracy_by_minutes(points)),
+        draw("learning", "Losses by step and row", pictures.learning_curves(parts)),
+    ]
+    # (configurations, messages): the share of seeds that got each message wrong.
+    wrong = np.stack([1 - part.correct.mean(axis=0) for part in parts])
+    if wrong.any():
+        labels = [part.label for part in parts]
+        svg = pictures.error_map(labels, wrong)
+        values["pictures"].append(draw("errors", "Messages wrong by row", svg))
+    return {**values, "hardest": _hardest(wrong.mean(axis=0), corpus)}
+
+
+def _hardest(wrong: np.ndarray, corpus: Corpus) -> pd.DataFrame:
+    """The test texts that most get wrong, hardest first.
+
+    Args:
+        wrong: (M,): the share of runs that got each text wrong.
+    """
+    hardest = [i for i in np.argsort(-wrong, kind="stable")[:N_HARDEST] if wrong[i] > 0]
+    texts = corpus.parts.test.iloc[hardest]
+    return pd.DataFrame(
+        {
+            "message": map(str, hardest),
+            "wrong": [f"{100 * wrong[i]:.0f} %" for i in hardest],
+            "is": [corpus.class_names[label] for label in texts["Label"]],
+            "text": texts["Text"],
+        }
+    )
+
+
+def _class_values(named: Sequence[tuple[str, Configuration]], draw: Any) -> dict[str, Any]:
+    """Figures by class, of one's own data: of the messages, all classes are of one size, and old
+    records say nothing of them."""
+    own = [
+        (row, part, ClassFigures([record.result["test"] for record in part.records]))
+        for row, part in named
+        if part.records[0].config.dataset
+    ]
+    return {
+        "class_summary": pd.DataFrame(
+            {"row": row, "flags": part.flags, **classes.summary()} for row, part, classes in own
+        ).fillna(""),
+        "classes": [
+            {
+                "title": f"Row {row}: {part.flags}" if row else part.flags,
+                "confused": classes.confusions(),
+                "table": classes.table(),
+                "picture": draw(
+                    "confusion",
+                    "How many texts of each class were taken for which",
+                    pictures.confusion_matrix(classes.labels, classes.confusion),
+                ),
+            }
+            for row, part, classes in own
+        ],
+    }
+
+
+def _copies_values(
+    named: Sequence[tuple[str, Configuration]],
+    baseline: Splits[np.ndarray],
+    messages: Splits[pd.DataFrame],
+) -> dict[str, Any]:
+    """Accuracies without the test texts that stand in the training part."""
+    copies, n = copied_texts(messages), len(messages.test)
+    left = {
+        f"all {n}": np.ones(n, dtype=bool),
+        f"without verbatim copies ({(~copies['verbatim']).sum()})": ~copies["verbatim"],
+        f"without equal letters ({(~copies['letters']).sum()})": ~copies["letters"],
+    }
+    lines = [(row, part.flags, part.correct) for row, part in named]
+    lines.append(("", BASELINE, baseline.test[None]))
+    return {
+        "n_test": n,
+        "n_copies": {name: int(found.sum()) for name, found in copies.items()},
+        "without_copies": pd.DataFrame(
+            {
+                "row": row,
+                "flags": flags,
+                **{
+                    name: f"{100 * correct[:, mask].mean():.2f}" if mask.any() else "none left"
+                    for name, mask in left.items()
+                },
+            }
+            for row, flags, correct in lines
+        ),
+    }

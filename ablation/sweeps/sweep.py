@@ -59,7 +59,7 @@ def run_and_record(
     except KeyboardInterrupt as error:
         _record_end(output_dir, run, "interrupted", str(error) or "interrupted")
         raise
-    except Exception as error:
+    except Exception as error:  # whatever it is, the record says so
         _record_end(output_dir, run, "failed", describe_error(error))
         raise
     if parallel.is_first():
@@ -187,7 +187,7 @@ def run_sweep(
             run_and_record(run, output_dir, shared, output)
         except (RecordError, BrokenPipeError):
             raise
-        except Exception as error:
+        except Exception as error:  # whatever it is, the other runs go on
             logger.error("Failed: %s", describe_error(error))
             failed.append(run)
         gc.collect()  # nothing of one run may take memory from the next

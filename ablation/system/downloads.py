@@ -132,12 +132,9 @@ def _attempt(url: str, max_bytes: int, deadline: float) -> bytes:
             return _receive(response, max_bytes, deadline)
     except requests.TooManyRedirects as error:
         raise DownloadError("it redirects in a circle") from error
-    except PASSING_ERRORS as error:
-        if "CERTIFICATE_VERIFY_FAILED" in str(error):
-            raise DownloadError(first_line(error)) from error
-        raise _PassingError(first_line(error)) from error
     except (OSError, ValueError) as error:  # of requests, and what a strange redirect makes
-        raise DownloadError(first_line(error)) from error
+        passes = isinstance(error, PASSING_ERRORS) and "CERTIFICATE_VERIFY" not in str(error)
+        raise (_PassingError if passes else DownloadError)(first_line(error)) from error
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

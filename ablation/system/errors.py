@@ -1,6 +1,4 @@
-"""What can go wrong without being wrong in the program, and says so for people."""
-
-from __future__ import annotations
+"""Errors that are no faults of the program, and their words for people."""
 
 SHOWN_CHARACTERS = 200  # of a value, in a message
 LESS_MEMORY = (
@@ -13,7 +11,7 @@ class ExperimentError(RuntimeError):
 
 
 class ConfigError(ExperimentError, ValueError):
-    """Options that break rules. ``problems`` has one sentence for each, naming the flag."""
+    """Options break rules. ``problems`` has a sentence for each, which names the flag."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -21,15 +19,15 @@ class ConfigError(ExperimentError, ValueError):
 
 
 class DataError(ExperimentError):
-    """Something that comes from outside is missing, or is not what it should be."""
+    """Something from outside is missing, or is not what it should be."""
 
 
 class DownloadError(DataError):
-    """An address did not give what was wanted of it."""
+    """An address did not give what was asked for."""
 
 
 class CheckpointError(ExperimentError):
-    """A file of weights cannot be read, or does not hold the model that was asked for."""
+    """A file of weights cannot be read, or does not hold the expected model."""
 
 
 class HiddenStateError(ExperimentError):
@@ -41,15 +39,15 @@ class TrainingError(ExperimentError):
 
 
 class ExportError(ExperimentError):
-    """A model cannot be exported, or not to this folder."""
+    """A model cannot be exported, or cannot be exported to this folder."""
 
 
 class ParallelError(ExperimentError):
-    """Of several processes that share a run, one has gone, or does not fit the others."""
+    """One of several processes that share a run is gone, or differs from the others."""
 
 
 class ClusterError(ExperimentError):
-    """A cluster cannot be reached, or cannot run what it is to run."""
+    """A cluster cannot be reached, or cannot run what is asked for."""
 
 
 class RecordError(ExperimentError):
@@ -57,19 +55,17 @@ class RecordError(ExperimentError):
 
 
 def describe_error(error: Exception, less_memory: str = LESS_MEMORY) -> str:
-    """What went wrong, and the way out, for people.
-
-    Args:
-        less_memory: the way out where memory is short.
-    """
+    """What went wrong, for people, with ``less_memory`` as the way out where memory is short."""
+    if isinstance(error, ExperimentError):
+        return str(error)
     reason = (str(error) or type(error).__name__).splitlines()[0]
     if is_out_of_memory(error):
         return f"out of memory: {reason}. {less_memory}"
-    return str(error) if isinstance(error, ExperimentError) else f"{type(error).__name__}: {reason}"
+    return f"{type(error).__name__}: {reason}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, for which PyTorch has a class of its own only on CUDA."""
+    """Whether memory ran out. PyTorch has a class of its own for that only on CUDA."""
     words = ("out of memory", "can't allocate memory")
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)
@@ -77,9 +73,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def shorten(value: object, n_characters: int = SHOWN_CHARACTERS) -> str:
-    """A value as messages show it: of a long one the beginning."""
+    """A value as messages show it: only the beginning of a long one."""
     try:
         text = str(value)
-    except ValueError:  # Python writes out no whole number of many thousands of digits
+    except ValueError:  # Python refuses to write out whole numbers of that many digits
         text = "a number of thousands of digits"
     return text if len(text) <= n_characters else f"{text[:n_characters]}..."

@@ -1,6 +1,4 @@
-"""Files that are whole or not there."""
-
-from __future__ import annotations
+"""Files: written whole or not at all, and checked before they are used."""
 
 import contextlib
 import errno
@@ -18,8 +16,8 @@ from typing import Any
 
 from ablation.system.errors import shorten
 
-LEFT_OVER_SECONDS = 86_400  # no file takes that long to be written
-ROOM = os.path.join("x" * 120, "x" * 80)  # below a folder that is written to, no path is longer
+LEFT_OVER_SECONDS = 86_400  # no file takes that long to write
+ROOM = os.path.join("x" * 120, "x" * 80)  # no path below a folder that is written to is longer
 FAULTS = {
     errno.ENAMETOOLONG: "the name is too long; give a shorter one",
     errno.ELOOP: "its symbolic links lead in a circle; give another path",
@@ -27,11 +25,8 @@ FAULTS = {
 
 
 def path_fault(path: str | Path, below: str = "") -> str | None:
-    """What is wrong with a path, whatever is or is not there; none if nothing is.
-
-    Args:
-        below: what is to be possible below it.
-    """
+    """What is wrong with a path, whether or not it exists, so that ``below`` fits below it; none
+    if nothing is."""
     try:
         os.stat(os.path.join(path, below))
     except (FileNotFoundError, NotADirectoryError):
@@ -44,29 +39,27 @@ def path_fault(path: str | Path, below: str = "") -> str | None:
 
 
 def path_problem(name: str, path: str | Path, below: str = "") -> str | None:
-    """The same for the path of the flag ``name``, as a sentence."""
+    """The same as a sentence on the flag ``name``."""
     fault = path_fault(path, below)
     return f'--{name} "{shorten(path, 60)}": {fault}' if fault else None
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``: what is written there gets that name when it is complete.
-
-    So no half-written file ever has the name, also when the machine stops.
-    """
-    # What is that old, a process left that was killed.
+    """A temporary path beside ``path``. What is written there gets that name when it is complete,
+    so that no half-written file ever has it, even if the machine stops."""
+    # A process that was killed left what is that old.
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > LEFT_OVER_SECONDS:
                 leftover.unlink()
-    # Not by the process's number: two containers have the same ones, and may share a folder.
+    # Not named by process number: two containers have the same ones, and may share a folder.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         temporary.touch()
         usual_mode = temporary.stat().st_mode
         yield temporary
-        temporary.chmod(usual_mode)  # not every writer gives it
+        temporary.chmod(usual_mode)  # not every writer keeps it
         with open(temporary, "r+b") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -90,21 +83,14 @@ SPECIAL = {
 
 
 def describe_special(path: Path) -> str | None:
-    """What a path is that is no file; none for a file. It is not opened, so nothing waits.
-
-    Raises:
-        OSError: it is not there, or cannot be reached.
-    """
+    """What a path is if it is no file; none for a file. It is not opened, so nothing waits. Raises
+    ``OSError`` if it cannot be reached."""
     mode = path.stat().st_mode
     return next((name for is_kind, name in SPECIAL.items() if is_kind(mode)), None)
 
 
 def checksum_file(path: Path) -> str:
-    """SHA-256 of a file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """SHA-256 of a file, in hexadecimal digits. Raises ``OSError`` if it cannot be read."""
     checksum = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(2**20):
@@ -113,19 +99,16 @@ def checksum_file(path: Path) -> str:
 
 
 def parse_json(text: str | bytes) -> dict[str, Any]:
-    """The object that a text of JSON is.
+    """The object in a text of JSON. Raises ``ValueError`` if it is not JSON, is not an object, or
+    holds NaN or Infinity, which are not JSON."""
 
-    Raises:
-        ValueError: it is no JSON, or no object, or holds NaN or Infinity, which JSON does not know.
-    """
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no number of JSON")
+
     try:
-        content = json.loads(text, parse_constant=_refuse_constant)
+        content = json.loads(text, parse_constant=refuse)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
     return content
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")

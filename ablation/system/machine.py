@@ -1,7 +1,5 @@
 """What a run runs on: memory, versions, device."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import platform
@@ -28,14 +26,14 @@ def set_precision(name: str) -> None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes of memory that this process can still have on a device."""
+    """Bytes of memory on a device that this process can still take."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available // parallel.place().n_local
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start counting the peak anew, where the system can: on CUDA, and on Linux."""
+    """Reset the peak of :func:`peak_memory_bytes`, where that is possible: on CUDA and on Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with contextlib.suppress(OSError):
@@ -43,11 +41,11 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory taken since the count was started: on CUDA the GPU's, else the process's."""
+    """The most memory taken since the last reset: the GPU's on CUDA, else the process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
-        # Not ru_maxrss, which a process inherits from the one that started it.
+        # Not ru_maxrss, which a process inherits from its parent.
         status = Path("/proc/self/status").read_text()
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
     except (OSError, IndexError):
@@ -57,12 +55,11 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 def describe_machine(device: torch.device) -> dict[str, Any]:
     """Device and versions, for the record of a run."""
+    is_cuda = device.type == "cuda"
     return {
         "device": {
             "type": device.type,
-            "name": torch.cuda.get_device_name(device)
-            if device.type == "cuda"
-            else _processor_name(),
+            "name": torch.cuda.get_device_name(device) if is_cuda else _processor_name(),
             "threads": torch.get_num_threads(),
             "cores": os.cpu_count(),
             "processes": parallel.size(),
@@ -72,6 +69,6 @@ def describe_machine(device: torch.device) -> dict[str, Any]:
 
 
 def _processor_name() -> str:
-    with contextlib.suppress(OSError, IndexError):  # Linux has a better one than Python
+    with contextlib.suppress(OSError, IndexError):  # Linux has a better name than Python
         return Path("/proc/cpuinfo").read_text().split("model name")[1].split("\n")[0].strip("\t :")
     return platform.processor() or platform.machine()

@@ -1,43 +1,44 @@
 """What people read: results on standard output, and the form of all that is logged.
 
-Names, labels, paths and answers of servers come from outside. Whatever they hold, they give a
-terminal no orders: characters that would act on it are shown as escapes, such as ``\\x1b``.
+Names, labels, paths and answers of servers come from outside. Whatever they hold, they give no
+orders: characters that would act on a terminal are shown as escapes, such as ``\\x1b``, and a
+spreadsheet gets no formulas.
 """
-
-from __future__ import annotations
 
 import io
 import logging
+import re
 import sys
 import unicodedata
 
-# Control characters, line breaks of Unicode's, and what is unseen: marks of direction, joiners,
+# Control characters, Unicode's line breaks, and what is invisible: marks of direction, joiners,
 # surrogates.
 ACTING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+NUMBER = re.compile(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 
 def print_lines(text: str) -> None:
-    """Print lines of results. A value that may hold line breaks is made :func:`printable` before
-    it enters one."""
+    """Print lines of results. Values that may hold line breaks must be :func:`printable` before
+    they enter one."""
     write(_printable_lines(text))
 
 
 def write(text: str) -> None:
     """Print a text as it is, at once, above the progress bar if there is one."""
-    from tqdm import tqdm  # nothing else here needs it
+    from tqdm import tqdm  # the rest of this file needs no package
 
     tqdm.write(text)
     sys.stdout.flush()
 
 
 def use_utf8() -> None:
-    """Write UTF-8 from here on, whatever the locale is: what programs read needs all characters."""
+    """Write UTF-8 from now on, whatever the locale: programs need every character."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def printable(text: str) -> str:
-    """A text on one line, with escapes for characters that a terminal would obey, or hide."""
+    """A text on one line, with escapes for characters that a terminal would obey or hide."""
     if text.isprintable():
         return text
     return "".join(
@@ -48,9 +49,20 @@ def printable(text: str) -> str:
     )
 
 
+def disarm(cell: str) -> str:
+    """A cell of a CSV file, with an apostrophe before it if a spreadsheet would compute it.
+
+    That is what begins with ``=``, ``+``, ``-`` or ``@``, also in full width, and behind what a
+    spreadsheet skips; and what begins with a tab or a line break. Numbers stay.
+    """
+    shown = (c for c in unicodedata.normalize("NFKC", cell) if c.isprintable() and not c.isspace())
+    is_formula = next(shown, "") in tuple("=+-@") or cell[:1] in tuple("\t\r\n")
+    return f"'{cell}" if is_formula and not NUMBER.fullmatch(cell) else cell
+
+
 class LogFormatter(logging.Formatter):
-    """Log records without orders to the terminal: line breaks are those of the message itself, not
-    of what enters it."""
+    """Formats log records without orders to the terminal. Only the message itself may break lines,
+    not the values in it."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's text."""

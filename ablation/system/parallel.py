@@ -232,7 +232,7 @@ def add_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def share_tensor(tensor: Tensor, owner: int) -> Tensor:
-    """The tensor of the process ``owner``; in the others, it is filled with that."""
+    """The tensor of the process ``owner``; those of the others are overwritten with it."""
     if size() > 1:
         with _in_words():
             dist.broadcast(tensor, src=owner)
@@ -240,7 +240,7 @@ def share_tensor(tensor: Tensor, owner: int) -> Tensor:
 
 
 def from_first(value: Value) -> Value:
-    """The value of the first process, whatever the others give."""
+    """The value in the first process, whatever it is in the others."""
     if size() == 1:
         return value
     box = [value]
@@ -250,7 +250,7 @@ def from_first(value: Value) -> Value:
 
 
 def tensors_from_first(tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """The named tensors of the first process, on the CPU; the others give none."""
+    """The named tensors of the first process, on the CPU; the others pass none."""
     shapes = from_first(tensors and {name: (t.shape, t.dtype) for name, t in tensors.items()})
     return {
         name: share_tensor(tensors[name] if tensors else torch.empty(shape, dtype=dtype), owner=0)
@@ -259,7 +259,7 @@ def tensors_from_first(tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor
 
 
 def largest(number: int) -> int:
-    """The largest of the numbers that the processes give."""
+    """The largest of the processes' numbers."""
     if size() == 1:
         return number
     found = torch.tensor(number)

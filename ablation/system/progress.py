@@ -1,7 +1,5 @@
 """How far work has come: a bar on a terminal, and elsewhere a plain line now and then."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterable, Iterator
@@ -11,30 +9,26 @@ from tqdm import tqdm
 
 logger = logging.getLogger("experiments")
 
-LINE_SECONDS = 30.0  # from one line to the next, and from the start to the first
-BYTES = "bytes"  # the unit of amounts that are shown in short, as 12.3M
+LINE_SECONDS = 30.0  # between two lines, and before the first
+BYTES = "bytes"  # the unit whose amounts are shortened, as 12.3M
 
 Item = TypeVar("Item")
 
 
 class Progress:
-    """Shows in its ``with`` statement how much of some work is done. Short work has no lines.
+    """Shows in its ``with`` statement how much of some work is done. Short work logs no lines.
 
     Args:
         what: is being done.
         unit: of its amounts, in the plural.
-        total: amount; none where it is not known.
-        done: of it, before.
-        leave: the bar when the work is done.
+        total: amount; none where it is unknown.
+        leave: whether the bar stays when the work is done.
     """
 
-    def __init__(
-        self, what: str, unit: str, total: int | None, *, done: int = 0, leave: bool = True
-    ) -> None:
-        self._what, self._unit, self._total, self._done = what, unit, total, done
+    def __init__(self, what: str, unit: str, total: int | None, *, leave: bool = True) -> None:
+        self._what, self._unit, self._total, self._done = what, unit, total, 0
         self._bar = tqdm(
             total=total,
-            initial=done,
             desc=what,
             unit="B" if unit == BYTES else f" {unit}",
             unit_scale=unit == BYTES,
@@ -44,7 +38,7 @@ class Progress:
         self._started = self._line_time = time.monotonic()
         self._line_done: int | None = None  # when the last line was logged
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -53,7 +47,7 @@ class Progress:
             self._log()
 
     def update(self, amount: int) -> None:
-        """Take note that so much more is done."""
+        """Note that ``amount`` more is done."""
         self._done += amount
         self._bar.update(amount)
         if self._bar.disable and time.monotonic() - self._line_time >= LINE_SECONDS:
@@ -72,7 +66,7 @@ class Progress:
 def follow(
     items: Iterable[Item], what: str, unit: str, total: int | None = None, *, leave: bool = True
 ) -> Iterator[Item]:
-    """The items, with :class:`Progress` on how many of them are done."""
+    """The items, while :class:`Progress` shows how many are done."""
     with Progress(what, unit, total, leave=leave) as progress:
         for item in items:
             yield item

@@ -1,6 +1,4 @@
-"""Which version of this code it is, and of PyTorch: known without importing that."""
-
-from __future__ import annotations
+"""Which versions of this code and of its packages run. PyTorch is not imported for it."""
 
 import platform
 import subprocess
@@ -25,7 +23,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 def package_versions() -> dict[str, str]:
-    """Of Python, and of the packages on which figures rest."""
+    """The versions of Python and of the packages that figures depend on."""
     return {
         "python": platform.python_version(),
         "system": sys.platform,
@@ -40,9 +38,9 @@ def code_files() -> list[Path]:
 
 @cache
 def read_commit() -> str | None:
-    """The commit of this code, "+" behind it if files were changed since; none outside git.
+    """The commit of this code, with "+" if files have changed since; none outside git.
 
-    Asked once, as early as possible: later, the files may no longer be those that run.
+    It is read once, as early as possible: later, the files may not be those that run.
     """
     if not (PROJECT / ".git").exists():
         return None
