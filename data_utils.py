@@ -1,7 +1,5 @@
 """Texts in three parts, as tokens and as batches of them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ import pandas as pd
 import tiktoken
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from ablation.config.options import ExperimentConfig
@@ -38,7 +37,7 @@ class Splits(Generic[Part]):
     validation: Part
     test: Part
 
-    def map(self, function: Callable[[Part], Other]) -> Splits[Other]:
+    def map(self, function: Callable[[Part], Other]) -> "Splits[Other]":
         """The result of ``function`` for each part."""
         return Splits(function(self.train), function(self.validation), function(self.test))
 
@@ -54,9 +53,6 @@ class Corpus:
     file_sha256: str | None  # of the file or files; none where there is none
 
 
-# ---------------------------------------------------------------- tokens
-
-
 @dataclass(frozen=True)
 class Batch:
     """B texts of T positions: token ids, or the hidden states that some blocks made of them."""
@@ -67,12 +63,15 @@ class Batch:
     labels: Tensor  # (B,) int64
     n_blocks: int = 0  # that were run already
 
-    def to(self, device: torch.device) -> Batch:
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> "Batch":
         """The same batch on another device."""
         tensors = (self.inputs, self.lengths, self.padded_lengths, self.labels)
         return Batch(*(tensor.to(device) for tensor in tensors), self.n_blocks)
 
-    def rows(self, indices: Tensor) -> Batch:
+    def rows(self, indices: Tensor) -> "Batch":
         """Some of its texts (N,), with no more positions than the widest of them has."""
         n_positions = int(self.padded_lengths[indices].max())
         return Batch(
@@ -88,24 +87,42 @@ def merge_batches(batches: Sequence[Batch]) -> Batch:
     """One batch of all the texts, its positions as many as the longest batch has."""
     if len(batches) == 1:
         return batches[0]
-    merged = {
-        name: torch.cat([getattr(batch, name) for batch in batches])
-        for name in ("lengths", "padded_lengths", "labels")
-    }
-    inputs = [text for batch in batches for text in batch.inputs]
-    padded = torch.nn.utils.rnn.pad_sequence(inputs, batch_first=True)
-    return Batch(padded, **merged, n_blocks=batches[0].n_blocks)
+    inputs = pad_sequence([text for batch in batches for text in batch.inputs], batch_first=True)
+    names = ("lengths", "padded_lengths", "labels")
+    rest = (torch.cat([getattr(batch, name) for batch in batches]) for name in names)
+    return Batch(inputs, *rest, batches[0].n_blocks)
 
 
-class EncodedTexts(Dataset):
-    """N texts as token ids. A list of indices gives their :class:`Batch`.
+class LabelledTexts(Dataset):
+    """N texts with their ``lengths``, ``padded_lengths`` and ``labels``. A list of indices gives a
+    :class:`Batch` of them, with the ``inputs(indices)`` of each kind of texts."""
+
+    n_blocks: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.__getitems__([index])
+
+    def __getitems__(self, indices: list[int]) -> Batch:  # PyTorch's hook for whole batches
+        return Batch(
+            self.inputs(indices),
+            self.lengths[indices],
+            self.padded_lengths[indices],
+            self.labels[indices],
+            self.n_blocks,
+        )
+
+
+class EncodedTexts(LabelledTexts):
+    """N texts as token ids.
 
     Args:
         tokens: each text's own token ids, at least one.
         labels: each text's class.
-        width: what texts are padded to on the right, at least the longest; ``None`` leaves
-            each as it is.
-        n_cut: how many of them were longer.
+        width: what all are padded to on the right; by default each keeps its own length.
+        n_cut: how many texts were longer.
     """
 
     def __init__(
@@ -126,20 +143,9 @@ class EncodedTexts(Dataset):
         for row, ids in zip(self.tokens, tokens, strict=True):
             row[: len(ids)] = torch.tensor(ids)
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: list[int]) -> Batch:  # PyTorch's hook for whole batches
-        n_positions = int(self.n_inputs[indices].max())
-        return Batch(
-            self.tokens[indices, :n_positions],
-            self.lengths[indices],
-            self.padded_lengths[indices],
-            self.labels[indices],
-        )
+    def inputs(self, indices: list[int]) -> Tensor:
+        """Token ids (B, T)."""
+        return self.tokens[indices, : int(self.n_inputs[indices].max())]
 
 
 def encode_splits(
@@ -185,9 +191,9 @@ def count_max_tokens(texts: EncodedTexts, config: ExperimentConfig) -> int:
 def encode_texts(
     texts: Sequence[str], encoding: tiktoken.Encoding, first: int = 1
 ) -> list[list[int]]:
-    """Each text's token ids; of an empty text, of which nothing is left to read, one padding token.
+    """Each text's token ids. An empty text becomes one padding token.
 
-    A text that spells out a special token is encoded as the text that it is.
+    A text that spells out a special token is encoded as plain text.
 
     Args:
         first: the number of the first text, for messages.
@@ -220,18 +226,15 @@ def require_unicode(text: str, place: str) -> None:
         ) from error
 
 
-def make_loaders(datasets: Splits[Dataset], batch_size: int) -> Splits[DataLoader]:
+def make_loaders(datasets: Splits[LabelledTexts], batch_size: int) -> Splits[DataLoader]:
     """Loaders of :class:`Batch`: training shuffled and without a last, smaller batch.
 
     All of them draw from PyTorch's global generator each time they are iterated.
     """
-    return Splits(
-        _loader(datasets.train, batch_size, shuffle=True, drop_last=True),
-        _loader(datasets.validation, batch_size),
-        _loader(datasets.test, batch_size),
-    )
 
+    def loader(dataset: LabelledTexts, **order: bool) -> DataLoader:
+        # The dataset gives whole batches, so there is nothing left to collate.
+        return DataLoader(dataset, batch_size, collate_fn=lambda batch: batch, **order)
 
-def _loader(dataset: Dataset, batch_size: int, **order: bool) -> DataLoader:
-    # The dataset gives whole batches, so there is nothing left to collate.
-    return DataLoader(dataset, batch_size, collate_fn=lambda batch: batch, **order)
+    train = loader(datasets.train, shuffle=True, drop_last=True)
+    return Splits(train, loader(datasets.validation), loader(datasets.test))

@@ -356,7 +356,7 @@ def test_the_run_goes_on_without_what_identifies_a_checkpoint(
     def gone(*_: object) -> dict:
         raise DataError("the weights are gone")
 
-    monkeypatch.setattr(Checkpoints, "_write", gone)
+    monkeypatch.setattr("ablation.finetuning.checkpoints.write_tensors", gone)
     config = config_from_flags(["--demo", "--max_steps", "2"])
     run_experiment(config, output=OutputOptions(tmp_path, checkpoint_every=1))
     assert "No checkpoint: the weights are gone" in caplog.text

@@ -457,6 +457,7 @@ def test_a_path_with_two_hyphens_is_a_path(tmp_path: Path) -> None:
     path.mkdir()
     config = config_from_flags(["--weights", str(path), "--data_dir", "my--data"])
     assert (config.weights, config.data_dir) == (str(path), "my--data")
+    assert parse_command_line(["--demo", "--output_dir", "runs--demo"]).output_dir.name
 
 
 def test_demo_and_row_and_flag_precedence() -> None:

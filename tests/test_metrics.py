@@ -7,7 +7,7 @@ from sklearn.metrics import f1_score
 
 from ablation.finetuning.metrics import format_metrics, measure_classes
 from ablation.finetuning.outcomes import Predictions
-from ablation.system.text_tables import TERMINAL_COLUMNS, align, cut, display_width
+from ablation.system.text_tables import TERMINAL_COLUMNS, align, cut, cut_apart, display_width
 
 
 def predictions(actual: list[int], predicted: list[int], n_classes: int) -> Predictions:
@@ -140,6 +140,14 @@ def test_texts_are_cut_by_columns() -> None:
     assert cut("日本語だ", 6) == "日本…", "half a character is none"
     assert cut("e\u0301" * 7, 6) == "e\u0301" * 5 + "…", "a mark stays with its letter"
     assert cut("e\u0301" * 6, 6) == "e\u0301" * 6
+
+
+def test_texts_that_would_look_alike_lose_their_middle() -> None:
+    assert cut_apart(["abcdefgh1", "abcdefgh2", "x"], 6) == ["ab…gh1", "ab…gh2", "x"]
+    assert cut_apart(["abcdefgh1", "zbcdefgh2"], 6) == ["abcde…", "zbcde…"]
+    assert cut_apart(["日本語の名前", "日本語の名所"], 7) == ["日…前", "日…所"]
+    accented = cut_apart(["e\u0301" * 9 + letter for letter in "ab"], 4)
+    assert accented == ["e\u0301…e\u0301a", "e\u0301…e\u0301b"]
 
 
 def test_columns_are_aligned() -> None:

@@ -192,14 +192,19 @@ def test_no_gradient_outlives_its_update() -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_a_part_is_updated_where_a_parameter_takes_no_part_in_the_loss() -> None:
-    config = ExperimentConfig(**DEMO, max_steps=1)
+def test_a_part_is_updated_where_a_parameter_takes_no_part_in_the_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    n_updates, step = [], torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: n_updates.append(step(self)))
+    config = ExperimentConfig(**DEMO, max_steps=2)
     loaders = make_loaders(SharedWork([config]).texts(config), config.batch_size)
     model = build_classifier(config)
     model.gpt.blocks[-1].register_parameter("unused", torch.nn.Parameter(torch.ones(1)))
     before = model.gpt.blocks[-1].norm2.bias.detach().clone()
     train(model, loaders, make_schedule(config))
     assert not torch.equal(model.gpt.blocks[-1].norm2.bias, before)
+    assert len(n_updates) == 2 * 3, "block, norm and classifier, once a step"
 
 
 # ---------------------------------------------------------------- evaluation and faults

@@ -20,13 +20,13 @@ LORA_LAYERS = {"lora": LoRALinear, "lora_alternative": MergedLoRALinear}
 
 @dataclass(frozen=True)
 class Reading:
-    """By what each text is classified. ``texts`` are a :class:`Batch` or :class:`EncodedTexts`."""
+    """Which positions each text is classified by, and what that allows."""
 
     position: str = "last"  # or first, or flexible: each text's own last token
     average: bool = False  # the mean over all positions; with flexible, over the text's own
     causal: bool = True  # no position depends on later ones
     padded: bool = True  # all texts have one length
-    reuse: bool = True  # what gives the same may be computed once, or left out
+    reuse: bool = True  # results may be computed once, and what nobody reads left out
 
     @classmethod
     def of(cls, config: ExperimentConfig) -> "Reading":
@@ -46,7 +46,7 @@ class Reading:
         return self.causal or self.padded
 
     def ends(self, texts: Batch | EncodedTexts) -> Tensor:
-        """How many positions (B,) of each text are averaged, or have the one that is read last."""
+        """The length (B,) up to which each text is read: its own, or that with its padding."""
         return texts.lengths if self.position == "flexible" else texts.padded_lengths
 
     def positions(self, texts: Batch | EncodedTexts) -> Tensor:
@@ -83,7 +83,7 @@ class Classifier(nn.Module):
 
     @property
     def reuses_work(self) -> bool:
-        """Whether work may be reused and left out: the same function, without dropout."""
+        """Whether work may be reused and left out: without dropout, the function is the same."""
         return self.reading.reuse and self.gpt.config.drop_rate == 0
 
     def forward(self, batch: Batch) -> Tensor:
@@ -178,9 +178,9 @@ def _trained_modules(gpt: GPTModel, config: ExperimentConfig) -> Iterable[nn.Mod
 
 
 def _cast_frozen(gpt: GPTModel) -> None:
-    """Turn what does not train to bfloat16, once, so that it need not be at every call.
+    """Cast what does not train to bfloat16 once, rather than at every call.
 
-    Norms are left: they are small, and what they compute is best kept exact.
+    Norms stay as they are: they are small, and best kept exact.
     """
     for module in gpt.modules():
         if isinstance(module, nn.Linear | nn.Embedding) and not module.weight.requires_grad:

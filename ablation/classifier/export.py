@@ -69,7 +69,7 @@ def require_few_classes(n_classes: int, config: ExperimentConfig) -> None:
     if n_classes > config.gpt.emb_dim:
         raise ExportError(
             f"--export_hf with {n_classes} classes: the classifier of transformers has no bias, "
-            f'and with --model_size "{config.model_size}" only up to {config.gpt.emb_dim} classes '
+            f'and with --model_size "{config.model_size}" {config.gpt.emb_dim} classes at most '
             "can be expressed without one. Take a larger --model_size, or leave --export_hf out."
         )
 

@@ -1,7 +1,5 @@
 """A trained classifier, kept: what was trained, and what else it takes to use it."""
 
-from __future__ import annotations
-
 import json
 import os
 from dataclasses import dataclass, replace
@@ -90,9 +88,8 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
     path = folder / CONFIG_NAME
     try:
         content = parse_json(path.read_bytes())
-        labels, config = _read_labels(content), _read_options(content)
-        base = _read_base(content, config)
-        weights = given.get("weights") or (_locate_base(base, folder) if base else "random")
+        config = _read_options(content)
+        labels, base = _read_labels(content), _read_base(content, config)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path}: there is no such file. {folder} holds no saved model; train one with "
@@ -100,6 +97,7 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(path, error) from error
+    weights = given.get("weights") or (_locate_base(base, folder) if base else "random")
     header, tensors = read_tensors(folder / WEIGHTS_NAME)
     if header.get("config_sha256") != checksum_json(content):
         raise damaged(folder / WEIGHTS_NAME, f"it does not belong to {CONFIG_NAME}")
@@ -107,9 +105,15 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
     config = replace(config, **of_this_machine)
     if problems := config_problems(config):
         raise ConfigError(problems)
+    start = None  # loads what training started from
     if base:
         _require_same_base(base, identify_weights(config, find_weights), folder)
-    model = build_classifier(config, None if base else _empty_model(config), len(labels))
+    else:
+        with torch.device("meta"):
+            start = GPTModel(config.gpt)
+        start.head = torch.nn.Identity()
+        start.to_empty(device="cpu")
+    model = build_classifier(config, start, len(labels))
     fill_trained(model.gpt, tensors, folder / WEIGHTS_NAME)
     set_precision(config.precision)
     model = model.eval().to(choose_device(config.device))
@@ -121,12 +125,40 @@ def _is_whole(config: ExperimentConfig) -> bool:
     return config.trainable_layers == "all"
 
 
-def _read_base(content: dict[str, Any], config: ExperimentConfig) -> dict[str, Any] | None:
-    """What a model's weights rest on; none if it was trained whole.
+# What reads config.json raises KeyError, TypeError or ValueError where something is missing or
+# wrong, which is then called damage.
 
-    Raises:
-        KeyError, TypeError, ValueError: it is not there, or says too little to be told from others.
-    """
+
+def _read_options(content: dict[str, Any]) -> ExperimentConfig:
+    """The configuration that a saved model has, but for what depends on the machine."""
+    options = {name: content["options"][name] for name in tagged("model")}
+    kinds = {name: type(OPTIONS[name].default) for name in options}
+    for name, value in {**options, "max_tokens": content["max_tokens"]}.items():
+        kind = kinds.get(name, int)
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ValueError(f"{name} is {value!r}")
+    config = ExperimentConfig(
+        **{**options, "precision": "fp32"},
+        weights="random",
+        batch_size=1,
+        context_length=content["max_tokens"],
+    )
+    if problems := config_problems(config):
+        raise ValueError(problems[0])
+    return config
+
+
+def _read_labels(content: dict[str, Any]) -> list[str]:
+    """The names of the classes: two or more, all different."""
+    labels = content["labels"]
+    names = {label for label in labels if isinstance(label, str) and label.strip()}
+    if not isinstance(labels, list) or len(labels) < 2 or len(names) < len(labels):
+        raise ValueError(f"labels {labels!r}")
+    return labels
+
+
+def _read_base(content: dict[str, Any], config: ExperimentConfig) -> dict[str, Any] | None:
+    """What a model's weights rest on, told from all others; none if it was trained whole."""
     base = content["base"]
     if (base is None) != _is_whole(config):
         raise ValueError(f"base {base!r} with {config.trainable_layers}")
@@ -142,9 +174,8 @@ def _locate_base(base: dict[str, Any], folder: Path) -> str:
     Raises:
         CheckpointError: their file is not where it was.
     """
-    weights = str(base["weights"])
-    if weights in ("pretrained", "random"):
-        return weights
+    if base["weights"] in ("pretrained", "random"):
+        return base["weights"]
     places = [str(base[key]) for key in ("path", "weights") if key in base]
     for place in places:
         if os.path.exists(place):
@@ -155,46 +186,9 @@ def _locate_base(base: dict[str, Any], folder: Path) -> str:
     )
 
 
-def _read_labels(content: dict[str, Any]) -> list[str]:
-    """The names of the classes.
-
-    Raises:
-        KeyError, ValueError: they are not there, or are no names.
-    """
-    labels = content["labels"]
-    are_names = isinstance(labels, list) and all(
-        isinstance(label, str) and label.strip() for label in labels
-    )
-    if not are_names or len(labels) < 2 or len(set(labels)) < len(labels):
-        raise ValueError(f"labels {labels!r}")
-    return labels
-
-
-def _read_options(content: dict[str, Any]) -> ExperimentConfig:
-    """The configuration that a saved model has, but for what depends on the machine.
-
-    Raises:
-        KeyError, TypeError, ValueError: it is not there, or breaks rules.
-    """
-    options = {name: content["options"][name] for name in tagged("model")}
-    for name, value in options.items():
-        kind = type(OPTIONS[name].default)
-        if type(value) is not kind and not (kind is float and type(value) is int):
-            raise ValueError(f"{name} is {value!r}")
-    if type(content["max_tokens"]) is not int:
-        raise ValueError(f"max_tokens {content['max_tokens']!r}")
-    options["precision"] = "fp32"
-    config = ExperimentConfig(
-        weights="random", batch_size=1, context_length=content["max_tokens"], **options
-    )
-    if problems := config_problems(config):
-        raise ValueError(problems[0])
-    return config
-
-
 def _require_same_base(base: dict[str, Any], found: dict[str, Any], folder: Path) -> None:
     """Raise :class:`CheckpointError` if weights are not those that training started from."""
-    if base.get("file_sha256") != found.get("file_sha256") or base.get("seed") != found.get("seed"):
+    if any(base.get(key) != found.get(key) for key in ("file_sha256", "seed")):
         raise CheckpointError(
             f"{folder} was trained on other base weights: on {base}, and not on {found}. Name the "
             "right ones with --weights."
@@ -204,10 +198,3 @@ def _require_same_base(base: dict[str, Any], found: dict[str, Any], folder: Path
             f"{folder} was trained on random weights that PyTorch {base.get('torch')} drew; "
             f"{found.get('torch')} may draw others. Install that version to use it."
         )
-
-
-def _empty_model(config: ExperimentConfig) -> GPTModel:
-    with torch.device("meta"):
-        model = GPTModel(config.gpt)
-    model.head = torch.nn.Identity()
-    return model.to_empty(device="cpu")

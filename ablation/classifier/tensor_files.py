@@ -4,8 +4,6 @@ A file's metadata has a ``header`` of JSON, in it the ``version`` of this format
 of the header and of all tensors.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import logging

@@ -176,11 +176,11 @@ def _choose_output(asked: Mapping[str, Any]) -> OutputOptions:
 
 
 def _missing_spaces(texts: Mapping[str, Any]) -> dict[str, str]:
-    """A problem for each flag whose text ends in another flag, as ``all--weights`` does."""
+    """A problem for each option whose text ends in another flag, as ``all--weights`` does."""
     problems = {}
     for name, text in texts.items():
         joined = re.fullmatch(r"(.*?)\s*--(\w+)", text) if isinstance(text, str) else None
-        if joined and joined[2] in OPTIONS:
+        if joined and {name, joined[2]} <= OPTIONS.keys():
             problems[name] = (
                 f'--{name} "{text}": a space is missing before --{joined[2]}; write --{name} '
                 f'"{joined[1]}" --{joined[2]} ...'

@@ -5,8 +5,7 @@ generator as tensors, all else as JSON in its header. It replaces the one before
 is complete.
 """
 
-from __future__ import annotations
-
+import functools
 import logging
 import time
 from collections.abc import Callable
@@ -57,20 +56,13 @@ class Checkpoints:
         features: float,
         signals: DeferredSignals,
     ) -> None:
-        self._path, self._find_identity, self._every = path, identity, every
-        self._identity: dict[str, Any] | None = None
-        self._resume = resume
-        self._signals = signals
+        self._path, self._every, self._resume, self._signals = path, every, resume, signals
+        self._identify = functools.cache(identity)
         self._features, self._training = features, 0.0  # seconds before this process's training
         self._started = time.perf_counter()
         self._saved_step = 0
         self._state: TrainingState | None = None  # after the last update
         self._generator: Tensor | None = None  # PyTorch's, then
-
-    def _identify(self) -> dict[str, Any]:
-        if self._identity is None:
-            self._identity = self._find_identity()
-        return self._identity
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -90,7 +82,11 @@ class Checkpoints:
         self._started = time.perf_counter()
         if self._path and (self._every or self._resume):
             self._identify()  # now, while all that it is made of is there
-        header, tensors = self._read()
+        header, tensors = None, {}
+        if is_first() and self._resume and self._path and self._path.exists():
+            header, tensors = read_tensors(self._path)
+        # Of several processes the first has the file; it need not be where the others are.
+        header, tensors = from_first(header), tensors_from_first(tensors)
         if header is None:
             return
         try:
@@ -119,14 +115,6 @@ class Checkpoints:
             print_lines(line)
         self._signals.raise_if_stopped()
 
-    def _read(self) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
-        """Header and tensors of the checkpoint to go on from; none if there is none."""
-        stored: tuple[dict[str, Any] | None, dict[str, Tensor]] = (None, {})
-        if is_first() and self._resume and self._path and self._path.exists():
-            stored = read_tensors(self._path)
-        # Of several processes the first has the file; it need not be where the others are.
-        return from_first(stored[0]), tensors_from_first(stored[1])
-
     def after_update(self, state: TrainingState, ends_epoch: bool) -> None:
         """Write a checkpoint if one is due, or if the run is asked to stop, and stop then.
 
@@ -153,38 +141,35 @@ class Checkpoints:
 
     def save(self) -> None:
         """Write a checkpoint of the state after the last update, if there is none yet."""
-        if not is_first():
+        state = self._state
+        if not is_first() or not self._path or not state or state.step == self._saved_step:
             return
-        if self._path and self._state and self._state.step != self._saved_step:
-            try:
-                self._write(self._state)
-            except (CheckpointError, DataError) as error:  # the run is worth more than that
-                logger.warning("No checkpoint: %s", error)
+        try:
+            header = {
+                "identity": self._identify(),
+                "step": state.step,
+                "history": asdict(state.history),
+                "seconds": self.seconds,
+            }
+            groups = {
+                "model": trained_tensors(state.model),
+                "moments": state.optimizer.moments(),
+                "generators": {"epoch": state.epoch_generator, "now": self._generator},
+            }
+            tensors = {
+                f"{group}.{name}": tensor
+                for group, named in groups.items()
+                for name, tensor in named.items()
+            }
+            write_tensors(self._path, tensors, header)
+            self._saved_step = state.step
+        except (CheckpointError, DataError) as error:  # the run is worth more than that
+            logger.warning("No checkpoint: %s", error)
 
     def _note(self, state: TrainingState) -> None:
         self._state, self._generator = state, torch.get_rng_state()
 
-    def _write(self, state: TrainingState) -> None:
-        header = {
-            "identity": self._identify(),
-            "step": state.step,
-            "history": asdict(state.history),
-            "seconds": self.seconds,
-        }
-        tensors = {
-            **_above("model", trained_tensors(state.model)),
-            **_above("moments", state.optimizer.moments()),
-            "generators.epoch": state.epoch_generator,
-            "generators.now": self._generator,
-        }
-        write_tensors(self._path, tensors, header)
-        self._saved_step = state.step
 
-
-def _above(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
-
-
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    start = f"{prefix}."
+def _below(group: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{group}."
     return {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}

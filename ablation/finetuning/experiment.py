@@ -1,13 +1,12 @@
 """One experiment from end to end."""
 
-from __future__ import annotations
-
 import logging
 import time
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from ablation.classifier.build import Classifier
 from ablation.classifier.export import export_hf, require_few_classes
 from ablation.classifier.saved_models import save_classifier
 from ablation.classifier.weight_files import WEIGHTS_NAME
@@ -35,8 +34,7 @@ from ablation.system.machine import (
 from ablation.system.output import print_lines
 from ablation.system.parallel import from_first, is_first, largest, require_same
 from ablation.system.signals import DeferredSignals
-from data_utils import Corpus, EncodedTexts, Splits, count_max_tokens, make_loaders
-from gpt_model import GPTModel
+from data_utils import count_max_tokens, make_loaders
 
 logger = logging.getLogger("experiments")
 
@@ -66,7 +64,9 @@ def run_experiment(
     if problems:
         raise ConfigError(problems)
     device = choose_device(config.device)
-    require_same(lambda: {**identify_program(), **_flags(config), "device": device.type})
+    # The places of files may differ by machine.
+    flags = {f"--{name}": getattr(config, name) for name in without("local")}
+    require_same(lambda: {**identify_program(), **flags, "device": device.type})
     shared = shared or SharedWork([config])
     if output.export_dir:
         require_few_classes(len(shared.corpus.class_names), config)
@@ -75,12 +75,11 @@ def run_experiment(
     reset_peak_memory(device)
     set_precision(config.precision)
     texts = shared.texts(config)
-    model, base = shared.model(config)
-    model.to(device)
-    parameters = list(model.parameters())
+    classifier, base = shared.model(config)
+    parameters = list(classifier.to(device).parameters())
     require_same(lambda: {"data": identify_data(shared.corpus), "weights": base})
     require_memory(texts, config)
-    inputs, feature_seconds = shared.inputs(model, config)
+    inputs, feature_seconds = shared.inputs(classifier, config)
     loaders = make_loaders(inputs, config.batch_size)
     with DeferredSignals(agree=largest) as signals:
         checkpoints = Checkpoints(
@@ -91,17 +90,15 @@ def run_experiment(
             features=feature_seconds,
             signals=signals,
         )
-        history = train(model, loaders, make_schedule(config), checkpoints)
+        history = train(classifier, loaders, make_schedule(config), checkpoints)
         checkpoints.end_training()
     seconds = checkpoints.seconds
     print_lines(format_minutes(seconds))
     try:
         started = time.perf_counter()
-        predictions = loaders.map(lambda loader: classify_texts(model, loader))
+        predictions = loaders.map(lambda loader: classify_texts(classifier, loader))
         seconds["evaluation"] = time.perf_counter() - started
-        kept, not_kept = from_first(
-            _keep_model(model.gpt, base, texts, shared.corpus, config, output)
-        )
+        kept, not_kept = from_first(_keep_model(classifier, base, shared, config, output))
     except BaseException:  # a signal, too: training need not be repeated
         checkpoints.save()
         raise
@@ -130,10 +127,9 @@ def run_experiment(
 
 
 def _keep_model(
-    model: GPTModel,
+    classifier: Classifier,
     base: dict[str, Any],
-    texts: Splits[EncodedTexts],
-    corpus: Corpus,
+    shared: SharedWork,
     config: ExperimentConfig,
     output: OutputOptions,
 ) -> tuple[dict[str, str], dict[str, str]]:
@@ -141,17 +137,21 @@ def _keep_model(
 
     Returns what was, with its SHA-256, and what was not, with the reason.
     """
-    n_tokens = count_max_tokens(texts.train, config)
+    gpt, corpus = classifier.gpt, shared.corpus
+    n_tokens = count_max_tokens(shared.texts(config).train, config)
 
     def save(folder: Path) -> None:
-        save_classifier(folder, model, config, base, corpus, n_tokens)
+        save_classifier(folder, gpt, config, base, corpus, n_tokens)
 
     def export(folder: Path) -> None:
-        export_hf(model, config, corpus.class_names, n_tokens, folder, load_vocabulary(config))
+        export_hf(gpt, config, corpus.class_names, n_tokens, folder, load_vocabulary(config))
 
-    folders = {"model": output.save_model and output.folder, "export": output.export_dir}
+    wanted = {
+        "model": (save, output.save_model and output.folder),
+        "export": (export, output.export_dir),
+    }
     kept, not_kept = {}, {}
-    for (name, folder), write in zip(folders.items(), (save, export), strict=True):
+    for name, (write, folder) in wanted.items():
         if folder and is_first():
             try:
                 write(folder)
@@ -164,8 +164,3 @@ def _keep_model(
 def make_schedule(config: ExperimentConfig) -> Schedule:
     """The numbers of an experiment's training."""
     return Schedule(**{field.name: getattr(config, field.name) for field in fields(Schedule)})
-
-
-def _flags(config: ExperimentConfig) -> dict[str, Any]:
-    """The options by their flags, but for the places of files, which may differ by machine."""
-    return {f"--{name}": getattr(config, name) for name in without("local")}

@@ -19,14 +19,13 @@ from itertools import islice
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import Dataset
 
 from ablation.classifier.build import Classifier, Reading
 from ablation.system.errors import HiddenStateError
 from ablation.system.machine import free_bytes
 from ablation.system.parallel import largest, map_rows, place, share_tensor, size
 from ablation.system.progress import Progress, follow
-from data_utils import PARTS, Batch, EncodedTexts, Splits
+from data_utils import PARTS, Batch, EncodedTexts, LabelledTexts, Splits
 from gpt_model import GPTModel
 
 logger = logging.getLogger("experiments")
@@ -38,36 +37,24 @@ READ_AT_ONCE = 32  # texts whose states are read at one position
 
 
 @dataclass(frozen=True)
-class HiddenStates(Dataset):
+class HiddenStates(LabelledTexts):
     """N texts as the hidden states that the first ``n_blocks`` blocks made of them.
 
-    Text i has ``n_states[i]`` states, from row ``starts[i]`` of ``states`` (rows, D). A list of
-    indices gives their :class:`Batch`, which repeats the last state of the shorter texts.
+    Text i has ``n_states[i]`` states, from row ``starts[i]`` of ``states`` (rows, D).
     """
 
     states: Tensor
     starts: Tensor  # (N,) int64
     n_states: Tensor  # (N,) int64
-    lengths: Tensor  # (N,) int64
-    padded_lengths: Tensor  # (N,) int64
-    labels: Tensor  # (N,) int64
+    lengths: Tensor
+    padded_lengths: Tensor
+    labels: Tensor
     n_blocks: int
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> Batch:
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: list[int]) -> Batch:
+    def inputs(self, indices: list[int]) -> Tensor:
+        """States (B, T, D), the last of the shorter texts repeated."""
         rows, _ = _state_rows(self.starts[indices], self.n_states[indices])
-        return Batch(
-            self.states[rows.to(self.states.device)],
-            self.lengths[indices],
-            self.padded_lengths[indices],
-            self.labels[indices],
-            self.n_blocks,
-        )
+        return self.states[rows.to(self.states.device)]
 
 
 def _state_rows(starts: Tensor, n_states: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,7 +69,7 @@ def prepare_inputs(
     texts: Splits[EncodedTexts],
     memory: float | None = None,
     prefix: "FrozenPrefix | None" = None,
-) -> Splits[Dataset]:
+) -> Splits[LabelledTexts]:
     """What training and evaluation run on, chosen by what is frozen and what is read.
 
     Where nothing may be reused, the texts as they are; otherwise the hidden states below the
@@ -121,7 +108,7 @@ def cut_texts(texts: EncodedTexts, reading: Reading) -> EncodedTexts:
 
 
 def cut_splits(texts: Splits[EncodedTexts], reading: Reading) -> Splits[EncodedTexts]:
-    """The same of all parts."""
+    """:func:`cut_texts` for each part."""
     return texts.map(lambda part: cut_texts(part, reading))
 
 
@@ -137,7 +124,7 @@ class FrozenPrefix:
 
     Args:
         needs: the texts of each experiment, cut to their needed positions.
-        key: what the states follow from; equal for those that may be used in its place.
+        key: what the states follow from: those with an equal key are equal.
     """
 
     def __init__(self, needs: Sequence[Splits[EncodedTexts]], key: object = None) -> None:
@@ -169,20 +156,12 @@ class FrozenPrefix:
         if self._n_blocks != n_blocks and not self._advance(classifier, n_blocks, memory):
             return None
 
-        def view(part: str) -> HiddenStates:
-            number, texts = getattr(self._numbers, part), getattr(needed, part)
-            return HiddenStates(
-                states=self._states,
-                starts=self._starts[number],
-                n_states=texts.n_inputs,
-                lengths=texts.lengths,
-                padded_lengths=texts.padded_lengths,
-                labels=texts.labels,
-                n_blocks=n_blocks,
-            )
+        def view(number: Tensor, texts: EncodedTexts) -> HiddenStates:
+            own = (texts.n_inputs, texts.lengths, texts.padded_lengths, texts.labels)
+            states = HiddenStates(self._states, self._starts[number], *own, n_blocks)
+            return _run_last_block(classifier, states) if reads_one else states
 
-        views = Splits(*map(view, PARTS))
-        return views.map(lambda part: _run_last_block(classifier, part)) if reads_one else views
+        return Splits(*map(view, vars(self._numbers).values(), vars(needed).values()))
 
     @torch.no_grad()
     def _advance(self, classifier: Classifier, stop: int, memory: float | None) -> bool:
@@ -195,7 +174,8 @@ class FrozenPrefix:
         if self._states is None:
             return False
         classifier.eval()
-        rank, batches = place().rank, batch_by_length(self._n_states.tolist(), classifier)
+        rank, width = place().rank, self._states.shape[1]
+        batches = batch_by_length(self._n_states.tolist(), classifier)
         with Progress("hidden states", "texts", len(self._texts)) as progress:
             # Several processes compute a batch each at a time, and give it to the others.
             while group := list(islice(batches, size())):
@@ -204,7 +184,7 @@ class FrozenPrefix:
                 for owner, batch in enumerate(group):
                     rows, is_own = _state_rows(self._starts[batch], self._n_states[batch])
                     rows = rows[is_own].to(self._states.device)
-                    new = own if owner == rank else self._states.new_empty(self._states[rows].shape)
+                    new = own if owner == rank else self._states.new_empty(len(rows), width)
                     self._states[rows] = share_tensor(new, owner)
                     if not torch.isfinite(new).all():
                         raise _not_finite(classifier, self._tokens(batch), stop)
@@ -226,8 +206,8 @@ class FrozenPrefix:
 
 
 def _number(needs: Sequence[EncodedTexts], numbers: dict[tuple[int, ...], int]) -> Tensor:
-    """The number (N,) of each text, as long as any needs it, among the different ones, which
-    are added to."""
+    """The number (N,) of each text, cut to the longest that is needed of it; texts that are new
+    are added to ``numbers``."""
     longest = torch.stack([texts.n_inputs for texts in needs]).argmax(dim=0).tolist()
     keys = (
         tuple(needs[which].tokens[i, : needs[which].n_inputs[i]].tolist())
@@ -297,8 +277,8 @@ def _allocate(n_rows: int, gpt: GPTModel, memory: float | None) -> Tensor | None
 
 
 def _not_finite(classifier: Classifier, tokens: Tensor | None, stop: int) -> HiddenStateError:
-    """The error that names the first block whose states are not finite: found by the token ids
-    (B, T), or else ``stop``, which is the last that ran."""
+    """The error that names the first block whose states are not finite: it is found from the token
+    ids (B, T), if they are given; otherwise it is ``stop``, the last that ran."""
     number, n_blocks = stop, len(classifier.gpt.blocks)
     if tokens is not None:
         states = (classifier.run_blocks(tokens.to(classifier.device), stop=n) for n in range(stop))

@@ -5,8 +5,6 @@ numbers. What a training step keeps of each token is a formula, which a test hol
 saves.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Iterable
@@ -39,6 +37,7 @@ RUNNING, RUNNING_WITH_ONE_QUERY = 11, 3
 # On a CPU, the short-lived tensors of LoRA leave holes between those that are kept, as large as
 # these: measured, and gone with a fixed MALLOC_MMAP_THRESHOLD_.
 LORA_HOLES = 2
+PRODUCT_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}  # of a number in a product of matrices
 SHAPING = tagged("shape")
 
 
@@ -76,8 +75,9 @@ def estimate_memory(
             blocks are frozen. :func:`count_positions` finds both.
         n_processes: that share the texts of a batch; each has all hidden states.
     """
-    classifier = _build_shapes(config)
-    model, reading = classifier.gpt, classifier.reading
+    model = _build_gpt(*(getattr(config, name) for name in SHAPING))
+    reading = Reading.of(config)
+    classifier = Classifier(model, reading, config.precision)
     device = choose_device(config.device).type
     reuses = classifier.reuses_work and count_frozen_blocks(model) > 0
     n_merged = MAX_MERGED_TEXTS // config.batch_size if reuses and reading.mixes_lengths else 1
@@ -85,7 +85,7 @@ def estimate_memory(
     tokens_trained = math.ceil(n_batches * config.batch_size / n_processes) * n_tokens
     tokens_evaluated = math.ceil(max(1, n_merged) * config.batch_size / n_processes) * n_tokens
 
-    width = config.gpt.emb_dim * _product_bytes(classifier)
+    width = config.gpt.emb_dim * PRODUCT_BYTES[config.precision]
     n_trained_blocks = len(model.blocks) - count_frozen_blocks(model)
     has_one_query = reuses and n_trained_blocks <= 1 and not reading.average
     running = width * (RUNNING_WITH_ONE_QUERY if has_one_query else RUNNING)
@@ -120,12 +120,6 @@ def count_positions(texts: Splits[EncodedTexts], config: ExperimentConfig) -> tu
     return int(counts.max()), int(counts.sum())
 
 
-def _build_shapes(config: ExperimentConfig) -> Classifier:
-    """The classifier that trains, without numbers."""
-    gpt = _build_gpt(*(getattr(config, name) for name in SHAPING))
-    return Classifier(gpt, Reading.of(config), config.precision)
-
-
 @cache
 def _build_gpt(*choices: Any) -> GPTModel:
     """The model that trains, by its ``SHAPING`` options; PyTorch's generator stays as it was."""
@@ -138,7 +132,7 @@ def _build_gpt(*choices: Any) -> GPTModel:
 
 def _count_kept(classifier: Classifier, n_tokens: int) -> int:
     """Bytes that autograd keeps of a pass over ``n_tokens`` tokens, parameters aside."""
-    gpt, product = classifier.gpt, _product_bytes(classifier)
+    gpt, product = classifier.gpt, PRODUCT_BYTES[classifier.precision]
     stream = gpt.token_embedding.weight.element_size()
     # A block keeps the stream before each half; its normalised copies, which are cast for each of
     # the four products that read them; query, key, value, context; four before and after the GELU.
@@ -158,49 +152,39 @@ def _count_kept(classifier: Classifier, n_tokens: int) -> int:
     return n_tokens * gpt.config.emb_dim * per_token + product * copied
 
 
-def _product_bytes(classifier: Classifier) -> int:
-    """Bytes of a number that goes into a product of matrices."""
-    return 2 if classifier.precision == "bf16" else 4
-
-
 def _count_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-
-# ---------------------------------------------------------------- what is said of it
 
 
 def require_memory(texts: Splits[EncodedTexts], config: ExperimentConfig) -> None:
     """Raise ``MemoryError`` where AdamW's two moments are sure not to fit, and warn where what a
     training step needs beside them may not fit as well. The weights are in memory already."""
-    need = estimate_memory(config, *count_positions(texts, config), size())
-    free = free_bytes(choose_device(config.device))
+
+    def needed(config: ExperimentConfig) -> MemoryNeed:
+        return estimate_memory(config, *count_positions(texts, config), size())
+
+    need, free = needed(config), free_bytes(choose_device(config.device))
     if need.moments > free:
         raise MemoryError(
             f"AdamW's moments alone take {need.moments / 1e9:.1f} GB, and {free / 1e9:.1f} GB are "
             "free"
         )
     if 1.25 * need.training > free:
+        halved = replace(
+            config,
+            batch_size=max(1, config.batch_size // 2),
+            accumulation_steps=2 * config.accumulation_steps,
+        )
+        # Accumulating keeps all gradients, which may be more than it saves.
+        advice = f"{LESS_MEMORY} --accumulation_steps would need more, for all gradients at once."
+        if needed(halved).training < need.training:
+            advice = (
+                "Half the --batch_size with twice the --accumulation_steps makes the same updates "
+                "with less."
+            )
         logger.warning(
             "Memory is short: training takes about %.1f GB, and %.1f GB are free. %s",
             need.training / 1e9,
             free / 1e9,
-            _advise_on_memory(texts, config, need),
+            advice,
         )
-
-
-def _advise_on_memory(
-    texts: Splits[EncodedTexts], config: ExperimentConfig, need: MemoryNeed
-) -> str:
-    """What would need less. Accumulating keeps all gradients, which may be more than it saves."""
-    halved = replace(
-        config,
-        batch_size=max(1, config.batch_size // 2),
-        accumulation_steps=2 * config.accumulation_steps,
-    )
-    if estimate_memory(halved, *count_positions(texts, halved), size()).training < need.training:
-        return (
-            "Half the --batch_size with twice the --accumulation_steps makes the same updates "
-            "with less."
-        )
-    return f"{LESS_MEMORY} --accumulation_steps would need more, for all gradients at once."

@@ -7,7 +7,7 @@ import numpy as np
 
 from ablation.finetuning.outcomes import Predictions
 from ablation.system.output import printable
-from ablation.system.text_tables import TERMINAL_COLUMNS, align, cut, display_width
+from ablation.system.text_tables import TERMINAL_COLUMNS, align, cut_apart, display_width
 
 MAX_SHOWN = 12  # classes that are all shown on a terminal
 N_WORST = 5  # of more, the worst, and the most frequent confusions
@@ -50,7 +50,7 @@ def format_metrics(metrics: dict[str, Any]) -> str:
     """The figures of :func:`measure_classes` as lines of text, none wider than
     ``TERMINAL_COLUMNS``. Of many classes, only the worst and the most frequent confusions."""
     classes, confusion = metrics["classes"], metrics["confusion"]
-    labels = [cut(printable(part["label"]), TERMINAL_COLUMNS) for part in classes]
+    labels = cut_apart([printable(part["label"]) for part in classes], TERMINAL_COLUMNS)
     lines = [f"Test balanced accuracy: {metrics['balanced_accuracy']:.2%}"]
     if "macro_f1" in metrics:  # records made before it was measured lack it
         lines.append(f"Test macro-F1: {metrics['macro_f1']:.2%}")
@@ -62,7 +62,7 @@ def format_metrics(metrics: dict[str, Any]) -> str:
 
     if len(classes) <= MAX_SHOWN:
         for width in range(TERMINAL_COLUMNS, MIN_LABEL_COLUMNS - 1, -1):
-            names = [cut(label, width) for label in labels]
+            names = cut_apart(labels, width)
             rows = [
                 [name, *texts, *map(str, counts)]
                 for name, texts, counts in zip(names, figures, confusion, strict=True)
@@ -70,7 +70,7 @@ def format_metrics(metrics: dict[str, Any]) -> str:
             table = align([head + [f"as {name}" for name in names], *rows])
             if display_width(table[0]) <= TERMINAL_COLUMNS:
                 return "\n".join(lines + table)
-    names = [cut(label, LABEL_COLUMNS) for label in labels]
+    names = cut_apart(labels, LABEL_COLUMNS)
     shown = range(len(classes))
     if len(classes) > MAX_SHOWN:
         tested = [i for i in shown if classes[i]["texts"]]

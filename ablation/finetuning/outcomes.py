@@ -1,7 +1,5 @@
 """What an experiment gives: losses, predictions, accuracies, and the lines that it prints."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +18,7 @@ class Accuracy:
     total: int
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Accuracy:
+    def from_json(cls, content: Mapping[str, Any]) -> "Accuracy":
         """What ``dataclasses.asdict`` and JSON made of it, turned back."""
         return cls(content["correct"], content["total"])
 
@@ -80,18 +78,11 @@ class History:
     epoch_accuracies: list[tuple[Accuracy, Accuracy]] = field(default_factory=list)
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> History:
+    def from_json(cls, content: Mapping[str, Any]) -> "History":
         """What ``dataclasses.asdict`` and JSON made of it, turned back."""
-        return cls(
-            [
-                LossRecord(loss["epoch"], loss["step"], loss["train"], loss["validation"])
-                for loss in content["losses"]
-            ],
-            [
-                (Accuracy.from_json(train), Accuracy.from_json(validation))
-                for train, validation in content["epoch_accuracies"]
-            ],
-        )
+        losses = [LossRecord(**loss) for loss in content["losses"]]
+        pairs = content["epoch_accuracies"]
+        return cls(losses, [tuple(Accuracy.from_json(part) for part in pair) for pair in pairs])
 
     def lines(self) -> list[str]:
         """The lines that were printed on the way."""

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import tiktoken
-from torch.utils.data import Dataset
 
 from ablation.classifier.build import (
     Classifier,
@@ -31,7 +30,14 @@ from ablation.finetuning.frozen_features import (
 from ablation.system.errors import DataError
 from ablation.system.machine import choose_device, set_precision
 from ablation.system.parallel import first_on_node
-from data_utils import Corpus, EncodedTexts, Splits, count_max_tokens, encode_splits
+from data_utils import (
+    Corpus,
+    EncodedTexts,
+    LabelledTexts,
+    Splits,
+    count_max_tokens,
+    encode_splits,
+)
 from gpt_model import GPTModel
 
 logger = logging.getLogger("experiments")
@@ -61,7 +67,7 @@ class SharedWork:
         self._configs = configs
         with first_on_node():
             self.corpus = corpus or load_corpus(configs[0])
-        if not corpus:  # who has loaded it has described it
+        if not corpus:  # whoever loaded a given one has described it
             logger.info(describe_corpus(self.corpus, is_own=bool(configs[0].dataset)))
         self._encoding = encoding
         self._described: set[str] = set()  # how texts were cut
@@ -112,7 +118,7 @@ class SharedWork:
 
     def inputs(
         self, classifier: Classifier, config: ExperimentConfig
-    ) -> tuple[Splits[Dataset], float]:
+    ) -> tuple[Splits[LabelledTexts], float]:
         """What training and evaluation of the last :meth:`model` run on, and the seconds that its
         hidden states took.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ablation.classifier.build import Classifier
-from ablation.finetuning.outcomes import Accuracy, History, LossRecord, Predictions, format_epoch
+from ablation.finetuning.outcomes import History, LossRecord, Predictions, format_epoch
 from ablation.system.errors import TrainingError
 from ablation.system.output import print_lines
 from ablation.system.parallel import add_gradients, size
@@ -49,8 +49,8 @@ class Schedule:
 
 
 def trained_parts(gpt: GPTModel) -> list[list[nn.Parameter]]:
-    """What trains of each block, and of each other part, where anything does: what is updated, and
-    its gradients freed, together."""
+    """What trains of each block, and of each other part: these are updated, and their gradients
+    freed, together."""
     others = [module for module in gpt.children() if module is not gpt.blocks]
     parts = ([p for p in part.parameters() if p.requires_grad] for part in (*gpt.blocks, *others))
     return [trained for trained in parts if trained]
@@ -165,8 +165,18 @@ def train(
 
     def evaluate_if_due(epoch: int, step: int) -> None:
         if step % schedule.eval_freq == 0:
-            record = _evaluate_losses(classifier, loaders, schedule, epoch, step)
-            state.history.losses.append(record)
+            losses = mean_losses(classifier, loaders, schedule.eval_iter, schedule.ignore_index)
+            _require_finite(sum(losses), f"A loss evaluated after step {step}")
+            state.history.losses.append(LossRecord(epoch, step, *losses))
+            print_lines(str(state.history.losses[-1]))
+
+    def evaluate_epoch() -> None:
+        evaluated = (loaders.train, loaders.validation)
+        found = [
+            classify_texts(classifier, part, schedule.eval_iter).accuracy for part in evaluated
+        ]
+        state.history.epoch_accuracies.append(tuple(found))
+        print_lines(format_epoch(*found))
 
     classifier.train()
     with (
@@ -195,8 +205,7 @@ def train(
                 state.step = last_step + 1
                 progress.update(len(window))
                 if state.step == end:
-                    accuracies = _evaluate_epoch(classifier, loaders, schedule.eval_iter)
-                    state.history.epoch_accuracies.append(accuracies)
+                    evaluate_epoch()
                 if callback:
                     callback.after_update(state, ends_epoch=state.step == end)
     return state.history
@@ -230,7 +239,7 @@ def group_batches(batches: Iterable[Batch], classifier: Classifier) -> Iterator[
     batches = iter(batches)
     for batch in batches:
         merges = batch.n_blocks and classifier.reading.mixes_lengths
-        n_more = (MAX_MERGED_TEXTS if merges else size()) // len(batch.labels) - 1
+        n_more = (MAX_MERGED_TEXTS if merges else size()) // len(batch) - 1
         yield [batch, *islice(batches, max(0, n_more))]
 
 
@@ -239,7 +248,7 @@ def batch_losses(
 ) -> list[Tensor]:
     """Cross-entropy of each batch of a group: scalars, each the mean over its texts."""
     merged = merge_batches(group).to(classifier.device)
-    sizes = [len(batch.labels) for batch in group]
+    sizes = [len(batch) for batch in group]
     parts = zip(classifier(merged).split(sizes), merged.labels.split(sizes), strict=True)
     return [F.cross_entropy(*part, ignore_index=ignore_index) for part in parts]
 
@@ -256,17 +265,20 @@ def _backward(
 
 
 @torch.no_grad()
-def evaluate_loss(
-    classifier: Classifier, loader: DataLoader, n_batches: int, ignore_index: int = -100
-) -> float:
-    """The mean of the losses of the first ``n_batches`` batches, or of all if there are fewer."""
+def mean_losses(
+    classifier: Classifier, loaders: Splits[DataLoader], n_batches: int, ignore_index: int = -100
+) -> list[float]:
+    """The mean training loss and validation loss over the first ``n_batches`` batches, or over all
+    if there are fewer."""
     classifier.eval()
-    groups = group_batches(islice(loader, n_batches), classifier)
-    losses = [
-        loss.item() for group in groups for loss in batch_losses(classifier, group, ignore_index)
-    ]
+    means = []
+    for loader in (loaders.train, loaders.validation):
+        groups = group_batches(islice(loader, n_batches), classifier)
+        losses = [batch_losses(classifier, group, ignore_index) for group in groups]
+        numbers = [loss.item() for group in losses for loss in group]
+        means.append(sum(numbers) / len(numbers))
     classifier.train()
-    return sum(losses) / len(losses)
+    return means
 
 
 @torch.no_grad()
@@ -293,32 +305,6 @@ def classify_texts(
         _require_finite(logits[-1].abs().sum().item(), "A logit of the trained model")
     classifier.train()
     return Predictions(torch.cat(logits), torch.cat(labels))
-
-
-def _evaluate_losses(
-    classifier: Classifier,
-    loaders: Splits[DataLoader],
-    schedule: Schedule,
-    epoch: int,
-    step: int,
-) -> LossRecord:
-    train_loss, validation_loss = (
-        evaluate_loss(classifier, loader, schedule.eval_iter, schedule.ignore_index)
-        for loader in (loaders.train, loaders.validation)
-    )
-    _require_finite(train_loss + validation_loss, f"A loss evaluated after step {step}")
-    record = LossRecord(epoch, step, train_loss, validation_loss)
-    print_lines(str(record))
-    return record
-
-
-def _evaluate_epoch(
-    classifier: Classifier, loaders: Splits[DataLoader], n_batches: int
-) -> tuple[Accuracy, Accuracy]:
-    train_accuracy = classify_texts(classifier, loaders.train, n_batches).accuracy
-    validation_accuracy = classify_texts(classifier, loaders.validation, n_batches).accuracy
-    print_lines(format_epoch(train_accuracy, validation_accuracy))
-    return train_accuracy, validation_accuracy
 
 
 def _require_finite(loss: float, what: str) -> None:

@@ -1,7 +1,5 @@
 """What the messages alone tell: a classifier without a network, and test messages seen before."""
 
-from __future__ import annotations
-
 import unicodedata
 
 import numpy as np

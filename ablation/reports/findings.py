@@ -1,7 +1,5 @@
 """What pairs of rows show of the questions that the rows were made for."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,8 +55,8 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """Of one seed, what is said of two runs; of several, of what was published: of the
-        direction, or of there being none. Variants have only a direction of their own."""
+        """With one seed about these two runs; with several about the published direction, or for
+        variants about their own."""
         shown = self.corrected_p < ALPHA
         if len(self.seeds) == 1:
             return f"these two runs {'differ' if shown else 'cannot be told apart'}"

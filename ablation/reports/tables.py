@@ -1,7 +1,5 @@
 """Records of runs -> the table of rows and seeds, and how far they are from what was published."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -23,17 +21,18 @@ from data_utils import PARTS, Splits
 
 BASELINE = "characters, linear SVM (baseline)"
 NO_FLAGS = "(none)"
+ACCURACIES = dict(zip(PARTS, ("train %", "val %", "test %"), strict=True))
 COLUMNS = (
-    *("row", "flags", "n", "train %", "val %", "test %", "95 % interval"),
+    *("row", "flags", "n", *ACCURACIES.values(), "95 % interval"),
     *("published %", "verdict", "min", "published min", "trained"),
 )
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """The runs of one experiment that came to their end, by seed."""
+    """The complete runs of one experiment, by seed."""
 
-    label: str
+    label: str  # its row's number, if it has one
     flags: str
     records: tuple[Record, ...]
 
@@ -47,7 +46,7 @@ class Configuration:
         """(S, M): whether the run with each seed got each test message right."""
         return np.stack([record.correct for record in self.records])
 
-    def with_seeds(self, seeds: Collection[int]) -> Configuration:
+    def with_seeds(self, seeds: Collection[int]) -> "Configuration":
         """The same with those of its runs that have one of these seeds."""
         return replace(self, records=tuple(r for r in self.records if r.seed in seeds))
 
@@ -85,16 +84,25 @@ def group_records(records: Sequence[Record]) -> tuple[list[Section], list[Config
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in sorted(records, key=lambda record: record.seed):
         groups[_experiment(record.config)].append(record)
-    asked = [record.result["overrides"] for record in records if record.result["overrides"]]
+    asked = [{}, *(record.result["overrides"] or {} for record in records)]
     different = {json.dumps(overrides, sort_keys=True): overrides for overrides in asked}
-    sections = [_make_section(overrides, groups) for overrides in ({}, *different.values())]
-    # Flags that contradict no row make no variants.
-    sections = [sections[0], *(section for section in sections[1:] if _is_new(section))]
-    placed = {
-        _experiment(configuration.records[0].config)
-        for section in sections
-        for configuration in section.configurations.values()
-    }
+    sections, placed = [], set()
+    for overrides in different.values():
+        configurations, same = {}, {}
+        first_rows: dict[str, int] = {}
+        for number, row in ROWS.items():
+            key = _experiment(configure(row, overrides))
+            first = first_rows.setdefault(key, number)
+            if first != number:
+                same[number] = first
+            elif key in groups:
+                flags = format_flags(row.flags) or NO_FLAGS
+                configurations[number] = Configuration(str(number), flags, (*groups[key],))
+        shown = [record for part in configurations.values() for record in part.records]
+        # Flags that contradict no row make no variants.
+        if not overrides or any(row_number(record.config) is None for record in shown):
+            sections.append(Section(overrides, configurations, same))
+            placed |= {_experiment(record.config) for record in shown}
     others = [
         Configuration("", format_command(replace(group[0].config, seed=PUBLISHED_SEED)), (*group,))
         for key, group in groups.items()
@@ -108,27 +116,6 @@ def _experiment(config: ExperimentConfig) -> str:
     return identify(replace(config, seed=PUBLISHED_SEED))
 
 
-def _make_section(overrides: dict[str, Any], groups: dict[str, list[Record]]) -> Section:
-    section, first_rows = Section(overrides, {}, {}), {}
-    for number, row in ROWS.items():
-        key = _experiment(configure(row, overrides))
-        first = first_rows.setdefault(key, number)
-        if first != number:
-            section.same[number] = first
-        elif key in groups:
-            flags = format_flags(row.flags) or NO_FLAGS
-            section.configurations[number] = Configuration(str(number), flags, (*groups[key],))
-    return section
-
-
-def _is_new(section: Section) -> bool:
-    return any(
-        row_number(record.config) is None
-        for configuration in section.configurations.values()
-        for record in configuration.records
-    )
-
-
 def tabulate(section: Section, baseline: Splits[np.ndarray] | None = None) -> pd.DataFrame:
     """The table of a section: a line for each row, texts as they are printed."""
     lines = []
@@ -139,19 +126,22 @@ def tabulate(section: Section, baseline: Splits[np.ndarray] | None = None) -> pd
             line |= figures(configuration)
         elif number in section.same:
             line["test %"] = f"as row {section.same[number]}"
-        if not section.overrides:
-            line |= _published(row, configuration)
-        elif number not in {*section.configurations, *section.same}:
+        elif section.overrides:
             line["test %"] = "not run"
+        if not section.overrides:
+            line["published %"] = f"{row.train:.2f} / {row.validation:.2f} / {row.test:.2f}"
+            line["published min"] = f"{row.minutes:.2f}"
+            line["verdict"] = judge(row, configuration)
         lines.append(line)
     if baseline:
-        line = {"row": "", "flags": BASELINE, "n": "1"}
-        for part, name in zip(PARTS, ("train %", "val %", "test %"), strict=True):
-            line[name] = f"{100 * getattr(baseline, part).mean():.2f}"
-        line["95 % interval"] = _accuracy_interval(baseline.test[None])
-        lines.append(line)
-    table = pd.DataFrame(lines, columns=[name for name in COLUMNS if any(name in x for x in lines)])
-    return table.fillna("")
+        accuracies = {
+            name: mean_and_deviation(100 * getattr(baseline, part).mean(keepdims=True))
+            for part, name in ACCURACIES.items()
+        }
+        interval = {"95 % interval": format_accuracy_interval(baseline.test[None])}
+        lines.append({"row": "", "flags": BASELINE, "n": "1", **accuracies, **interval})
+    table = pd.DataFrame(lines)
+    return table.reindex(columns=[name for name in COLUMNS if name in table]).fillna("")
 
 
 def figures(configuration: Configuration) -> dict[str, str]:
@@ -159,10 +149,11 @@ def figures(configuration: Configuration) -> dict[str, str]:
     trained = configuration.records[0].result["parameters"]["trained"]
     return {
         "n": str(len(configuration.records)),
-        "train %": mean_and_deviation(configuration.percent("train")),
-        "val %": mean_and_deviation(configuration.percent("validation")),
-        "test %": mean_and_deviation(configuration.percent("test")),
-        "95 % interval": _accuracy_interval(configuration.correct),
+        **{
+            name: mean_and_deviation(configuration.percent(part))
+            for part, name in ACCURACIES.items()
+        },
+        "95 % interval": format_accuracy_interval(configuration.correct),
         "min": f"{configuration.minutes:.2f}",
         "trained": f"{trained:,}",
     }
@@ -175,25 +166,15 @@ def mean_and_deviation(values: np.ndarray) -> str:
     return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
 
 
-def _accuracy_interval(correct: np.ndarray) -> str:
-    return _interval(accuracy_interval(correct)) + mark_single(len(correct))
+def format_accuracy_interval(correct: np.ndarray) -> str:
+    """The 95 % interval of an accuracy as it is printed; ``correct`` is (S, M)."""
+    low, high = accuracy_interval(correct)
+    return f"{low:.1f} to {high:.1f}{mark_single(len(correct))}"
 
 
 def mark_single(n_seeds: int) -> str:
-    """What an interval says beside itself, if it knows nothing of other seeds."""
+    """What an interval says beside itself if it knows nothing of other seeds."""
     return " (messages)" if n_seeds == 1 else ""
-
-
-def _interval(bounds: tuple[float, float]) -> str:
-    return f"{bounds[0]:.1f} to {bounds[1]:.1f}"
-
-
-def _published(row: Row, configuration: Configuration | None) -> dict[str, str]:
-    return {
-        "published %": f"{row.train:.2f} / {row.validation:.2f} / {row.test:.2f}",
-        "published min": f"{row.minutes:.2f}",
-        "verdict": judge(row, configuration),
-    }
 
 
 def judge(row: Row, configuration: Configuration | None) -> str:
@@ -205,25 +186,27 @@ def judge(row: Row, configuration: Configuration | None) -> str:
     """
     if not configuration:
         totals = {"train": row.n_train, "validation": 149, "test": 300}
-        counts = {part: published_count(getattr(row, part), n) for part, n in totals.items()}
-        impossible = [part for part, count in counts.items() if count is None]
-        return "; ".join(["not run", *(f"{part}: impossible as published" for part in impossible)])
-    by_seed = {record.seed: record for record in configuration.records}
-    record = by_seed.get(PUBLISHED_SEED, configuration.records[0])
-    verdict = "; ".join(_judge_part(part, row, record, configuration) for part in PARTS)
-    return verdict if record.seed == PUBLISHED_SEED else f"seed {record.seed}: {verdict}"
-
-
-def _judge_part(part: str, row: Row, record: Record, configuration: Configuration) -> str:
-    here, published = record.accuracy(part), getattr(row, part)
-    text = messages_apart(part, here.correct, here.total, published)
-    count = published_count(published, here.total)
-    if count is None or len(configuration.records) == 1:
-        return text
-    low, high = prediction_interval([r.accuracy(part).correct for r in configuration.records])
-    place = "within" if low <= count <= high else "outside"
-    low, high = max(0.0, 100 * low / here.total), min(100.0, 100 * high / here.total)
-    return f"{text}, {place} {low:.2f} to {high:.2f} % for one more run"
+        impossible = [
+            f"{part}: impossible as published"
+            for part, total in totals.items()
+            if published_count(getattr(row, part), total) is None
+        ]
+        return "; ".join(["not run", *impossible])
+    records = configuration.records
+    chosen = next((record for record in records if record.seed == PUBLISHED_SEED), records[0])
+    verdicts = []
+    for part in PARTS:
+        here, published = chosen.accuracy(part), getattr(row, part)
+        verdict = messages_apart(part, here.correct, here.total, published)
+        count = published_count(published, here.total)
+        if count is not None and len(records) > 1:
+            ends = prediction_interval([record.accuracy(part).correct for record in records])
+            place = "within" if ends[0] <= count <= ends[1] else "outside"
+            low, high = np.clip(100 * np.array(ends) / here.total, 0, 100)
+            verdict += f", {place} {low:.2f} to {high:.2f} % for one more run"
+        verdicts.append(verdict)
+    seed = "" if chosen.seed == PUBLISHED_SEED else f"seed {chosen.seed}: "
+    return seed + "; ".join(verdicts)
 
 
 def require_one_dataset(records: Sequence[Record]) -> None:

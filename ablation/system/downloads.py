@@ -88,7 +88,7 @@ def fetch(url: str, *, max_bytes: int) -> bytes:
     def work() -> None:
         try:
             outcome.set_result(_fetch(url, max_bytes, deadline))
-        except Exception as error:
+        except Exception as error:  # whatever it is, the waiting thread raises it
             outcome.set_exception(error)
 
     # No timeout of a socket ends the search for a name, or an answer that comes byte by byte. A

@@ -2,7 +2,7 @@
 
 import textwrap
 import unicodedata
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -33,6 +33,19 @@ def cut(text: str, width: int) -> str:
     if not ends or ends[-1] <= width:
         return text
     return f"{text[: bisect_right(ends, width - 1)]}…"
+
+
+def cut_apart(texts: Sequence[str], width: int) -> list[str]:
+    """Texts of at most ``width`` columns; where two would look alike, the middle is cut out."""
+    short = [cut(text, width) for text in texts]
+    alike = {text for text in short if short.count(text) > 1}
+    for i, text in enumerate(texts):
+        if short[i] in alike and short[i] != text:
+            ends = list(accumulate(map(_columns, text)))
+            start = ends[bisect_left(ends, ends[-1] - width // 2)]
+            # A mark stays with its letter.
+            short[i] = cut(text, width - width // 2) + text[bisect_right(ends, start) :]
+    return short
 
 
 def align(rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:
