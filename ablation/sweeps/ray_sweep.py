@@ -48,7 +48,7 @@ from data_utils import Corpus
 logger = logging.getLogger("experiments")
 
 # What Ray ships of it: the modules, and nothing that a user may keep beside them.
-SHIPPED = ("!.", "!/*.py", "!/ablation", "!/ablation/*", "!/ablation/*/*.py")
+SHIPPED = ("!.", "!/*.py", "!/ablation", "!/ablation/*", "!/ablation/*/*.py", "!/ablation/*/*.json")
 RUNTIME = {"working_dir": str(PROJECT), "excludes": ["*", *SHIPPED]}
 QUIET = {"log_to_driver": False, "logging_level": logging.CRITICAL}
 # That Ray may take for an answer. After 60 s without its head it ends this process, unexplained.
