@@ -144,7 +144,7 @@ def test_labels(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     """In errors, in the table of classes, and in what predict.py says of a text."""
-    monkeypatch.setattr(corpora, "gpt2_encoding", lambda offline: byte_encoding())
+    monkeypatch.setattr(corpora, "gpt2_encoding", lambda *_: byte_encoding())
     rows = [("Label", "Text"), *((f"{ORDERS}{i % 2}", f"text {i}") for i in range(40))]
     table = write_csv(tmp_path / "a.csv", rows)
     flags = ["--dataset", table, "--model_size", "gpt2-tiny (3M)", "--weights", "random"]
