@@ -149,7 +149,7 @@ def test_labels(
     table = write_csv(tmp_path / "a.csv", rows)
     flags = ["--dataset", table, "--model_size", "gpt2-tiny (3M)", "--weights", "random"]
     assert main([*flags, "--max_steps", "1", "--save_model"]) == 0
-    require_shown(capsys.readouterr().out, SHOWN[:20])  # tables cut long labels
+    require_shown(capsys.readouterr().out, SHOWN[:10])  # tables cut long labels
     (folder,) = Path("runs").glob("*/")
     assert predict.main([str(folder), ORDERS]) == 0
     out = capsys.readouterr().out
