@@ -8,7 +8,7 @@ import pytest
 
 from ablation.system.version import PROJECT, code_files
 
-# What each room may import, beside itself; whoever stands higher may import what stands lower.
+# A room may import itself, and those that stand above it here.
 FLOORS = (
     ("ablation.system",),
     ("ablation.config",),
@@ -35,11 +35,8 @@ def imported_by(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path} imports relatively"
-            yield from (
-                [f"{node.module}.{alias.name}" for alias in node.names]
-                if node.module == "ablation"
-                else [node.module]
-            )
+            yield node.module  # a module, or a package
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 @pytest.mark.parametrize("path", code_files(), ids=lambda path: str(path.relative_to(PROJECT)))
@@ -63,3 +60,30 @@ def test_packages_say_what_they_are_for_and_export_nothing() -> None:
     for folder in folders:
         body = ast.parse((folder / "__init__.py").read_text()).body
         assert [type(node) for node in body] == [ast.Expr], folder
+
+
+# What trains a row, from the model to the loop.
+SIX_ROOMS = (
+    *("gpt_model.py", "lora.py", "data_utils.py", "ablation/classifier/build.py"),
+    *("ablation/finetuning/frozen_features.py", "ablation/finetuning/training.py"),
+)
+
+
+def test_the_code_is_read_in_an_evening() -> None:
+    lines = {str(f.relative_to(PROJECT)): len(f.read_text().splitlines()) for f in code_files()}
+    assert {name: n for name, n in lines.items() if n > 350} == {}
+    assert sum(lines[name] for name in SIX_ROOMS) <= 1250
+    assert len(FLOOR_OF) <= 16
+
+
+def test_predict_needs_nothing_of_sweeps_and_reports() -> None:
+    seen, waiting = set(), ["predict"]
+    while waiting:
+        module = waiting.pop()
+        path = PROJECT.joinpath(*module.split(".")).with_suffix(".py")
+        if module in seen or not path.exists():
+            continue
+        seen.add(module)
+        waiting += imported_by(path)
+    assert "ablation.classifier.saved_models" in seen
+    assert {room_of(module) for module in seen}.isdisjoint({"ablation.sweeps", "ablation.reports"})
