@@ -109,8 +109,7 @@ def export_hf(
         raise ExportError("; ".join(problems))
     require_export_folder(folder)
     shift = _fold_bias(model)
-    folder = folder.resolve()
-    temporary = _temporary_folder(folder)
+    target, temporary = folder.resolve(), _temporary_folder(folder)
     earlier = temporary.with_name(f"{temporary.name}.earlier")
     try:
         temporary.mkdir()
@@ -123,13 +122,13 @@ def export_hf(
         if config.uses_lora:
             _write_adapter(temporary / ADAPTER_NAME, model, config, shift)
         # An earlier export goes only when the new one has its name.
-        if folder.exists():
-            folder.rename(earlier)
+        if target.exists():
+            target.rename(earlier)
         try:
-            temporary.rename(folder)
+            temporary.rename(target)
         except OSError:
             if earlier.exists():
-                earlier.rename(folder)
+                earlier.rename(target)
             raise
         shutil.rmtree(earlier, ignore_errors=True)
     except OSError as error:

@@ -83,7 +83,7 @@ def run_experiment(
     require_same(
         lambda: {
             "data": identify_data(shared.corpus),
-            "weights": sum(int(torch.hash_tensor(parameter)) for parameter in parameters),
+            "weights": sum(torch.hash_tensor(parameter).item() for parameter in parameters),
         }
     )
     require_memory(texts, config)
