@@ -9,7 +9,7 @@ from ablation.config.options import ExperimentConfig
 from ablation.config.sizes import PUBLISHED_WEIGHTS, PublishedWeights
 from ablation.system.downloads import OFFLINE, first_line, is_offline
 from ablation.system.errors import DataError
-from ablation.system.hub import locate_hub_file
+from ablation.system.hub import hub_files
 
 logger = logging.getLogger("experiments")
 
@@ -65,7 +65,8 @@ def locate_published(published: PublishedWeights, folder: Path | None) -> Path |
         DataError: it cannot be looked for.
     """
     try:
-        return locate_hub_file(published.repository, published.revision, WEIGHTS_NAME, folder)
+        places = hub_files(published.repository, published.revision, WEIGHTS_NAME, folder)
+        return next(places, None)
     except OSError as error:
         raise DataError(
             f"{WEIGHTS_NAME} of {published.repository} cannot be looked for ({error}). Name "

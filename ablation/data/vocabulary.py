@@ -7,6 +7,7 @@ time and in one attempt, so they are put where it looks for them before it does.
 
 import contextlib
 import hashlib
+import itertools
 import os
 import tempfile
 from pathlib import Path
@@ -17,7 +18,7 @@ from ablation.config.sizes import PUBLISHED_WEIGHTS
 from ablation.system.downloads import OFFLINE, fetch_first, first_line, is_offline, require_sha256
 from ablation.system.errors import DataError, DownloadError
 from ablation.system.files import write_atomically
-from ablation.system.hub import locate_hub_file
+from ablation.system.hub import hub_files
 
 # Address and SHA-256 of the files that make tiktoken's encoding "gpt2".
 FILES = {
@@ -97,15 +98,10 @@ def _provide(name: str, url: str, sha256: str, folder: Path | None, offline: boo
     """The content of a file of the vocabulary, which is in tiktoken's cache from then on."""
     cached = _cache_folder() / hashlib.sha1(url.encode()).hexdigest()  # tiktoken's name for it
     damaged = []
-    # One after the other: the hub's package takes a while to import.
-    places = (
-        lambda: cached,
-        lambda: locate_hub_file(PUBLISHED.repository, PUBLISHED.revision, name, folder),
-    )
+    elsewhere = hub_files(PUBLISHED.repository, PUBLISHED.revision, name, folder)
     try:
-        for locate in places:
-            path = locate()
-            if path and path.exists():
+        for path in itertools.chain([cached], elsewhere):
+            if path.exists():
                 content = path.read_bytes()
                 if hashlib.sha256(content).hexdigest() == sha256:
                     if path != cached:

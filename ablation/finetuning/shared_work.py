@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import tiktoken
+import torch
 
 from ablation.classifier.build import (
     Classifier,
@@ -103,7 +104,7 @@ class SharedWork:
         # States follow from what is in a file of weights, wherever it lies.
         content = replace(config, weights=base.get("file_sha256", config.weights))
         self._prefix_key = prefix_key(content)
-        if self._prefix and self._prefix.key != self._prefix_key:
+        if self._prefix and self._prefix.key[0] != self._prefix_key:
             self._prefix = None  # before there are others
         n_sharing = sum(start_of(other) == start_of(config) for other in self._configs)
         shares = config.trainable_layers != "all" and n_sharing > 1
@@ -127,11 +128,13 @@ class SharedWork:
         """
         started, prefix = time.perf_counter(), None
         if classifier.reuses_work and count_frozen_blocks(classifier.gpt):
-            if not self._prefix:
+            # What one seed draws may differ between kinds of processors.
+            drawn = torch.hash_tensor(classifier.gpt.token_embedding.weight).item()
+            if not self._prefix or self._prefix.key[1] != drawn:
                 key = prefix_key(config)
                 together = [other for other in self._configs if prefix_key(other) == key]
                 needs = [cut_splits(self.texts(other), Reading.of(other)) for other in together]
-                self._prefix = FrozenPrefix(needs, self._prefix_key)
+                self._prefix = FrozenPrefix(needs, (self._prefix_key, drawn))
             prefix = self._prefix
             started -= prefix.seconds
         inputs = prepare_inputs(classifier, self.texts(config), config.feature_memory, prefix)

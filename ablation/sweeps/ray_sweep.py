@@ -114,7 +114,7 @@ def compute_run(
     return Outcome(socket.gethostname(), time.monotonic() - started, **ended)
 
 
-def _make_task(demand: Mapping[str, float]) -> ray.remote_function.RemoteFunction:
+def _make_task() -> ray.remote_function.RemoteFunction:
     """A task of Ray that does the work it is given, pickled, if the node has the same packages.
 
     Ray ships a function that is defined in another with all it needs, so nothing of the project is
@@ -143,9 +143,7 @@ def _make_task(demand: Mapping[str, float]) -> ray.remote_function.RemoteFunctio
         problem = f"{node} has {name} {found[name]}, and this machine {name} {versions[name]}"
         raise ImportError(f"{problem}: results would differ")
 
-    amounts = {"num_cpus": demand.get("CPU", 0), "num_gpus": demand.get("GPU", 0)}
-    memory = demand.get("memory", 0)
-    return ray.remote(max_retries=RETRIES, memory=memory, **amounts)(compute)
+    return ray.remote(max_retries=RETRIES)(compute)
 
 
 # ---------------------------------------------------------------- on this machine
@@ -199,16 +197,25 @@ def _submit(
     nodes = _find_nodes()
     basic = cluster.find_demand(request, groups[0].runs[0].config.device, nodes)
     device = "cuda" if "GPU" in basic else "cpu"
-    pending = {}
+    compute, pending = _make_task(), {}
     for group in groups:
-        need = group.memory(shared)
-        # Of a GPU's memory, Ray knows nothing.
+        first, need = group.runs[0], group.memory(shared)
+        # Ray does not track a GPU's memory.
         demand = basic if device == "cuda" else {**basic, "memory": need.total}
-        if lack := cluster.describe_lack(group.runs[0], demand, nodes):
+        if lack := cluster.describe_lack(first, demand, nodes):
             raise ClusterError(lack)
-        task = _make_task(demand)
-        configs = [cluster.for_nodes(config, device) for config in group.configs]
         shares_states = need.states > 0 and len(group.runs) > 1
+        if shares_states and "memory" in demand:
+            # States arrive in a second copy. Where no node has room, each run makes its own.
+            more = {**demand, "memory": need.total + need.states}
+            shares_states = not cluster.describe_lack(first, more, nodes)
+            demand = more if shares_states else demand
+        task = compute.options(
+            num_cpus=demand.get("CPU", 0),
+            num_gpus=demand.get("GPU", 0),
+            memory=demand.get("memory", 0),
+        )
+        configs = [cluster.for_nodes(config, device) for config in group.configs]
         depth, states = None, ()  # of the states that were made last
         for run in group.runs:  # those that freeze fewer blocks come first
             config = cluster.for_nodes(run.config, device)
@@ -239,9 +246,10 @@ def _outcomes(
             raise ClusterError(lacks[0])
         if now - last_end > SILENT_SECONDS:
             raise ClusterError(
-                f"No run has ended for {SILENT_SECONDS:g} seconds, and {len(pending)} are left: "
-                "other work may fill the cluster, or its processes hang; `ray status` shows which. "
-                f"{STOPPED}"
+                f"No run has ended for {SILENT_SECONDS / 3600:.3g} hours, and {len(pending)} are "
+                "left: other work may fill the cluster, or its processes hang; `ray status` shows "
+                "which. A run that takes longer belongs on one machine, without --ray, where it "
+                f"has checkpoints. {STOPPED}"
             )
 
 
