@@ -210,11 +210,11 @@ def _submit(
             more = {**demand, "memory": need.total + need.states}
             shares_states = not cluster.describe_lack(first, more, nodes)
             demand = more if shares_states else demand
-        task = compute.options(
-            num_cpus=demand.get("CPU", 0),
-            num_gpus=demand.get("GPU", 0),
-            memory=demand.get("memory", 0),
-        )
+        amounts = {
+            "num_cpus": demand.get("CPU", 0),
+            "num_gpus": demand.get("GPU", 0),
+            "memory": demand.get("memory", 0),
+        }
         configs = [cluster.for_nodes(config, device) for config in group.configs]
         depth, states = None, ()  # of the states that were made last
         for run in group.runs:  # those that freeze fewer blocks come first
@@ -222,9 +222,12 @@ def _submit(
             if shares_states and depth != cluster.depth(config):
                 depth = cluster.depth(config)
                 work = pickle.dumps(partial(compute_states, configs, config))
-                states = (task.options(name="states").remote(work, texts, *states),)
+                states = (compute.options(name="states", **amounts).remote(work, texts, *states),)
             work = pickle.dumps(partial(compute_run, configs, config, keeps_models))
-            pending[task.options(name="run").remote(work, texts, *states)] = (run, demand)
+            pending[compute.options(name="run", **amounts).remote(work, texts, *states)] = (
+                run,
+                demand,
+            )
     return pending
 
 
