@@ -243,7 +243,7 @@ def test_another_size_is_named(size: str, prefix: str, tmp_path: Path) -> None:
 
 def test_a_size_that_nobody_has_is_described(tmp_path: Path) -> None:
     path = save_gpt2(tmp_path / "distilled", 768, 6)
-    assert "6 blocks, and 768 numbers for a token, which is no size" in refusal(path)
+    assert "6 blocks, and 768 numbers for a token, which is not a size" in refusal(path)
 
 
 def test_another_architecture_is_named(tmp_path: Path) -> None:
