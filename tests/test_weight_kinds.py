@@ -286,6 +286,6 @@ def test_a_header_as_long_as_a_pickle_begins(tmp_path: Path) -> None:
         save_file({"wte.weight": torch.ones(2)}, path, {"note": "x" * n})
         if path.read_bytes()[:2] == b"\x80\x02":
             break
-    assert "no size that --model_size has" in refusal(path)
+    assert "not a size that --model_size has" in refusal(path)
     path.write_bytes(path.read_bytes()[:-1])
     assert "cannot be read as safetensors" in refusal(path)
