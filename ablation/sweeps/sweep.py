@@ -53,7 +53,7 @@ def run_and_record(
             run.config, shared, replace(output or OutputOptions(), folder=folder)
         )
     except (Exception, KeyboardInterrupt) as error:  # whatever it is, the record says so
-        # If it is that whoever reads the results has gone, this is no fault of the run.
+        # If whoever reads the results has gone, the run is not at fault.
         if parallel.is_first() and not isinstance(error, BrokenPipeError):
             _record_end(output_dir, run, error)
         raise
