@@ -181,7 +181,7 @@ def encode_splits(
 
 
 def count_max_tokens(texts: EncodedTexts, config: ExperimentConfig) -> int:
-    """How many tokens of a text were read at most, and how many all have if they are padded."""
+    """The most tokens read of any text; with padding, the length of every text."""
     if not config.no_padding:
         return int(texts.padded_lengths.max())
     length = config.context_length

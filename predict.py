@@ -37,7 +37,7 @@ logger = logging.getLogger("experiments")
 
 TEXTS_AT_ONCE = 2048  # read, sorted by length, classified, and given back in their order
 LESS_MEMORY = (
-    "With --device cpu it takes none of a GPU's; otherwise a machine with more is needed, or a "
+    "Use --device cpu to take no GPU memory; otherwise use a machine with more memory, or a "
     "smaller model."
 )
 FORMAT_OPTIONS = tuple(vars(TextFormat()))  # of a file of texts; the experiments have them, too
@@ -130,9 +130,9 @@ class Flags:
     """name of its text column, or its number from 1, for files whose first line has no names (if
     it has, add --header yes)"""
     format: str = option("text", one_of(*FORMATS))
-    """of the output: text, for people; csv: the text's number from 0, its label, and the label's
+    """output format: text (for people), csv (the text's number from 0, its label, and the label's
     probability, in UTF-8; a label that a spreadsheet would take for a formula has an apostrophe
-    before it; jsonl: the exact label and its probability, with the text, as lines of JSON"""
+    before it), jsonl (lines of JSON with the exact label, its probability and the text)"""
     weights: str | None = option(None, Text("PATH"))
     """the base weights, if they are not where they were"""
 

@@ -414,4 +414,6 @@ def test_messages_apart() -> None:
         "train 99.81 % here, 99.52 % published: 3 messages apart"
     )
     assert messages_apart("test", 285, 300, 95.0) == "test 95.00 %, as published"
-    assert "99.81 % is impossible as published" in messages_apart("validation", 148, 149, 99.81)
+    assert "the published 99.81 % is impossible: no count out of 149 gives it" in messages_apart(
+        "validation", 148, 149, 99.81
+    )

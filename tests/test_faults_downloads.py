@@ -98,7 +98,7 @@ def send_zip(*members: tuple[str, bytes]) -> Answer:
 # What an address answers, in order; and why that is nothing, or that it is right in the end.
 # Nothing is resumed within a file: what was cut off comes anew and whole, and a part is no answer.
 RIGHT = "right"
-NO_ZIP = "no zip that can be read"
+NO_ZIP = "not a readable zip"
 TOO_LARGE = "larger than 300,000 bytes"
 FAULTS: dict[str, tuple[Sequence[Answer], str]] = {
     "truncates": ([send(GOOD[:HALF], announced=len(GOOD))], "IncompleteRead"),

@@ -187,7 +187,7 @@ def to_integers(tensors: dict) -> None:
         (add, r"missing tensors 0, unknown ones 1 \(h\.3\.ln_1\.weight\)"),
         (add_twice, "one tensor under two names"),
         (reshape, r"h\.0\.mlp\.c_fc\.weight has shape \(16, 64\), this model needs \(64, 16\)"),
-        (spoil, r"wpe\.weight .* no finite"),
+        (spoil, r"wpe\.weight .* not finite"),
         (to_integers, r"ln_f\.bias \(torch\.int64\)"),
     ],
 )

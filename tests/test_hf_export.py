@@ -176,7 +176,7 @@ def test_a_bias_that_cannot_be_folded_is_refused(tmp_path: Path, spoilt: str) ->
 
 
 def test_labels_have_to_fit(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="3 labels for 2 outputs"):
+    with pytest.raises(ValueError, match="3 classes for 2 outputs"):
         export_hf(trained_classifier(CONFIG), CONFIG, NAMES, 32, tmp_path / "hf")
 
 
@@ -308,9 +308,9 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     for folder, reason in (
         (file, "cannot be written"),
         (file / "below", "cannot be written"),
-        (other, "no earlier export or holds something else"),
-        (tmp_path, "no earlier export or holds something else"),
-        (more, "no earlier export or holds something else"),
+        (other, "the folder exists and is not just an earlier export"),
+        (tmp_path, "the folder exists and is not just an earlier export"),
+        (more, "the folder exists and is not just an earlier export"),
     ):
         with pytest.raises(ExportError, match=reason):
             require_export_folder(folder)

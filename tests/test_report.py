@@ -23,9 +23,9 @@ from ablation.data.sms import read_messages, split_messages
 from ablation.reports.baseline import classify_by_characters, copied_texts, keep_letters
 from ablation.reports.comparisons import compare
 from ablation.reports.findings import (
+    compare_rows,
     describe_detectable,
     describe_smallest,
-    find_differences,
     tabulate_findings,
 )
 from ablation.reports.report import write_report
@@ -85,7 +85,9 @@ def test_verdicts(tmp_path: Path) -> None:
         "apart; test 95.00 %, as published"
     )
     assert lines["2"]["verdict"].endswith("test 90.00 % here, 75.00 % published: 45 messages apart")
-    assert "99.81 % is impossible as published" in lines["8"]["verdict"]
+    assert (
+        "the published 99.81 % is impossible: no count out of 149 gives it" in lines["8"]["verdict"]
+    )
     assert lines["3"]["verdict"] == "not run"
     assert lines["3"]["n"] == ""
     assert judge(ROWS[8], None) == "not run; validation: impossible as published"
@@ -165,7 +167,7 @@ def test_what_is_no_row_stands_under_its_flags(tmp_path: Path) -> None:
 
 def findings_of(folder: Path) -> dict[tuple[int, int], object]:
     sections, _ = group_records(read_records(folder))
-    return {finding.rows: finding for finding in find_differences(sections[0])}
+    return {finding.rows: finding for finding in compare_rows(sections[0])}
 
 
 def test_one_seed_speaks_of_two_runs(tmp_path: Path) -> None:
@@ -244,7 +246,7 @@ def test_variants_have_only_their_own_direction(tmp_path: Path) -> None:
     for row, count in ((1, 240), (5, 290), (11, 240), (12, 290)):
         write_runs(tmp_path, row, [count, count + 1, count - 1], given)
     sections, _ = group_records(read_records(tmp_path))
-    found = {finding.rows: finding.sentence for finding in find_differences(sections[1])}
+    found = {finding.rows: finding.sentence for finding in compare_rows(sections[1])}
     # Rows 8, 9 and 10 are rows 1 and 5 here, and their questions are none.
     assert set(found) == {(1, 5), (5, 11)}
     assert found[1, 5] == "Row 5 is better: +16.67 points."

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ablation.data.separated_values import Row, TextFormat
+from ablation.data.separated_values import TableRow, TextFormat
 from ablation.data.text_files import read_rows
 from ablation.system.errors import DataError
 
@@ -22,7 +22,7 @@ NAMES = ("Label", "Text")
 
 def rows_of(
     content: bytes, name: str = "a.csv", columns: Sequence[str] = NAMES, **form: str
-) -> list[Row]:
+) -> list[TableRow]:
     Path(name).write_bytes(content)
     return list(read_rows(Path(name), columns, TextFormat(**form)))
 

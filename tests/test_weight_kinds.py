@@ -243,7 +243,7 @@ def test_another_size_is_named(size: str, prefix: str, tmp_path: Path) -> None:
 
 def test_a_size_that_nobody_has_is_described(tmp_path: Path) -> None:
     path = save_gpt2(tmp_path / "distilled", 768, 6)
-    assert "6 blocks, and 768 numbers for a token, which is no size" in refusal(path)
+    assert "6 blocks, and 768 numbers for a token, which is not a size" in refusal(path)
 
 
 def test_another_architecture_is_named(tmp_path: Path) -> None:
@@ -286,6 +286,6 @@ def test_a_header_as_long_as_a_pickle_begins(tmp_path: Path) -> None:
         save_file({"wte.weight": torch.ones(2)}, path, {"note": "x" * n})
         if path.read_bytes()[:2] == b"\x80\x02":
             break
-    assert "no size that --model_size has" in refusal(path)
+    assert "not a size that --model_size has" in refusal(path)
     path.write_bytes(path.read_bytes()[:-1])
     assert "cannot be read as safetensors" in refusal(path)

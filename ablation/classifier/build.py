@@ -89,7 +89,7 @@ class Classifier(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """A batch on any device -> the logits (B, C) of its texts, on the classifier's.
 
-        Several processes share the texts out among them.
+        With several processes, each classifies its share of the texts.
         """
         return map_rows(self._classify, batch.to(self.device))
 

@@ -53,8 +53,8 @@ def require_export_folder(folder: Path) -> None:
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
         if names and not (names <= NAMES and _is_export(folder / CONFIG_NAME)):
             raise ExportError(
-                f"--export_hf {folder}: the folder is there, and is no earlier export or holds "
-                "something else, too. Choose another one, or move it away."
+                f"--export_hf {folder}: the folder exists and is not just an earlier export. "
+                "Choose another one, or move it away."
             )
         temporary = _temporary_folder(folder)
         temporary.mkdir(parents=True)
@@ -78,7 +78,7 @@ def require_few_classes(n_classes: int, config: ExperimentConfig) -> None:
 def export_hf(
     model: GPTModel,
     config: ExperimentConfig,
-    labels: Sequence[str],
+    class_names: Sequence[str],
     max_tokens: int,
     folder: Path,
     vocabulary: Mapping[str, bytes] | None = None,
@@ -94,17 +94,17 @@ def export_hf(
 
     Args:
         model: with a head of C outputs and a bias; it may hold LoRA layers.
-        labels: the C names of the classes.
+        class_names: the C names of the classes, by number.
         max_tokens: what texts are truncated to, where truncation is asked for.
         vocabulary: ``merges.txt`` and ``vocab.json``; without it, the folder has no tokenizer.
 
     Raises:
         ExportError: the configuration cannot be expressed, the bias cannot be folded, or the
             folder cannot be written.
-        ValueError: the head has more or fewer outputs than there are labels.
+        ValueError: the head has more or fewer outputs than there are classes.
     """
-    if len(labels) != len(model.head.bias):
-        raise ValueError(f"{len(labels)} labels for {len(model.head.bias)} outputs")
+    if len(class_names) != len(model.head.bias):
+        raise ValueError(f"{len(class_names)} classes for {len(model.head.bias)} outputs")
     if problems := export_problems(config):
         raise ExportError("; ".join(problems))
     require_export_folder(folder)
@@ -113,7 +113,7 @@ def export_hf(
     earlier = temporary.with_name(f"{temporary.name}.earlier")
     try:
         temporary.mkdir()
-        _write_json(temporary / CONFIG_NAME, _model_config(model, labels))
+        _write_json(temporary / CONFIG_NAME, _model_config(model, class_names))
         _write_tensors(temporary / WEIGHTS_NAME, lambda: _model_tensors(model, shift))
         if vocabulary:
             for name, content in vocabulary.items():
@@ -221,7 +221,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def _model_config(model: GPTModel, labels: Sequence[str]) -> dict[str, Any]:
+def _model_config(model: GPTModel, class_names: Sequence[str]) -> dict[str, Any]:
     shape = model.config
     return {
         "architectures": [ARCHITECTURE],
@@ -235,8 +235,8 @@ def _model_config(model: GPTModel, labels: Sequence[str]) -> dict[str, Any]:
         "layer_norm_epsilon": model.final_norm.eps,
         **dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), shape.drop_rate),
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), PADDING_TOKEN),
-        "id2label": {str(i): label for i, label in enumerate(labels)},
-        "label2id": {label: i for i, label in enumerate(labels)},
+        "id2label": {str(i): name for i, name in enumerate(class_names)},
+        "label2id": {name: i for i, name in enumerate(class_names)},
         "problem_type": "single_label_classification",
         "tie_word_embeddings": True,
         "dtype": "float32",

@@ -104,7 +104,7 @@ def _copy_tensor(tensor: Tensor, parameters: list[nn.Parameter], place: str) -> 
         parameter.copy_(part)
         if not tensor.is_floating_point() or not torch.isfinite(parameter).all():
             raise CheckpointError(
-                f"{place} ({tensor.dtype}) holds values that are no finite floating-point "
+                f"{place} ({tensor.dtype}) holds values that are not finite floating-point "
                 f"numbers. {OTHER_FILE}"
             )
 

@@ -10,7 +10,7 @@ import torch
 
 from ablation.classifier.build import Classifier, build_classifier
 from ablation.classifier.tensor_files import (
-    damaged,
+    damaged_error,
     fill_trained,
     read_tensors,
     trained_tensors,
@@ -96,11 +96,11 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
             "--save_model."
         ) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged(path, error) from error
+        raise damaged_error(path, error) from error
     weights = given.get("weights") or (_locate_base(base, folder) if base else "random")
     header, tensors = read_tensors(folder / WEIGHTS_NAME)
     if header.get("config_sha256") != checksum_json(content):
-        raise damaged(folder / WEIGHTS_NAME, f"it does not belong to {CONFIG_NAME}")
+        raise damaged_error(folder / WEIGHTS_NAME, f"it does not belong to {CONFIG_NAME}")
     of_this_machine = {"precision": content["options"]["precision"], **given, "weights": weights}
     config = replace(config, **of_this_machine)
     if problems := config_problems(config):

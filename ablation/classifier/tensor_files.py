@@ -80,7 +80,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             )
         return header, tensors
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise damaged(path, error) from error
+        raise damaged_error(path, error) from error
 
 
 def checksum_tensors(header: str, tensors: Mapping[str, Tensor]) -> str:
@@ -101,17 +101,19 @@ def fill_trained(model: GPTModel, tensors: dict[str, Tensor], path: Path) -> Non
     trained = trained_tensors(model)
     if trained.keys() != tensors.keys():
         differing = sorted(trained.keys() ^ tensors.keys())
-        raise damaged(path, f"{len(differing)} tensors too many or too few, as {differing[0]}")
+        raise damaged_error(
+            path, f"{len(differing)} tensors too many or too few, as {differing[0]}"
+        )
     for name, parameter in trained.items():
         tensor = tensors[name]
         if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
-            raise damaged(path, f"{name} is {tensor.dtype} {tuple(tensor.shape)}")
+            raise damaged_error(path, f"{name} is {tensor.dtype} {tuple(tensor.shape)}")
         if not torch.isfinite(tensor).all():
-            raise damaged(path, f"{name} holds values that are not finite")
+            raise damaged_error(path, f"{name} holds values that are not finite")
         parameter.copy_(tensor)
 
 
-def damaged(path: Path, reason: object) -> CheckpointError:
+def damaged_error(path: Path, reason: object) -> CheckpointError:
     """The error to raise when a file does not hold what it should."""
     if isinstance(reason, FileNotFoundError):
         return CheckpointError(f"{path} is not there.")

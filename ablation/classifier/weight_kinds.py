@@ -19,7 +19,7 @@ TENSORS_OF_A_BLOCK = 12  # and masks, in some files
 
 
 class Kind(NamedTuple):
-    """One kind of what is no file of weights, how it is told, and what to do about it.
+    """A kind of file or folder mistaken for weights, how it is told, and what to do about it.
 
     ``signs`` are regular expressions, any of which tells it: of names of ``tensors``, or keys of
     ``metadata``, of a safetensors file; of the ``head`` of any other file; of the name of that
@@ -212,6 +212,6 @@ def _describe_misfit(shapes: Mapping[str, tuple[int, ...]], gpt: GPTConfig) -> s
         if found == (size.emb_dim, size.n_layers):
             return f'a GPT-2 of another size: it seems to be "{name}". Add --model_size "{name}".'
     return (
-        f"{n_layers} blocks, and {found[0]} numbers for a token, which is no size that "
+        f"{n_layers} blocks, and {found[0]} numbers for a token, which is not a size that "
         "--model_size has. Give a GPT-2 of such a size."
     )

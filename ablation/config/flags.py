@@ -59,7 +59,7 @@ class Actions:
     resume: bool = option(False)
     """go on from the last checkpoint of this run, if there is one; sweeps always do"""
     checkpoint_every: int | str | None = option(None, Number(names=(EPOCH,)))
-    """write a checkpoint after so many batches, or after each epoch, which is the default with
+    """write a checkpoint after every N batches, or after each epoch, which is the default with
     --resume, --save_model and --export_hf"""
     save_model: bool = option(False)
     """keep the trained classifier in the run's folder, for predict.py"""
@@ -67,8 +67,8 @@ class Actions:
     """write the trained classifier to a folder that Hugging Face transformers can load, and LoRA
     also as an adapter for PEFT"""
     ray: str | None = option(None, Text("ADDRESS"), nargs="?", const=LOCAL)
-    """hand the runs to Ray: to one that is started on this machine, or to the cluster at ADDRESS,
-    which is HOST:PORT, or auto for the one that this machine is in"""
+    """run on Ray: without ADDRESS, started on this machine; HOST:PORT, on that cluster; auto, on
+    the one this machine has joined"""
     gpus_per_run: float = option(1.0, Number(float, 0.0001, 1))
     """with --ray, how much of a GPU each task takes, where there are GPUs: 1, or less for several
     at once on one GPU"""

@@ -81,7 +81,7 @@ class ExperimentConfig:
     average_embeddings: bool = option(False, None, "model")
     """read the mean over all positions instead; with flexible, over the text's own tokens"""
     ignore_index: int = option(-100, Number(low=-(10**9)))
-    """class that the loss leaves out; no effect unless it is the number of one: 0, 1, ..."""
+    """number of a class to leave out of the loss; no effect if there is no such class"""
     data_dir: str = option("data", DIR, "circumstance", "local")
     """folder of the SMS Spam Collection, which is downloaded if it is not there"""
     dataset: str | None = option(None, FILE, "local")
@@ -175,12 +175,12 @@ OPTIONS = options_of(ExperimentConfig)
 
 def tagged(*tags: str) -> list[str]:
     """The names of the options with one of these tags."""
-    return [name for name, option in OPTIONS.items() if not option.tags.isdisjoint(tags)]
+    return [name for name, one in OPTIONS.items() if not one.tags.isdisjoint(tags)]
 
 
 def without(*tags: str) -> list[str]:
     """The names of the others."""
-    return [name for name, option in OPTIONS.items() if option.tags.isdisjoint(tags)]
+    return [name for name, one in OPTIONS.items() if one.tags.isdisjoint(tags)]
 
 
 def changed_options(config: ExperimentConfig) -> dict[str, object]:

@@ -23,7 +23,10 @@ def messages_apart(part: str, correct: int, total: int, percent: float) -> str:
     count = published_count(percent, total)
     here = f"{part} {100 * correct / total:.2f} %"
     if count is None:
-        return f"{here} here; {percent:.2f} % is impossible as published: no count of {total} is"
+        return (
+            f"{here} here; the published {percent:.2f} % is impossible: no count out of {total} "
+            "gives it"
+        )
     if count == correct:
         return f"{here}, as published"
     apart = abs(correct - count)

@@ -74,7 +74,7 @@ def machine_problems(config: ExperimentConfig) -> list[str]:
 def export_problems(config: ExperimentConfig) -> list[str]:
     """Why ``transformers`` cannot express a configuration: a sentence for each reason.
 
-    It always has the causal mask, and reads a text's last token that is no padding. Precision is
+    It always has the causal mask, and reads a text's last token that is not padding. Precision is
     no reason: all is exported as float32, and a run in bfloat16 has the same probabilities only
     as far as bfloat16 goes.
     """

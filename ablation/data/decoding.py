@@ -1,4 +1,4 @@
-"""The bytes of a text file become lines; files that are no text are named for what they are."""
+"""The bytes of a text file become lines; files that are not text are named for what they are."""
 
 import codecs
 import io
@@ -46,7 +46,7 @@ codecs.register_error("mark", _mark)
 
 
 def require_text(head: bytes, encoding: str, path: Path) -> None:
-    """Raise :class:`DataError` if a file is no text, going by its first bytes."""
+    """Raise :class:`DataError` if a file is not text, going by its first bytes."""
     for signature, found in SIGNATURES.items():
         if re.match(signature, head, re.DOTALL | re.IGNORECASE):
             raise DataError(f"{path} is {found}. What is read is {READ}.")
@@ -75,7 +75,7 @@ def decode_lines(stream: BinaryIO, encoding: str, path: Path) -> Iterator[tuple[
     """The lines of a text file with their numbers, and with their ends, as ``csv`` wants them.
 
     A lone carriage return ends a line, but is counted as one only if it ends the first, too:
-    editors do the same. A byte that is no text in this encoding raises :class:`DataError`.
+    editors do the same. A byte that is not text in this encoding raises :class:`DataError`.
     """
     number, counted, is_ascii = 1, "\n", True
     try:

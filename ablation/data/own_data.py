@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from ablation.config.options import OPTIONS, ExperimentConfig
-from ablation.data.separated_values import TextFormat, merged, names_evident
+from ablation.data.separated_values import TextFormat, header_error, merged_rows_error
 from ablation.data.text_files import read_rows
 from ablation.system.errors import ConfigError, DataError
 from ablation.system.files import checksum_file
@@ -50,7 +50,9 @@ def load_own_corpus(config: ExperimentConfig) -> Corpus:
     _warn_of_common_rows(tables, paths)
     tables = _drop_rare_classes(tables, config.min_texts_per_class or 1, paths["train"])
     names = _class_names(tables["train"], paths["train"], n_parts=1 + len(PARTS) - len(tables))
-    parts = _split({part: _number(tables[part], names, paths[part]) for part in paths}, config)
+    parts = _split(
+        {part: _number_classes(tables[part], names, paths[part]) for part in paths}, config
+    )
     if config.balance:
         by_class = parts["train"].groupby("Label")
         parts["train"] = by_class.sample(by_class.size().min(), random_state=SPLIT_SEED)
@@ -69,7 +71,7 @@ def checksum_files(config: ExperimentConfig) -> str:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}.") from error
 
 
-def require_ignored_class(config: ExperimentConfig, labels: Sequence[str]) -> None:
+def require_ignored_class(config: ExperimentConfig, class_names: Sequence[str]) -> None:
     """Say which class of your own data ``--ignore_index`` leaves out of the loss.
 
     Its default leaves out none, and neither does row 18's, which is about the padding token.
@@ -78,12 +80,13 @@ def require_ignored_class(config: ExperimentConfig, labels: Sequence[str]) -> No
         ConfigError: there is no class of that number.
     """
     number = config.ignore_index
-    if 0 <= number < len(labels):
-        logger.info('--ignore_index %d: the loss leaves out the class "%s"', number, labels[number])
+    if 0 <= number < len(class_names):
+        name = class_names[number]
+        logger.info('--ignore_index %d: the loss leaves out the class "%s"', number, name)
     elif number == PADDING_TOKEN:
         logger.info("--ignore_index %d: there is no such class, and nothing is left out", number)
     elif number != OPTIONS["ignore_index"].default:
-        names = ", ".join(f'{i} is "{label[:60]}"' for i, label in enumerate(labels[:10]))
+        names = ", ".join(f'{i} is "{name[:60]}"' for i, name in enumerate(class_names[:10]))
         raise ConfigError([f"--ignore_index {number}: there is no such class; {names}"])
 
 
@@ -107,7 +110,7 @@ def _read_table(path: Path, config: ExperimentConfig) -> pd.DataFrame:
     labels = set(table["Label"])
     for row in rows:  # whose lines are rows with labels that there are
         if row.apart and labels.issuperset(label.strip('" ') for label, _ in row.apart):
-            raise merged(row.line, path)
+            raise merged_rows_error(row.line, path)
     return table
 
 
@@ -145,10 +148,10 @@ def _require_no_names(tables: Tables, paths: dict[str, Path], config: Experiment
     for part, rows in tables.items():
         first, *others = rows["Label"]
         if first not in {*known, *others} and len(set(known)) < len(known):
-            raise names_evident(paths[part], rows["Line"].iloc[0], first)
+            raise header_error(paths[part], rows["Line"].iloc[0], first)
     beginnings = {tuple(rows[["Label", "Text"]].iloc[0]) for rows in every}
     if len(beginnings) == 1 and any(not rows.equals(every[0]) for rows in every):
-        raise names_evident(paths[next(iter(tables))], every[0]["Line"].iloc[0], first)
+        raise header_error(paths[next(iter(tables))], every[0]["Line"].iloc[0], first)
 
 
 def _warn_of_common_rows(tables: Tables, paths: dict[str, Path]) -> None:
@@ -203,19 +206,19 @@ def _class_names(rows: pd.DataFrame, path: Path, n_parts: int) -> tuple[str, ...
     return tuple(names)
 
 
-def _warn_of_similar(labels: Sequence[str], path: Path) -> None:
-    """Name the labels that differ only in case or spaces: they may be meant to be one."""
+def _warn_of_similar(class_names: Sequence[str], path: Path) -> None:
+    """Name the classes that differ only in case or spaces: they may be meant to be one."""
     groups: dict[str, list[str]] = {}
-    for label in labels:
-        plain = "".join(unicodedata.normalize("NFKC", label).split()).casefold()
-        groups.setdefault(plain, []).append(f'"{label[:60]}"')
+    for name in class_names:
+        plain = "".join(unicodedata.normalize("NFKC", name).split()).casefold()
+        groups.setdefault(plain, []).append(f'"{name[:60]}"')
     message = "%s: %s differ only in case or spaces, and count as %d classes"
     for similar in groups.values():
         if len(similar) > 1:
             logger.warning(message, path, " and ".join(similar), len(similar))
 
 
-def _number(rows: pd.DataFrame, names: Sequence[str], path: Path) -> pd.DataFrame:
+def _number_classes(rows: pd.DataFrame, names: Sequence[str], path: Path) -> pd.DataFrame:
     """The rows, with the numbers of classes in place of their names."""
     if unknown := sorted(set(rows["Label"]) - set(names)):
         line = rows["Line"][rows["Label"] == unknown[0]].iloc[0]

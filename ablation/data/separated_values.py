@@ -31,7 +31,7 @@ class TextFormat:
         return self.header == "yes" or (self.header == "auto" and not are_positions(columns))
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A row of a table: the fields of the columns that were asked for, and where they stand."""
 
     line: int  # its first line in the file, or its row in a Parquet file; counted from 1
@@ -48,7 +48,7 @@ def are_positions(columns: Sequence[str]) -> bool:
 
 def separate(
     lines: Iterator[NumberedLine], columns: Sequence[str], form: TextFormat, path: Path
-) -> Iterator[Row]:
+) -> Iterator[TableRow]:
     """The rows that numbered lines of CSV or TSV make, one line at least.
 
     Args:
@@ -58,7 +58,7 @@ def separate(
     Raises:
         DataError: the delimiter cannot be told, a column is missing, or a row is damaged.
     """
-    csv.field_size_limit(2**31 - 1)  # a long text is no damage; more does not fit everywhere
+    csv.field_size_limit(2**31 - 1)  # a long text is not damage; more does not fit everywhere
     quoting = csv.QUOTE_NONE if form.quoting == "none" else csv.QUOTE_MINIMAL
     sample = [next(lines)]
     delimiter = DELIMITERS.get(form.delimiter or "")
@@ -93,12 +93,12 @@ def separate(
         apart: list[list[str]] = []
         if form.quoting == "auto" and any(delimiter in c and re.search("[\r\n]", c) for c in cells):
             if delimiter in IN_NO_TEXT:
-                raise merged(line, path)
+                raise merged_rows_error(line, path)
             # One may have more fields: texts without quotes may hold delimiters.
             apart = [text.rstrip("\r\n").split(delimiter) for _, text in taken if text.strip()]
             are_rows = width > 1 and all(len(fields) >= width for fields in apart)
             apart = [[fields[i] for i in at] for fields in apart if are_rows]
-        yield Row(line, [cells[i] for i in at], cells, apart)
+        yield TableRow(line, [cells[i] for i in at], cells, apart)
 
 
 def _read_records(
@@ -208,7 +208,7 @@ def _find(first: Sequence[str], column: str, by_position: bool) -> list[int]:
     return [number - 1] if 1 <= number <= len(first) else []
 
 
-def merged(line: int, path: Path) -> DataError:
+def merged_rows_error(line: int, path: Path) -> DataError:
     """The error for a text that seems to be several rows, merged by a stray quote."""
     return DataError(
         f"{path}, line {line}: a quote opens there and closes lines below, and what is between "
@@ -217,7 +217,7 @@ def merged(line: int, path: Path) -> DataError:
     )
 
 
-def names_evident(path: Path, line: int, cell: str) -> DataError:
+def header_error(path: Path, line: int, cell: str) -> DataError:
     """The error for names of columns where there should be none."""
     return DataError(
         f'{path}, line {line}: "{cell[:60]}" seems to be the name of a column, and positions of '

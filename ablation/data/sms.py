@@ -78,7 +78,7 @@ def _read_member(zipped: bytes) -> bytes:
     except Exception as error:  # a damaged zip raises whatever its reader trips over
         wrong = downloads.describe_wrong(zipped)
         reason = downloads.first_line(error)
-        raise DownloadError(f"{wrong}, no zip that can be read: {reason}") from error
+        raise DownloadError(f"{wrong}, not a readable zip: {reason}") from error
     if len(content) > DATASET_BYTES:
         raise DownloadError(f"the {DATASET_NAME} in the zip is larger than {DATASET_BYTES:,} bytes")
     # The member's checksum is what counts: mirrors pack the same file into different zips.

@@ -17,7 +17,7 @@ from ablation.data.decoding import decode_lines, require_text
 from ablation.data.separated_values import (
     SAMPLE_LINES,
     NumberedLine,
-    Row,
+    TableRow,
     TextFormat,
     are_positions,
     find_columns,
@@ -30,7 +30,9 @@ JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 BATCH = 1024  # rows of a Parquet file that are read at once
 
 
-def read_rows(path: Path, columns: Sequence[str], form: TextFormat | None = None) -> Iterator[Row]:
+def read_rows(
+    path: Path, columns: Sequence[str], form: TextFormat | None = None
+) -> Iterator[TableRow]:
     """The rows of a table, one after the other.
 
     Args:
@@ -38,7 +40,7 @@ def read_rows(path: Path, columns: Sequence[str], form: TextFormat | None = None
         form: what is known about the file.
 
     Raises:
-        DataError: it cannot be read, is no such table, lacks a column, or a row is damaged.
+        DataError: it cannot be read, is not such a table, lacks a column, or a row is damaged.
     """
     form = form or TextFormat()
     try:
@@ -79,7 +81,9 @@ def _is_object(line: str) -> bool:
         return False
 
 
-def _json_rows(lines: Iterator[NumberedLine], columns: Sequence[str], path: Path) -> Iterator[Row]:
+def _json_rows(
+    lines: Iterator[NumberedLine], columns: Sequence[str], path: Path
+) -> Iterator[TableRow]:
     objects = _json_objects(lines, columns, path)
     sample = list(islice(objects, SAMPLE_LINES))
     if not sample:
@@ -88,7 +92,7 @@ def _json_rows(lines: Iterator[NumberedLine], columns: Sequence[str], path: Path
     names = list(dict.fromkeys(name for _, values in sample for name in values))
     keys = [names[i] for i in find_columns(names, columns, path)]
     for number, values in chain(sample, objects):
-        yield Row(number, [values.get(key, "") for key in keys])
+        yield TableRow(number, [values.get(key, "") for key in keys])
 
 
 def _json_objects(
@@ -122,14 +126,14 @@ def _require_single(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _parquet_rows(stream: BinaryIO, columns: Sequence[str], path: Path) -> Iterator[Row]:
+def _parquet_rows(stream: BinaryIO, columns: Sequence[str], path: Path) -> Iterator[TableRow]:
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         raise DataError(
-            f"{path} is a Parquet file, which takes pyarrow to read: pip install pyarrow, or save "
-            "it as CSV."
+            f"{path} is a Parquet file, which needs pyarrow: pip install pyarrow, or save it as "
+            "CSV."
         ) from error
     number = 0
     try:
@@ -140,7 +144,7 @@ def _parquet_rows(stream: BinaryIO, columns: Sequence[str], path: Path) -> Itera
             fields = zip(*(batch.column(name).to_pylist() for name in wanted), strict=True)
             for values in fields:
                 number += 1
-                yield Row(number, list(map(_as_text, values, wanted)))
+                yield TableRow(number, list(map(_as_text, values, wanted)))
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # it has errors of all three
         reason = " ".join(str(error).split())[:200]
         raise DataError(
@@ -152,13 +156,13 @@ def _as_text(value: Any, column: str) -> str:
     """A value of a typed format as CSV has it; what is missing is empty.
 
     Raises:
-        ValueError: it is no single value, or no text that can be written.
+        ValueError: it is not a single value, or not text that can be written.
     """
     if value is None:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
     if not isinstance(value, str | int | float):
-        raise ValueError(f'the column "{column[:60]}" holds a {type(value).__name__}, and no text')
-    str(value).encode()  # half of a surrogate pair is no text
+        raise ValueError(f'the column "{column[:60]}" holds a {type(value).__name__}, not text')
+    str(value).encode()  # half of a surrogate pair is not text
     return str(value)

@@ -6,7 +6,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from ablation.data.decoding import BAD
-from ablation.data.separated_values import Row, TextFormat, merged, names_evident
+from ablation.data.separated_values import TableRow, TextFormat, header_error, merged_rows_error
 from ablation.data.text_files import read_rows
 from ablation.system.errors import DataError
 
@@ -23,21 +23,21 @@ def read_texts(path: Path, column: str, form: TextFormat) -> Iterator[str]:
     if form.header == "auto" and not form.has_names([column]):
         first_rows = list(islice(rows, FIRST_ROWS))
         if name := _find_name(first_rows):
-            raise names_evident(path, first_rows[0].line, name)
+            raise header_error(path, first_rows[0].line, name)
         rows = chain(first_rows, rows)
     for row in rows:
         if row.apart:
-            raise merged(row.line, path)
+            raise merged_rows_error(row.line, path)
         yield row.fields[0]
 
 
-def _find_name(rows: Sequence[Row]) -> str | None:
+def _find_name(rows: Sequence[TableRow]) -> str | None:
     """The cell of a first row that is evidently the name of its column; none if no cell is.
 
     A text may well be like no other. But what stands above numbers only, or above values that
     repeat, such as labels, and is not one of them, is a name, and so is the usual one of texts.
     """
-    first, *others = rows or [Row(1, [""])]
+    first, *others = rows or [TableRow(1, [""])]
     if first.fields[0].strip().lower() == "text" and others:
         return first.fields[0]
     for cell, *below in zip(first.cells, *(row.cells for row in others), strict=True):
@@ -62,7 +62,7 @@ def read_lines() -> Iterator[str]:
     Raises:
         DataError: a line is not UTF-8, or no text.
     """
-    # Bytes that are no UTF-8 are marked, so that a line is complained of when its turn has come.
+    # Bytes that are not UTF-8 are marked, so that a line is complained of when its turn has come.
     sys.stdin.reconfigure(encoding="utf-8-sig", errors="mark", newline=None)
     for number, line in enumerate(sys.stdin, start=1):
         if bad := BAD.search(line):

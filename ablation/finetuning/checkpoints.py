@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ablation.classifier.tensor_files import (
-    damaged,
+    damaged_error,
     fill_trained,
     read_tensors,
     trained_tensors,
@@ -40,8 +40,8 @@ class Checkpoints:
 
     Args:
         path: of the checkpoint; none keeps nothing.
-        identity: gives that of the run, its data and its weights: only an equal one may go on
-            from a checkpoint. It is asked for only when one is read or written.
+        identity: returns the identity of the run, its data and its weights: only an equal one may
+            go on from a checkpoint. It is asked for only when one is read or written.
         every: steps from one checkpoint to the next, or ``EPOCH``; none writes one only when
             the run is asked to stop.
         features: seconds that the hidden states took.
@@ -107,7 +107,7 @@ class Checkpoints:
         except CheckpointError:
             raise
         except (KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
-            raise damaged(self._path, error) from error
+            raise damaged_error(self._path, error) from error
         self._note(state)
         self._saved_step = state.step
         logger.info("Continuing after step %d, from %s", state.step, self._path)

@@ -15,11 +15,11 @@ LABEL_COLUMNS = 32  # of a label in a table without the confusion, so that two f
 MIN_LABEL_COLUMNS = 6  # of a label above a column of the confusion
 
 
-def measure_classes(predictions: Predictions, labels: Sequence[str]) -> dict[str, Any]:
+def measure_classes(predictions: Predictions, class_names: Sequence[str]) -> dict[str, Any]:
     """Figures by class, ready for JSON.
 
     Args:
-        labels: the names of the classes, by number.
+        class_names: the names of the classes, by number.
 
     Returns:
         ``balanced_accuracy`` and ``macro_f1``, the mean recall and the mean F1 of the classes that
@@ -31,7 +31,7 @@ def measure_classes(predictions: Predictions, labels: Sequence[str]) -> dict[str
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     actual, predicted = predictions.labels.numpy(), predictions.classes.numpy()
-    numbers = range(len(labels))
+    numbers = range(len(class_names))
     precision, recall, f1, texts = precision_recall_fscore_support(
         actual, predicted, labels=numbers, zero_division=0
     )
@@ -40,7 +40,7 @@ def measure_classes(predictions: Predictions, labels: Sequence[str]) -> dict[str
         "macro_f1": float(f1[texts > 0].mean()),
         "classes": [
             {"label": label, "texts": int(n), "precision": float(p), "recall": float(r)}
-            for label, n, p, r in zip(labels, texts, precision, recall, strict=True)
+            for label, n, p, r in zip(class_names, texts, precision, recall, strict=True)
         ],
         "confusion": confusion_matrix(actual, predicted, labels=numbers).tolist(),
     }

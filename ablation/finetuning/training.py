@@ -233,8 +233,8 @@ def group_batches(batches: Iterable[Batch], classifier: Classifier) -> Iterator[
     """Batches in groups that go through the model together, where that costs little memory and
     changes no result.
 
-    Above frozen blocks several batches take hardly longer than one; and what several processes
-    share out should have a text for each.
+    Above frozen blocks several batches take hardly longer than one. With several processes, a
+    group should have a text for each.
     """
     batches = iter(batches)
     for batch in batches:

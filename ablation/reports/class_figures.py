@@ -17,7 +17,7 @@ class ClassFigures:
     seeds: Sequence[dict[str, Any]]
 
     @property
-    def labels(self) -> list[str]:
+    def class_names(self) -> list[str]:
         """Names of the C classes, by number."""
         return [part["label"] for part in self.seeds[0]["classes"]]
 
@@ -39,15 +39,15 @@ class ClassFigures:
         mean over seeds."""
         every = pd.concat(pd.DataFrame(seed["classes"]) for seed in self.seeds)
         shares = 100 * every[["precision", "recall"]].groupby(level=0).mean()
-        table = every[["label", "texts"]].iloc[: len(self.labels)].astype(str)
+        table = every[["label", "texts"]].iloc[: len(self.class_names)].astype(str)
         table = table.join(shares.map("{:.2f}".format))
         return table.set_axis(["class", "texts", "precision %", "recall %"], axis=1)
 
     def confusions(self) -> str:
         """The pairs of classes that are confused most often, in words."""
-        labels, counts = self.labels, self.confusion
+        names, counts = self.class_names, self.confusion
         worded = [
-            f'"{labels[i]}" taken for "{labels[j]}" ({counts[i, j]:.3g} of '
+            f'"{names[i]}" taken for "{names[j]}" ({counts[i, j]:.3g} of '
             f"{counts[i].sum():.0f} texts)"
             for i, j in most_confused(counts)
         ]

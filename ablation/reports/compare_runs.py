@@ -58,8 +58,8 @@ def _read_run(word: str, output_dir: Path) -> Configuration:
             break
     else:
         raise RecordError(
-            f"--compare {word}: no folder of a run, here or in {output_dir}, and no row, 1 to "
-            f"{len(ROWS)}"
+            f"--compare {word}: neither a run's folder (here or in {output_dir}) nor a row from 1 "
+            f"to {len(ROWS)}"
         )
     record = read_record(folder)
     if not record.is_complete:

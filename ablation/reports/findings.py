@@ -98,7 +98,7 @@ def describe_detectable(difference: Difference, alpha: float) -> str:
     return f"A difference of {math.ceil(10 * points - 1e-6) / 10:.1f} points would have shown."
 
 
-def find_differences(section: Section) -> list[Finding]:
+def compare_rows(section: Section) -> list[Finding]:
     """The comparisons that the rows were made for, of those that were run with a common seed;
     p-values are corrected for how many there are."""
     pairs = []

@@ -150,7 +150,7 @@ def learning_curves(configurations: Sequence[Configuration]) -> bytes:
 
 
 @mpl.rc_context(STYLE)
-def error_map(labels: Sequence[str], wrong: np.ndarray) -> bytes:
+def error_map(row_labels: Sequence[str], wrong: np.ndarray) -> bytes:
     """Which messages which configurations get wrong, the hardest messages on the left.
 
     Args:
@@ -158,13 +158,13 @@ def error_map(labels: Sequence[str], wrong: np.ndarray) -> bytes:
     """
     hardest = np.argsort(-wrong.mean(axis=0), kind="stable")
     hardest = hardest[wrong[:, hardest].any(axis=0)]
-    figure = Figure(figsize=(7, 1.2 + 0.22 * len(labels)))
+    figure = Figure(figsize=(7, 1.2 + 0.22 * len(row_labels)))
     axes = figure.subplots()
     image = axes.imshow(
         wrong[:, hardest], aspect="auto", cmap="Blues", vmin=0, vmax=1, interpolation="nearest"
     )
     axes.grid(visible=False)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(row_labels)), row_labels)
     axes.set_xlabel(f"the {len(hardest)} test messages that any gets wrong, hardest first")
     figure.colorbar(image, label="share of seeds wrong")
     return _draw(figure)
@@ -172,21 +172,21 @@ def error_map(labels: Sequence[str], wrong: np.ndarray) -> bytes:
 
 # Names may be of any script, so they are drawn in the reader's fonts, and may hold dollars.
 @mpl.rc_context({**STYLE, "svg.fonttype": "none", "text.parse_math": False})
-def confusion_matrix(labels: Sequence[str], confusion: np.ndarray) -> bytes:
+def confusion_matrix(class_names: Sequence[str], confusion: np.ndarray) -> bytes:
     """How many texts of class i (lines) were taken for class j (columns), shaded by their share of
     the class.
 
     Args:
         confusion: (C, C), the mean over seeds.
     """
-    n = len(labels)
+    n = len(class_names)
     cell = 0.5 if n <= MAX_COUNTED_CLASSES else 0.14  # inches
     figure = Figure(figsize=(1.5 + cell * n, 1 + cell * n))
     axes = figure.subplots()
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
     axes.grid(visible=False)
-    names = [cut(printable(label), MAX_LABEL_COLUMNS) for label in labels]
+    names = [cut(printable(name), MAX_LABEL_COLUMNS) for name in class_names]
     size = 9 if n <= MAX_COUNTED_CLASSES else 7
     axes.set_xticks(range(n), names, rotation=90, fontsize=size)
     axes.set_yticks(range(n), names, fontsize=size)

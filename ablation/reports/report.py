@@ -20,8 +20,8 @@ from ablation.reports.baseline import classify_by_characters, copied_texts
 from ablation.reports.class_figures import ClassFigures
 from ablation.reports.findings import (
     SEEDS_FOR_A_VERDICT,
+    compare_rows,
     describe_smallest,
-    find_differences,
     tabulate_findings,
 )
 from ablation.reports.pages import PICTURES_NAME, REPORT, Picture, render_html, render_markdown
@@ -214,7 +214,7 @@ def _section_values(
     if not parts:
         return {**values, "table": tabulate(section)}
     values["table"] = tabulate(section, baseline)
-    if findings := find_differences(section):
+    if findings := compare_rows(section):
         n = findings[0].difference.n_messages
         values["findings"] = tabulate_findings(findings)
         values["smallest"] = " ".join(
@@ -276,7 +276,7 @@ def _class_values(named: Sequence[tuple[str, Configuration]], draw: Any) -> dict
                 "picture": draw(
                     "confusion",
                     "How many texts of each class were taken for which",
-                    pictures.confusion_matrix(classes.labels, classes.confusion),
+                    pictures.confusion_matrix(classes.class_names, classes.confusion),
                 ),
             }
             for row, part, classes in own

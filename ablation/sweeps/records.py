@@ -275,10 +275,10 @@ def _read_predictions(folder: Path, result: dict[str, Any]) -> bytes:
 
 
 def _read(path: Path, limit: int) -> bytes:
-    """A file's bytes. Raises ``ValueError`` if there are more than ``limit``, or it is no file."""
+    """A file's bytes. Raises ``ValueError`` if there are more than ``limit``, or it is not one."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path.name} is no file")
+        raise ValueError(f"{path.name} is not a regular file")
     if status.st_size > limit:
         raise ValueError(f"{path.name} has {status.st_size:,} bytes, more than it can need")
     return path.read_bytes()
@@ -292,7 +292,7 @@ def weights_have_changed(record: Record) -> bool:
 
     Early records do not say which that was, so a file newer than the record counts as another.
     A file that is not here, but on the nodes of a cluster, may still be the same. Raises
-    ``DataError`` if the file cannot be read, or is no GPT-2.
+    ``DataError`` if the file cannot be read, or is not a GPT-2.
     """
     weights = record.config.weights
     if weights in ("pretrained", "random") or not os.path.exists(weights):

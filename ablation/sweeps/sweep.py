@@ -53,7 +53,7 @@ def run_and_record(
             run.config, shared, replace(output or OutputOptions(), folder=folder)
         )
     except (Exception, KeyboardInterrupt) as error:  # whatever it is, the record says so
-        # If it is that whoever reads the results has gone, this is no fault of the run.
+        # If whoever reads the results has gone, the run is not at fault.
         if parallel.is_first() and not isinstance(error, BrokenPipeError):
             _record_end(output_dir, run, error)
         raise
@@ -181,7 +181,7 @@ def run_sweep(
 
 
 def require_one_table(output_dir: Path, corpus: Corpus, runs: Sequence[Run]) -> None:
-    """Raise :class:`RecordError` if a folder holds runs that could not stand in one table with
+    """Raise :class:`RecordError` if a folder holds runs that do not belong in one table with
     these: on other data, or other runs from what ``--weights PATH`` was before."""
     data, ours = identify_data(corpus), {identify(run.config) for run in runs}
     names = {run.config.weights for run in runs}
@@ -189,16 +189,16 @@ def require_one_table(output_dir: Path, corpus: Corpus, runs: Sequence[Run]) -> 
         if record.result["data"] != data:
             raise RecordError(
                 f"{record.folder} was made on other data or another split "
-                f"({record.result['data']['name']}), and the two could not stand in one table. "
-                "Name another folder with --output_dir."
+                f"({record.result['data']['name']}), so it does not belong in one table "
+                "with these runs. Name another folder with --output_dir."
             )
         weights = record.config.weights
         is_repeated = identify(record.config) in ours
         if weights in names and not is_repeated and records.weights_have_changed(record):
             raise RecordError(
-                f"{record.folder} started from another file than --weights {weights} is now, and "
-                "the two could not stand in one table. Ask for that run as well, and it is run "
-                "again; or give the new file a name of its own; or name another folder with "
+                f"{record.folder} started from another file than --weights {weights} is now, so "
+                "it does not belong in one table with these runs. Ask for that run as well, and it "
+                "is run again; or give the new file a name of its own; or name another folder with "
                 "--output_dir."
             )
 

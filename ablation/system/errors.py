@@ -1,4 +1,4 @@
-"""Errors that are no faults of the program, and their words for people."""
+"""Errors caused by input or environment rather than bugs, and their messages."""
 
 SHOWN_CHARACTERS = 200  # of a value, in a message
 LESS_MEMORY = (

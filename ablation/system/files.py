@@ -48,7 +48,7 @@ def path_problem(name: str, path: str | Path, below: str = "") -> str | None:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``. What is written there gets that name when it is complete,
     so that no half-written file ever has it, even if the machine stops."""
-    # A process that was killed left what is that old.
+    # Anything this old was left by a killed process.
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
         with contextlib.suppress(OSError):
             if time.time() - leftover.stat().st_mtime > LEFT_OVER_SECONDS:
@@ -83,7 +83,7 @@ SPECIAL = {
 
 
 def describe_special(path: Path) -> str | None:
-    """What a path is if it is no file; none for a file. It is not opened, so nothing waits. Raises
+    """What a path is if not a file; none for a file. It is not opened, so nothing waits. Raises
     ``OSError`` if it cannot be reached."""
     mode = path.stat().st_mode
     return next((name for is_kind, name in SPECIAL.items() if is_kind(mode)), None)
@@ -103,12 +103,12 @@ def parse_json(text: str | bytes) -> dict[str, Any]:
     holds NaN or Infinity, which are not JSON."""
 
     def refuse(name: str) -> None:
-        raise ValueError(f"{name} is no number of JSON")
+        raise ValueError(f"{name} is not valid JSON")
 
     try:
         content = json.loads(text, parse_constant=refuse)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     if not isinstance(content, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("not a JSON object")
     return content
