@@ -6,7 +6,6 @@ of the header and of all tensors.
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ablation.system.errors import CheckpointError
+from ablation.system.errors import CheckpointError, logger
 from ablation.system.files import parse_json, replacing
 from gpt_model import GPTModel
-
-logger = logging.getLogger("experiments")
 
 VERSION = 2  # the first had neither a version nor a checksum
 

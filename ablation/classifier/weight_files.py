@@ -1,6 +1,5 @@
 """The weights that training starts from: where they are, and whether they are the right ones."""
 
-import logging
 from pathlib import Path
 
 from ablation.classifier.weight_kinds import describe_kind, require_gpt2
@@ -8,10 +7,8 @@ from ablation.config.identity import checksum_weights
 from ablation.config.options import ExperimentConfig
 from ablation.config.sizes import PUBLISHED_WEIGHTS, PublishedWeights
 from ablation.system.downloads import OFFLINE, first_line, is_offline
-from ablation.system.errors import DataError
+from ablation.system.errors import DataError, logger
 from ablation.system.hub import locate_hub_file
-
-logger = logging.getLogger("experiments")
 
 WEIGHTS_NAME = "model.safetensors"
 

@@ -3,7 +3,6 @@
 Nothing here needs PyTorch or another package, so that --help and mistakes are answered at once.
 """
 
-import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,12 +26,10 @@ from ablation.config.rows import (
     row_number,
 )
 from ablation.config.runs import EPOCH, RESULT_NAME, OutputOptions, Run
-from ablation.system.errors import ConfigError
+from ablation.system.errors import ConfigError, logger
 from ablation.system.files import ROOM, path_problem
 from ablation.system.processes import is_launched
 from ablation.system.version import describe_version
-
-logger = logging.getLogger("experiments")
 
 # Flags with which nothing is run, and what means something beside them.
 PLACES = {"output_dir", "data_dir", "offline"}

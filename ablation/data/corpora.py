@@ -1,6 +1,5 @@
 """The texts of an experiment, and how they become tokens."""
 
-import logging
 from pathlib import Path
 
 import tiktoken
@@ -11,9 +10,8 @@ from ablation.data.demo import byte_encoding, byte_vocabulary, demo_messages
 from ablation.data.own_data import load_own_corpus
 from ablation.data.split_files import write_csv_files
 from ablation.data.vocabulary import gpt2_encoding, vocabulary_files
+from ablation.system.errors import logger
 from data_utils import Corpus
-
-logger = logging.getLogger("experiments")
 
 
 def load_corpus(config: ExperimentConfig) -> Corpus:

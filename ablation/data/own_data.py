@@ -4,7 +4,6 @@ Nothing is guessed: what may be a mistake is refused or named.
 """
 
 import itertools
-import logging
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -16,11 +15,9 @@ import pandas as pd
 from ablation.config.options import OPTIONS, ExperimentConfig
 from ablation.data.separated_values import TextFormat, merged, names_evident
 from ablation.data.text_files import read_rows
-from ablation.system.errors import ConfigError, DataError
+from ablation.system.errors import ConfigError, DataError, logger
 from ablation.system.files import checksum_file
 from data_utils import PADDING_TOKEN, PARTS, SPLIT_SEED, Corpus, Splits
-
-logger = logging.getLogger("experiments")
 
 # What pandas takes for a missing value, and the text of none.
 MISSING = {

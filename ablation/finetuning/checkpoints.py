@@ -6,7 +6,6 @@ is complete.
 """
 
 import functools
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,12 +24,10 @@ from ablation.classifier.tensor_files import (
 )
 from ablation.finetuning.outcomes import History
 from ablation.finetuning.training import TrainingState
-from ablation.system.errors import CheckpointError, DataError
+from ablation.system.errors import CheckpointError, DataError, logger
 from ablation.system.output import print_lines
 from ablation.system.parallel import from_first, is_first, tensors_from_first
 from ablation.system.signals import DeferredSignals
-
-logger = logging.getLogger("experiments")
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import io
 import json
-import logging
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -31,12 +30,10 @@ from ablation.data.own_data import checksum_files
 from ablation.finetuning import outcomes
 from ablation.finetuning.metrics import format_metrics, measure_classes
 from ablation.sweeps.record_schema import COLUMNS, check_predictions, check_result
-from ablation.system.errors import RecordError
+from ablation.system.errors import RecordError, logger
 from ablation.system.files import parse_json, write_atomically
 from ablation.system.version import read_commit
 from data_utils import PARTS, Splits
-
-logger = logging.getLogger("experiments")
 
 PREDICTIONS_NAME = "predictions.csv"
 NEXT_PREDICTIONS_NAME = "predictions.csv.next"  # for a moment

@@ -1,7 +1,6 @@
 """Many runs in one process: what is done is left alone, and what is common is computed once."""
 
 import gc
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +18,12 @@ from ablation.finetuning.shared_work import SharedWork, sharing_order
 from ablation.sweeps import records
 from ablation.sweeps.variants import compare_with_published, describe_run
 from ablation.system import parallel
-from ablation.system.errors import DataError, ExperimentError, RecordError, describe_error
+from ablation.system.errors import DataError, ExperimentError, RecordError, describe_error, logger
 from ablation.system.files import checksum_file
 from ablation.system.machine import choose_device, describe_machine
 from ablation.system.output import print_lines, printable
 from ablation.system.version import read_commit
 from data_utils import Corpus
-
-logger = logging.getLogger("experiments")
 
 
 def run_and_record(

@@ -6,7 +6,6 @@ body of an answer, or with an error that says why not.
 
 import email.utils
 import hashlib
-import logging
 import os
 import threading
 import time
@@ -16,10 +15,8 @@ from concurrent.futures import TimeoutError as LateError  # Python 3.10 has two 
 
 import requests
 
-from ablation.system.errors import DownloadError
+from ablation.system.errors import DownloadError, logger
 from ablation.system.progress import BYTES, Progress
-
-logger = logging.getLogger("experiments")
 
 ATTEMPTS = 5  # at one address
 BACKOFF_SECONDS = 0.5  # before the second attempt, twice as long before each further one

@@ -1,4 +1,8 @@
-"""Errors that are no faults of the program, and their words for people."""
+"""Errors that are no faults of the program, and what else people are told as it runs."""
+
+import logging
+
+logger = logging.getLogger("experiments")  # all that is said on standard error
 
 SHOWN_CHARACTERS = 200  # of a value, in a message
 LESS_MEMORY = (
