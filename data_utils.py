@@ -153,11 +153,9 @@ def encode_splits(
 ) -> Splits[EncodedTexts]:
     """Turn texts into token ids, truncated and padded as the configuration says.
 
-    Nothing exceeds the model's context length. Where nothing is padded, the longest
-    training example is no reason to truncate: only an explicit context length is.
-
-    Raises:
-        DataError: the training texts do not fill one batch.
+    Nothing exceeds the model's context length. Where nothing is padded, the longest training
+    example is no reason to truncate: only an explicit context length is. Raises ``DataError`` if
+    the training texts do not fill one batch.
     """
     if config.batch_size > len(splits.train):
         raise DataError(
@@ -193,13 +191,11 @@ def encode_texts(
 ) -> list[list[int]]:
     """Each text's token ids. An empty text becomes one padding token.
 
-    A text that spells out a special token is encoded as plain text.
+    A text that spells out a special token is encoded as plain text. Raises ``DataError`` if a text
+    is not Unicode.
 
     Args:
         first: the number of the first text, for messages.
-
-    Raises:
-        DataError: a text is not Unicode.
     """
     tokens = []
     for number, text in enumerate(texts, start=first):

@@ -32,11 +32,8 @@ def trained_tensors(model: GPTModel) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Write a safetensors file, in place of an earlier one only when it is complete.
-
-    Raises:
-        CheckpointError: it cannot be written.
-    """
+    """Write a safetensors file, in place of an earlier one only when it is complete. Raises
+    ``CheckpointError`` if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
@@ -51,11 +48,8 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The header and the tensors that :func:`write_tensors` wrote.
-
-    Raises:
-        CheckpointError: the file cannot be read, is damaged, or is of a later version.
-    """
+    """The header and the tensors that :func:`write_tensors` wrote. Raises ``CheckpointError`` if
+    the file cannot be read, is damaged, or is of a later version."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -90,11 +84,8 @@ def checksum_tensors(header: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def fill_trained(model: GPTModel, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy into a model what :func:`trained_tensors` gave of an equal one.
-
-    Raises:
-        CheckpointError: names, shapes or dtypes differ, or a value is not finite.
-    """
+    """Copy into a model what :func:`trained_tensors` gave of an equal one. Raises
+    ``CheckpointError`` if names, shapes or dtypes differ, or a value is not finite."""
     trained = trained_tensors(model)
     if trained.keys() != tensors.keys():
         differing = sorted(trained.keys() ^ tensors.keys())

@@ -18,10 +18,8 @@ def find_weights(config: ExperimentConfig) -> Path:
 
     Published weights are those in ``weights_dir/<name>/model.safetensors``, else in the cache of
     ``huggingface_hub``; else they are downloaded, into that folder or that cache. Wherever they
-    come from, they are checked.
-
-    Raises:
-        DataError: there is no such file, it is another one, or it could not be downloaded.
+    come from, they are checked. Raises ``DataError`` if there is no such file, it is another one,
+    or it could not be downloaded.
     """
     if config.weights == "pretrained":
         published = PUBLISHED_WEIGHTS[config.model_size]
@@ -57,10 +55,7 @@ def _choose_file(path: Path) -> Path:
 
 def locate_published(published: PublishedWeights, folder: Path | None) -> Path | None:
     """Where a published file is on this machine, unchecked: in a folder, or in the hub's cache.
-
-    Raises:
-        DataError: it cannot be looked for.
-    """
+    Raises ``DataError`` if it cannot be looked for."""
     try:
         return locate_hub_file(published.repository, published.revision, WEIGHTS_NAME, folder)
     except OSError as error:

@@ -54,11 +54,8 @@ class Request:
 
 
 def parse_command_line(argv: Sequence[str]) -> Request:
-    """Turn the command line into a request, and say on standard error which row a run is.
-
-    Raises:
-        ConfigError: with every problem of the command line.
-    """
+    """Turn the command line into a request, and say on standard error which row a run is. Raises
+    ``ConfigError`` with every problem of the command line."""
     parser = build_parser()
     namespace, unknown = parser.parse_known_args(argv)
     joined = _missing_spaces(vars(namespace))

@@ -80,12 +80,10 @@ def identify_weights(
 
     ``weights`` is what the flag says. A file has its ``file_sha256``, and published weights also
     ``repository`` and ``revision``; random ones have what makes them, ``seed`` and ``torch``.
+    Raises ``DataError`` if that file cannot be read, or whatever ``find`` raises.
 
     Args:
         find: gives the file of ``--weights PATH``.
-
-    Raises:
-        DataError: that file cannot be read, or whatever ``find`` raises.
     """
     if config.weights == "random":
         torch = version("torch").partition("+")[0]
@@ -122,11 +120,8 @@ def checksum_json(content: Any) -> str:
 
 
 def checksum_weights(path: Path) -> str:
-    """SHA-256 of a file, computed once in a process for as long as nobody changes the file.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """SHA-256 of a file, computed once in a process for as long as nobody changes the file. Raises
+    ``OSError`` if it cannot be read."""
     status = path.stat()
     as_it_is = (
         *(status.st_dev, status.st_ino, status.st_size),

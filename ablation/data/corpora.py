@@ -15,11 +15,8 @@ from data_utils import Corpus
 
 
 def load_corpus(config: ExperimentConfig) -> Corpus:
-    """The texts: the messages, the demo's, or your own.
-
-    Raises:
-        DataError: they are missing, or are not what they should be.
-    """
+    """The texts: the messages, the demo's, or your own. Raises ``DataError`` if they are missing,
+    or are not what they should be."""
     if config.dataset:
         return load_own_corpus(config)
     if config.demo:
@@ -33,20 +30,13 @@ def load_corpus(config: ExperimentConfig) -> Corpus:
 
 
 def load_encoding(config: ExperimentConfig) -> tiktoken.Encoding:
-    """How texts become tokens.
-
-    Raises:
-        DataError: there is no vocabulary.
-    """
+    """How texts become tokens. Raises ``DataError`` if there is no vocabulary."""
     return byte_encoding() if config.demo else gpt2_encoding(config.offline, config.weights_dir)
 
 
 def load_vocabulary(config: ExperimentConfig) -> dict[str, bytes]:
-    """The same as files that a ``GPT2Tokenizer`` of transformers reads, by name.
-
-    Raises:
-        DataError: there is no vocabulary.
-    """
+    """The same as files that a ``GPT2Tokenizer`` of transformers reads, by name. Raises
+    ``DataError`` if there is no vocabulary."""
     if config.demo:
         return byte_vocabulary()
     return vocabulary_files(config.offline, config.weights_dir)

@@ -32,13 +32,11 @@ Tables = dict[str, pd.DataFrame]  # by the part that they are: Label, Text, Line
 def load_own_corpus(config: ExperimentConfig) -> Corpus:
     """The texts of ``--dataset``; what parts have no file of their own are split off from it.
 
-    The split is stratified and seeded by its own seed, never by ``--seed``. Classes are
-    numbered in the order of their names, or of their numbers. Each part has the columns ``Label``
-    (the number of the class), ``Text``, and ``Line``: where it stands in the file that it is from.
-
-    Raises:
-        DataError: a file cannot be read, lacks a column, labels or texts, or has too little of a
-            class.
+    The split is stratified and seeded by its own seed, never by ``--seed``. Classes are numbered in
+    the order of their names, or of their numbers. Each part has the columns ``Label`` (the number
+    of the class), ``Text``, and ``Line``: where it stands in the file that it is from. Raises
+    ``DataError`` if a file cannot be read, lacks a column, labels or texts, or has too little of a
+    class.
     """
     paths = _source_files(config)
     tables = {part: _read_table(path, config) for part, path in paths.items()}
@@ -55,11 +53,8 @@ def load_own_corpus(config: ExperimentConfig) -> Corpus:
 
 
 def checksum_files(config: ExperimentConfig) -> str:
-    """SHA-256 of the file of ``--dataset``; of several files all, joined by "+".
-
-    Raises:
-        DataError: a file cannot be read.
-    """
+    """SHA-256 of the file of ``--dataset``; of several files all, joined by "+". Raises
+    ``DataError`` if a file cannot be read."""
     try:
         return "+".join(map(checksum_file, _source_files(config).values()))
     except OSError as error:
@@ -69,10 +64,8 @@ def checksum_files(config: ExperimentConfig) -> str:
 def require_ignored_class(config: ExperimentConfig, labels: Sequence[str]) -> None:
     """Say which class of your own data ``--ignore_index`` leaves out of the loss.
 
-    Its default leaves out none, and neither does row 18's, which is about the padding token.
-
-    Raises:
-        ConfigError: there is no class of that number.
+    Its default leaves out none, and neither does row 18's, which is about the padding token. Raises
+    ``ConfigError`` if there is no class of that number.
     """
     number = config.ignore_index
     if 0 <= number < len(labels):

@@ -31,14 +31,12 @@ BATCH = 1024  # rows of a Parquet file that are read at once
 
 
 def read_rows(path: Path, columns: Sequence[str], form: TextFormat | None = None) -> Iterator[Row]:
-    """The rows of a table, one after the other.
+    """The rows of a table, one after the other. Raises ``DataError`` if it cannot be read, is no
+    such table, lacks a column, or a row is damaged.
 
     Args:
         columns: names; or, if all are numbers, positions counted from 1 in CSV and TSV.
         form: what is known about the file.
-
-    Raises:
-        DataError: it cannot be read, is no such table, lacks a column, or a row is damaged.
     """
     form = form or TextFormat()
     try:
@@ -149,11 +147,8 @@ def _parquet_rows(stream: BinaryIO, columns: Sequence[str], path: Path) -> Itera
 
 
 def _as_text(value: Any, column: str) -> str:
-    """A value of a typed format as CSV has it; what is missing is empty.
-
-    Raises:
-        ValueError: it is no single value, or no text that can be written.
-    """
+    """A value of a typed format as CSV has it; what is missing is empty. Raises ``ValueError`` if
+    it is no single value, or no text that can be written."""
     if value is None:
         return ""
     if isinstance(value, bool):

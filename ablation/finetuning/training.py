@@ -154,11 +154,8 @@ def train(
 ) -> History:
     """Train what of a classifier needs a gradient, printing losses and accuracies on the way.
 
-    The loaders draw from PyTorch's global generator whenever they are iterated, also to
-    evaluate; that order is part of the protocol.
-
-    Raises:
-        TrainingError: a loss is not finite.
+    The loaders draw from PyTorch's global generator whenever they are iterated, also to evaluate;
+    that order is part of the protocol. Raises ``TrainingError`` if a loss is not finite.
     """
     torch.manual_seed(schedule.seed)
     epochs = schedule.epoch_lengths(len(loaders.train))
@@ -286,10 +283,7 @@ def classify_texts(
     classifier: Classifier, loader: DataLoader, n_batches: int | None = None
 ) -> Predictions:
     """Classify the first ``n_batches`` batches, by default all of them, in the loader's order.
-
-    Raises:
-        TrainingError: a logit is not finite.
-    """
+    Raises ``TrainingError`` if a logit is not finite."""
     # A few batches need no bar of their own.
     batches = (
         islice(loader, n_batches)

@@ -114,11 +114,8 @@ def find_done(run: Run, output_dir: Path, output: OutputOptions) -> records.Reco
 
 
 def run_one(run: Run, output_dir: Path, output: OutputOptions) -> None:
-    """Run one experiment; if it is to be resumed and is complete, say again what it printed.
-
-    Raises:
-        ExperimentError: it failed, or its record cannot be written.
-    """
+    """Run one experiment; if it is to be resumed and is complete, say again what it printed. Raises
+    ``ExperimentError`` if it failed, or its record cannot be written."""
     with parallel.joined(choose_device(run.config.device)):
         done = find_done(run, output_dir, output) if output.resume and parallel.is_first() else None
         if output.export_dir and not done and parallel.is_first():

@@ -77,9 +77,7 @@ def joined(device: torch.device) -> Iterator[None]:
     """Inside, the processes that torchrun started work together: over NCCL on CUDA, else gloo.
 
     What is raised inside gets ``store``, by which :func:`explain` lets one process speak for all.
-
-    Raises:
-        ParallelError: they do not all come, within ``JOINING_LIMIT``.
+    Raises ``ParallelError`` if they do not all come, within ``JOINING_LIMIT``.
     """
     if not is_launched():
         yield
