@@ -115,9 +115,6 @@ def format_prediction(number: int, prediction: Prediction, form: str, width: int
     return f"{printable(prediction.label):<{width}}  {prediction.probability:.4f}  {shown}"
 
 
-# ---------------------------------------------------------------- the command line
-
-
 @dataclass(frozen=True)
 class Flags:
     """The flags; each field is the flag of the same name."""

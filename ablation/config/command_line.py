@@ -166,9 +166,6 @@ def _choose_output(asked: Mapping[str, Any]) -> OutputOptions:
     )
 
 
-# ---------------------------------------------------------------- problems
-
-
 def _missing_spaces(texts: Mapping[str, Any]) -> dict[str, str]:
     """A problem for each option whose text ends in another flag, as ``all--weights`` does."""
     problems = {}

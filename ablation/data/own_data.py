@@ -83,9 +83,6 @@ def _source_files(config: ExperimentConfig) -> dict[str, Path]:
     return {part: Path(path) for part, path in zip(PARTS, paths, strict=True) if path}
 
 
-# ---------------------------------------------------------------- one file
-
-
 def _read_table(path: Path, config: ExperimentConfig) -> pd.DataFrame:
     form = TextFormat(config.delimiter, config.encoding, config.quoting, config.header)
     columns = (config.label_column, config.text_column)
@@ -118,9 +115,6 @@ def _drop_incomplete(rows: pd.DataFrame, path: Path, config: ExperimentConfig) -
         counts = f"{n:,} of {len(rows):,} rows"
         logger.info("%s: %s are left out, which lack a label or a text", path, counts)
     return rows[~is_missing]
-
-
-# ---------------------------------------------------------------- all files
 
 
 def _require_no_names(tables: Tables, paths: dict[str, Path], config: ExperimentConfig) -> None:
@@ -167,9 +161,6 @@ def _drop_rare_classes(tables: Tables, least: int, path: Path) -> Tables:
             ", ".join(f'"{label[:60]}"' for label in rare),
         )
     return kept
-
-
-# ---------------------------------------------------------------- classes and parts
 
 
 def _class_names(rows: pd.DataFrame, path: Path, n_parts: int) -> tuple[str, ...]:

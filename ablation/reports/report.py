@@ -134,9 +134,6 @@ def _fits(record: Record, corpus: Corpus) -> bool:
     return fits
 
 
-# ---------------------------------------------------------------- what stands on the page
-
-
 def _page_values(
     records: Sequence[Record],
     sections: Sequence[Section],

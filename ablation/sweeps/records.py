@@ -104,9 +104,6 @@ class Record:
         return outcomes.Accuracy.from_json(self.result["accuracy"][part])
 
 
-# ---------------------------------------------------------------- writing
-
-
 def write_complete(
     output_dir: Path, run: Run, result: outcomes.ExperimentResult, data: dict[str, Any]
 ) -> Path:
@@ -200,9 +197,6 @@ def _write(output_dir: Path, run: Run, content: dict[str, Any], predictions: byt
     return folder
 
 
-# ---------------------------------------------------------------- reading
-
-
 def read_records(output_dir: Path) -> list[Record]:
     """All records below a folder, complete or failed. Damaged ones are named and skipped, and so
     are second ones of the same run."""
@@ -279,9 +273,6 @@ def _read(path: Path, limit: int) -> bytes:
     if status.st_size > limit:
         raise ValueError(f"{path.name} has {status.st_size:,} bytes, more than it can need")
     return path.read_bytes()
-
-
-# ---------------------------------------------------------------- the weights that records name
 
 
 def weights_have_changed(record: Record) -> bool:
