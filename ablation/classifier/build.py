@@ -83,8 +83,8 @@ class Classifier(nn.Module):
 
     @property
     def reuses_work(self) -> bool:
-        """Whether work may be reused and left out: without dropout, the function is the same."""
-        return self.reading.reuse and self.gpt.config.drop_rate == 0
+        """Whether work may be reused and left out."""
+        return self.reading.reuse
 
     def forward(self, batch: Batch) -> Tensor:
         """A batch on any device -> the logits (B, C) of its texts, on the classifier's.

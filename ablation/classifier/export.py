@@ -234,7 +234,7 @@ def _model_config(model: GPTModel, labels: Sequence[str]) -> dict[str, Any]:
         "n_head": shape.n_heads,
         "activation_function": "gelu_new",
         "layer_norm_epsilon": model.final_norm.eps,
-        **dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), shape.drop_rate),
+        **dict.fromkeys(("embd_pdrop", "resid_pdrop", "attn_pdrop"), 0.0),
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), PADDING_TOKEN),
         "id2label": {str(i): label for i, label in enumerate(labels)},
         "label2id": {label: i for i, label in enumerate(labels)},
