@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ablation.system.errors import CheckpointError, logger
+from ablation.system.errors import CheckpointError
 from ablation.system.files import parse_json, replacing
 from gpt_model import GPTModel
 
@@ -55,16 +55,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         header = parse_json(metadata["header"])
-        version, checksum = header.pop("version", None), metadata.get("sha256")
-        if version is None and checksum is None:
-            logger.warning(
-                "%s was written by an earlier version, without a checksum: whether it is damaged "
-                "cannot be told.",
-                path,
-            )
-        elif checksum != checksum_tensors(metadata["header"], tensors):
+        version = header.pop("version", None)
+        if metadata["sha256"] != checksum_tensors(metadata["header"], tensors):
             raise ValueError("its checksum is not that of what it holds")
-        elif version != VERSION:
+        if version != VERSION:
             raise CheckpointError(
                 f"{path} has version {version} of its format, and this program reads {VERSION}. "
                 "Use the program that wrote it, or delete the file and run again."
