@@ -57,8 +57,6 @@ def run_experiment(
         Interrupted: the process was asked to stop, and a checkpoint was written if it could be.
     """
     output = output or OutputOptions()
-    if output.save_model and not output.folder:
-        raise ValueError("a model is to be kept, but no folder is named")
     problems = machine_problems(config) if shared else config_problems(config)
     if problems:
         raise ConfigError(problems)
