@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
-from typing import Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -136,26 +136,20 @@ class TrainingState:
     epoch_generator: Tensor = field(default_factory=torch.get_rng_state)
 
 
-class Callback(Protocol):
-    """Looks after a training run: keeps it, or ends it."""
-
-    def restore(self, state: TrainingState) -> None:
-        """Called before the first step, to bring a state to where it was."""
-
-    def after_update(self, state: TrainingState, ends_epoch: bool) -> None:
-        """Called after each update, its evaluations included. What it raises ends training."""
-
-
 def train(
     classifier: Classifier,
     loaders: Splits[DataLoader],
     schedule: Schedule,
-    callback: Callback | None = None,
+    callback: Any = None,
 ) -> History:
     """Train what of a classifier needs a gradient, printing losses and accuracies on the way.
 
     The loaders draw from PyTorch's global generator whenever they are iterated, also to evaluate;
     that order is part of the protocol. Raises ``TrainingError`` if a loss is not finite.
+
+    ``callback`` looks after the run: ``restore(state)`` brings a :class:`TrainingState` to where it
+    was before the first step, and ``after_update(state, ends_epoch)`` follows each update and its
+    evaluations. What it raises ends training.
     """
     torch.manual_seed(schedule.seed)
     epochs = schedule.epoch_lengths(len(loaders.train))
