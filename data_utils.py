@@ -199,27 +199,18 @@ def encode_texts(
     """
     tokens = []
     for number, text in enumerate(texts, start=first):
-        require_unicode(text, f"Text {number}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # tiktoken would replace what stands there
+            raise DataError(
+                f'Text {number}, which begins with "{printable(text[:40])}", is not Unicode: it '
+                f"holds U+{ord(text[error.start]):04X} alone, which is half a character or a byte "
+                "that is not UTF-8. Give UTF-8, or leave it out."
+            ) from error
         pieces = _LAST_SPACE.split(text)
         ids = [token for piece in pieces for token in encoding.encode_ordinary(piece)]
         tokens.append(ids or [PADDING_TOKEN])
     return tokens
-
-
-def require_unicode(text: str, place: str) -> None:
-    """Raise :class:`DataError` if a text holds a lone surrogate, which tiktoken would replace.
-
-    Args:
-        place: where the text stands, for the message.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f'{place}, which begins with "{printable(text[:40])}", is not Unicode: it holds '
-            f"U+{ord(text[error.start]):04X} alone, which is half a character or a byte that is "
-            "not UTF-8. Give UTF-8, or leave it out."
-        ) from error
 
 
 def make_loaders(datasets: Splits[LabelledTexts], batch_size: int) -> Splits[DataLoader]:

@@ -36,7 +36,7 @@ def compare_runs(a: str, b: str, output_dir: Path) -> str:
             number = section.same.get(ROW_WORDS.get(word), ROW_WORDS.get(word))
             sides.append(runs.get(word) or section.configurations.get(number))
         first, second = sides
-        seeds = findings.common_seeds(first, second) if first and second else []
+        seeds = sorted({*first.seeds} & {*second.seeds}) if first and second else []
         if seeds and first is not second:
             text = _describe(first.with_seeds(seeds), second.with_seeds(seeds))
             texts.append(f"{section.title}\n{text}")

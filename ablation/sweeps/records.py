@@ -66,11 +66,6 @@ class Record:
         return ExperimentConfig(**self.result["flags"])
 
     @property
-    def seed(self) -> int:
-        """The run's seed."""
-        return self.config.seed
-
-    @property
     def minutes(self) -> float:
         """What "Training completed in" said."""
         return (self.result["seconds"]["features"] + self.result["seconds"]["training"]) / 60
@@ -79,11 +74,6 @@ class Record:
     def correct(self) -> np.ndarray:
         """Whether each test message (M,) was classified correctly."""
         return (self.predictions["label"] == self.predictions["prediction"]).to_numpy()
-
-    @property
-    def kept(self) -> dict[str, str]:
-        """The SHA-256 of what was kept of the model: of ``model``, of its ``export``."""
-        return self.result.get("kept", {})
 
     @property
     def weights_sha256(self) -> str | None:

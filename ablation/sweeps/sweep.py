@@ -110,7 +110,7 @@ def find_done(run: Run, output_dir: Path, output: OutputOptions) -> records.Reco
         kept = {name: checksum_file(at / WEIGHTS_NAME) for name, at in folders.items() if at}
     except OSError:
         return None
-    return record if kept.items() <= record.kept.items() else None
+    return record if kept.items() <= record.result.get("kept", {}).items() else None
 
 
 def run_one(run: Run, output_dir: Path, output: OutputOptions) -> None:
