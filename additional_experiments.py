@@ -4,13 +4,11 @@
 imported where something is to be done: help and mistakes need none of them.
 """
 
-import logging
 import sys
 from collections.abc import Sequence
 
+from ablation.system.errors import logger
 from ablation.system.signals import ending_at_once
-
-logger = logging.getLogger("experiments")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -153,11 +153,9 @@ def encode_splits(
 ) -> Splits[EncodedTexts]:
     """Turn texts into token ids, truncated and padded as the configuration says.
 
-    Nothing exceeds the model's context length. Where nothing is padded, the longest
-    training example is no reason to truncate: only an explicit context length is.
-
-    Raises:
-        DataError: the training texts do not fill one batch.
+    Nothing exceeds the model's context length. Where nothing is padded, the longest training
+    example is no reason to truncate: only an explicit context length is. Raises ``DataError`` if
+    the training texts do not fill one batch.
     """
     if config.batch_size > len(splits.train):
         raise DataError(
@@ -193,37 +191,26 @@ def encode_texts(
 ) -> list[list[int]]:
     """Each text's token ids. An empty text becomes one padding token.
 
-    A text that spells out a special token is encoded as plain text.
+    A text that spells out a special token is encoded as plain text. Raises ``DataError`` if a text
+    is not Unicode.
 
     Args:
         first: the number of the first text, for messages.
-
-    Raises:
-        DataError: a text is not Unicode.
     """
     tokens = []
     for number, text in enumerate(texts, start=first):
-        require_unicode(text, f"Text {number}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # tiktoken would replace what stands there
+            raise DataError(
+                f'Text {number}, which begins with "{printable(text[:40])}", is not Unicode: it '
+                f"holds U+{ord(text[error.start]):04X} alone, which is half a character or a byte "
+                "that is not UTF-8. Give UTF-8, or leave it out."
+            ) from error
         pieces = _LAST_SPACE.split(text)
         ids = [token for piece in pieces for token in encoding.encode_ordinary(piece)]
         tokens.append(ids or [PADDING_TOKEN])
     return tokens
-
-
-def require_unicode(text: str, place: str) -> None:
-    """Raise :class:`DataError` if a text holds a lone surrogate, which tiktoken would replace.
-
-    Args:
-        place: where the text stands, for the message.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f'{place}, which begins with "{printable(text[:40])}", is not Unicode: it holds '
-            f"U+{ord(text[error.start]):04X} alone, which is half a character or a byte that is "
-            "not UTF-8. Give UTF-8, or leave it out."
-        ) from error
 
 
 def make_loaders(datasets: Splits[LabelledTexts], batch_size: int) -> Splits[DataLoader]:

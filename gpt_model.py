@@ -1,4 +1,4 @@
-"""GPT-2 from scratch: attention, block, model.
+"""GPT-2 from scratch, without dropout: attention, block, model.
 
 Letters in shape comments: B texts in a batch, T tokens in a text, D ``emb_dim``,
 H heads, d = D / H, V vocabulary, C outputs of the head.
@@ -31,7 +31,6 @@ class SelfAttention(nn.Module):
         self.out_proj = nn.Linear(config.emb_dim, config.emb_dim)
         self.n_heads = config.n_heads
         self.causal = config.causal
-        self.drop_rate = config.drop_rate
 
     def forward(self, hidden: Tensor, at: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D), or with ``at`` (B,) only that position's (B, 1, D)."""
@@ -41,13 +40,12 @@ class SelfAttention(nn.Module):
             self._split_heads(self.query(hidden)),
             self._split_heads(self.key(hidden)),
             self._split_heads(self.value(hidden)),
-            dropout_p=self.drop_rate if self.training else 0.0,
             is_causal=self.causal,
         )  # (B, H, T, d)
         return self.out_proj(context.transpose(1, 2).flatten(2))  # (B, T, D)
 
     def _attend_from(self, hidden: Tensor, at: Tensor) -> Tensor:
-        """Attention with one query a text, at position ``at`` (B,); without dropout.
+        """Attention with one query a text, at position ``at`` (B,).
 
         For one query it is cheaper to move the projections off the T positions:
         q·(W_k x + b_k) = (W_k' q)·x + q·b_k, and Σ p (W_v x + b_v) = W_v (Σ p x) + b_v.
@@ -94,13 +92,12 @@ class TransformerBlock(nn.Module):
         self.attention = SelfAttention(config)
         self.norm2 = nn.LayerNorm(config.emb_dim)
         self.feed_forward = FeedForward(config)
-        self.dropout = nn.Dropout(config.drop_rate)
 
     def forward(self, hidden: Tensor, at: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D), or with ``at`` (B,) only that position's (B, 1, D)."""
         stream = hidden if at is None else pick(hidden, at)
-        hidden = stream + self.dropout(self.attention(self.norm1(hidden), at))
-        return hidden + self.dropout(self.feed_forward(self.norm2(hidden)))
+        hidden = stream + self.attention(self.norm1(hidden), at)
+        return hidden + self.feed_forward(self.norm2(hidden))
 
 
 class GPTModel(nn.Module):
@@ -114,7 +111,6 @@ class GPTModel(nn.Module):
         self.config = config
         self.token_embedding = nn.Embedding(config.vocab_size, config.emb_dim)
         self.position_embedding = nn.Embedding(config.context_length, config.emb_dim)
-        self.dropout = nn.Dropout(config.drop_rate)
         self.blocks = nn.ModuleList(TransformerBlock(config) for _ in range(config.n_layers))
         self.final_norm = nn.LayerNorm(config.emb_dim)
         self.head = nn.Linear(config.emb_dim, config.vocab_size, bias=False)
@@ -131,7 +127,7 @@ class GPTModel(nn.Module):
     def embed(self, tokens: Tensor) -> Tensor:
         """Token ids (B, T) -> hidden (B, T, D)."""
         positions = self.position_embedding.weight[: tokens.shape[1]]  # (T, D)
-        return self.dropout(self.token_embedding(tokens) + positions)
+        return self.token_embedding(tokens) + positions
 
     def run_blocks(
         self, hidden: Tensor, start: int = 0, stop: int | None = None, at: Tensor | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import sys
 from collections import Counter
@@ -21,7 +20,7 @@ from ablation.config.rules import encoding_problems
 from ablation.config.runs import CONFIG_NAME
 from ablation.data.separated_values import TextFormat, are_positions
 from ablation.system.console import Parser, run_for_people
-from ablation.system.errors import ConfigError, shorten
+from ablation.system.errors import ConfigError, logger, shorten
 from ablation.system.files import path_fault, path_problem
 from ablation.system.output import disarm, printable, use_utf8, write
 from ablation.system.signals import ending_at_once
@@ -33,7 +32,6 @@ if TYPE_CHECKING:  # imported where texts are classified: --help and mistakes ne
     from ablation.classifier.saved_models import SavedClassifier
     from ablation.system.progress import Progress
 
-logger = logging.getLogger("experiments")
 
 TEXTS_AT_ONCE = 2048  # read, sorted by length, classified, and given back in their order
 LESS_MEMORY = (
@@ -115,9 +113,6 @@ def format_prediction(number: int, prediction: Prediction, form: str, width: int
         return json.dumps(vars(prediction))
     shown = shorten(printable(prediction.text[: SHOWN_CHARACTERS + 1]), SHOWN_CHARACTERS)
     return f"{printable(prediction.label):<{width}}  {prediction.probability:.4f}  {shown}"
-
-
-# ---------------------------------------------------------------- the command line
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ def lesson_table(records: Sequence[Record]) -> str:
         for unmasked in (False, True):
             percents = [
                 record.accuracy("test").percent
-                for record in sorted(records, key=lambda record: record.seed)
+                for record in sorted(records, key=lambda record: record.config.seed)
                 if record.config.trainable_token_pos == position
                 and record.config.disable_causal_mask == unmasked
             ]

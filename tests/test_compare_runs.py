@@ -19,7 +19,7 @@ VARIANT = {"model_size": "gpt2-tiny (3M)", "weights": "random"}
 
 def folders(folder: Path) -> dict[tuple[int, int], str]:
     """The names of the records' folders by row and seed."""
-    return {(r.result["row"], r.seed): r.folder.name for r in read_records(folder)}
+    return {(r.result["row"], r.config.seed): r.folder.name for r in read_records(folder)}
 
 
 def test_two_runs(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_the_figures_are_recorded_whatever_becomes_of_the_model(
     record = only_record()
     assert record.is_complete
     assert record.predictions.equals(expected.predictions)
-    assert record.kept == {}
+    assert record.result["kept"] == {}
     assert list(record.result["not_kept"]) == [name]
     assert "No space left on device" in record.result["not_kept"][name]
 
@@ -85,7 +85,7 @@ def test_the_figures_are_recorded_whatever_becomes_of_the_model(
     assert without_minutes(out) == alone
     assert "Continuing after step 3" in err, "nothing is trained again"
     record = only_record()
-    assert list(record.kept) == [name]
+    assert list(record.result["kept"]) == [name]
     assert record.result["not_kept"] == {}
     assert not (record.folder / CHECKPOINT_NAME).exists()
 
@@ -106,7 +106,7 @@ def test_a_sweep_goes_on_after_a_model_that_is_not_kept(
     assert main(flags) == 1
     records = read_records(Path("runs/demo"))
     assert [record.is_complete for record in records] == [True, True]
-    assert sorted(len(record.kept) for record in records) == [0, 1]
+    assert sorted(len(record.result["kept"]) for record in records) == [0, 1]
     assert "2 runs" not in (err := capsys.readouterr().err)
     assert err.count("No space left on device") == 1
     assert main(flags) == 0, "only the one is done again"

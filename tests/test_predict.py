@@ -142,17 +142,17 @@ def test_relative_base_weights_are_found_from_any_folder(
     assert capsys.readouterr().out == found
 
 
-def test_a_model_of_the_version_before_is_used(
+def test_a_model_of_the_first_version_is_refused(
     saved: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """It has no checksum, which is said."""
+    """It has no checksum, so nobody can tell whether it is damaged."""
     for file, content in saved.items():
         (tmp_path / file).write_bytes(content)
     model = tmp_path / "model.safetensors"
     header, tensors = read_tensors(model)
     save_file(tensors, model, {"format": "pt", "header": json.dumps(header)})
-    assert predict.main([str(tmp_path), "hello"]) == 0
-    assert "without a checksum" in capsys.readouterr().err
+    assert predict.main([str(tmp_path), "hello"]) == 1
+    assert "it lacks 'sha256'" in capsys.readouterr().err
 
 
 DAMAGES = {

@@ -246,7 +246,7 @@ def test_damage_is_named_and_not_read(
     with pytest.raises(RecordError, match=folder.name):
         read_record(folder)
     with caplog.at_level(logging.WARNING, logger="experiments"):
-        assert [record.seed for record in read_records(tmp_path)] == [8]
+        assert [record.config.seed for record in read_records(tmp_path)] == [8]
         assert find_complete(tmp_path, RUN) is None
     assert folder.name in caplog.text
 

@@ -120,15 +120,10 @@ def test_a_checksum_that_was_taken_away_is_missed(path: Path) -> None:
     require_refused(path)
 
 
-def test_the_version_before_is_read_with_a_warning(
-    path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    tensors = load_file(path)
-    rewrite(path, tensors, header=json.dumps(HEADER), sha256=None)
-    header, found = read_tensors(path)
-    assert header == HEADER
-    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
-    assert f"{path} was written by an earlier version, without a checksum" in caplog.text
+def test_the_first_version_which_had_no_checksum_is_refused(path: Path) -> None:
+    rewrite(path, load_file(path), header=json.dumps(HEADER), sha256=None)
+    with pytest.raises(CheckpointError, match=r"lacks 'sha256'.*Delete it, and run again"):
+        read_tensors(path)
 
 
 def test_a_later_version_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

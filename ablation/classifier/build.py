@@ -83,8 +83,8 @@ class Classifier(nn.Module):
 
     @property
     def reuses_work(self) -> bool:
-        """Whether work may be reused and left out: without dropout, the function is the same."""
-        return self.reading.reuse and self.gpt.config.drop_rate == 0
+        """Whether work may be reused and left out."""
+        return self.reading.reuse
 
     def forward(self, batch: Batch) -> Tensor:
         """A batch on any device -> the logits (B, C) of its texts, on the classifier's.
@@ -115,11 +115,8 @@ class Classifier(nn.Module):
 
 
 def load_weights(config: ExperimentConfig) -> GPTModel:
-    """A GPT-2 without a head, with the weights that training starts from, on the CPU.
-
-    Raises:
-        DataError, CheckpointError: the weights are missing or damaged.
-    """
+    """A GPT-2 without a head, with the weights that training starts from, on the CPU. Raises
+    ``DataError`` or ``CheckpointError`` if the weights are missing or damaged."""
     torch.manual_seed(config.seed)
     if config.weights == "random":
         model = GPTModel(config.gpt)
@@ -134,15 +131,13 @@ def build_classifier(
 ) -> Classifier:
     """Build the model that trains, on the CPU; parameters that do not train need no gradient.
 
-    The order of random draws is the protocol's: the weights, if they are random; then,
-    from the seed again, the classifier, and after it LoRA's matrices in module order.
+    The order of random draws is the protocol's: the weights, if they are random; then, from the
+    seed again, the classifier, and after it LoRA's matrices in module order. Raises ``DataError``
+    or ``CheckpointError`` if the weights are missing or damaged.
 
     Args:
         base: what :func:`load_weights` gave; it never changes, and what does not train is
             shared with it. By default the weights are loaded.
-
-    Raises:
-        DataError, CheckpointError: the weights are missing or damaged.
     """
     with torch.device("meta"):
         gpt = GPTModel(replace(config.gpt, causal=not config.disable_causal_mask))

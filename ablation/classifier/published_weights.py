@@ -51,12 +51,10 @@ def published_names(n_layers: int) -> dict[str, tuple[str, ...]]:
 def load_published_weights(config: GPTConfig, path: Path) -> GPTModel:
     """Build a model from a GPT-2 checkpoint in Hugging Face's safetensors layout.
 
-    The model is built without initialising it, then filled tensor by tensor, so that no
-    second copy of it is ever in memory. Its head is the token embedding, as in GPT-2.
-
-    Raises:
-        CheckpointError: the file cannot be read, lacks a tensor or holds one too many, or
-            a tensor has the wrong shape, is not floating point, or is not finite.
+    The model is built without initialising it, then filled tensor by tensor, so that no second copy
+    of it is ever in memory. Its head is the token embedding, as in GPT-2. Raises
+    ``CheckpointError`` if the file cannot be read, lacks a tensor or holds one too many, or a
+    tensor has the wrong shape, is not floating point, or is not finite.
     """
     with torch.device("meta"):
         model = GPTModel(config)

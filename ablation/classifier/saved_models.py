@@ -47,12 +47,10 @@ def save_classifier(
     max_tokens: int,
 ) -> None:
     """Write what was trained to ``folder``, and a ``config.json`` that says what it belongs to.
+    Raises ``CheckpointError`` if it cannot be written.
 
     Args:
         base: what training started from, as :func:`identity.identify_weights` has it.
-
-    Raises:
-        CheckpointError: it cannot be written.
     """
     if _is_whole(config):
         base = None
@@ -169,11 +167,8 @@ def _read_base(content: dict[str, Any], config: ExperimentConfig) -> dict[str, A
 
 
 def _locate_base(base: dict[str, Any], folder: Path) -> str:
-    """What --weights is to be for the weights below a model: for a file, where it is now.
-
-    Raises:
-        CheckpointError: their file is not where it was.
-    """
+    """What --weights is to be for the weights below a model: for a file, where it is now. Raises
+    ``CheckpointError`` if their file is not where it was."""
     if base["weights"] in ("pretrained", "random"):
         return base["weights"]
     places = [str(base[key]) for key in ("path", "weights") if key in base]

@@ -6,7 +6,6 @@ of the header and of all tensors.
 
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from torch import Tensor
 from ablation.system.errors import CheckpointError
 from ablation.system.files import parse_json, replacing
 from gpt_model import GPTModel
-
-logger = logging.getLogger("experiments")
 
 VERSION = 2  # the first had neither a version nor a checksum
 
@@ -35,11 +32,8 @@ def trained_tensors(model: GPTModel) -> dict[str, Tensor]:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Write a safetensors file, in place of an earlier one only when it is complete.
-
-    Raises:
-        CheckpointError: it cannot be written.
-    """
+    """Write a safetensors file, in place of an earlier one only when it is complete. Raises
+    ``CheckpointError`` if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
@@ -54,26 +48,17 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The header and the tensors that :func:`write_tensors` wrote.
-
-    Raises:
-        CheckpointError: the file cannot be read, is damaged, or is of a later version.
-    """
+    """The header and the tensors that :func:`write_tensors` wrote. Raises ``CheckpointError`` if
+    the file cannot be read, is damaged, or is of a later version."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         header = parse_json(metadata["header"])
-        version, checksum = header.pop("version", None), metadata.get("sha256")
-        if version is None and checksum is None:
-            logger.warning(
-                "%s was written by an earlier version, without a checksum: whether it is damaged "
-                "cannot be told.",
-                path,
-            )
-        elif checksum != checksum_tensors(metadata["header"], tensors):
+        version = header.pop("version", None)
+        if metadata["sha256"] != checksum_tensors(metadata["header"], tensors):
             raise ValueError("its checksum is not that of what it holds")
-        elif version != VERSION:
+        if version != VERSION:
             raise CheckpointError(
                 f"{path} has version {version} of its format, and this program reads {VERSION}. "
                 "Use the program that wrote it, or delete the file and run again."
@@ -93,11 +78,8 @@ def checksum_tensors(header: str, tensors: Mapping[str, Tensor]) -> str:
 
 
 def fill_trained(model: GPTModel, tensors: dict[str, Tensor], path: Path) -> None:
-    """Copy into a model what :func:`trained_tensors` gave of an equal one.
-
-    Raises:
-        CheckpointError: names, shapes or dtypes differ, or a value is not finite.
-    """
+    """Copy into a model what :func:`trained_tensors` gave of an equal one. Raises
+    ``CheckpointError`` if names, shapes or dtypes differ, or a value is not finite."""
     trained = trained_tensors(model)
     if trained.keys() != tensors.keys():
         differing = sorted(trained.keys() ^ tensors.keys())

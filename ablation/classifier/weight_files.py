@@ -1,6 +1,5 @@
 """The weights that training starts from: where they are, and whether they are the right ones."""
 
-import logging
 from pathlib import Path
 
 from ablation.classifier.weight_kinds import describe_kind, require_gpt2
@@ -8,10 +7,8 @@ from ablation.config.identity import checksum_weights
 from ablation.config.options import ExperimentConfig
 from ablation.config.sizes import PUBLISHED_WEIGHTS, PublishedWeights
 from ablation.system.downloads import OFFLINE, first_line, is_offline
-from ablation.system.errors import DataError
+from ablation.system.errors import DataError, logger
 from ablation.system.hub import hub_files
-
-logger = logging.getLogger("experiments")
 
 WEIGHTS_NAME = "model.safetensors"
 
@@ -21,10 +18,8 @@ def find_weights(config: ExperimentConfig) -> Path:
 
     Published weights are those in ``weights_dir/<name>/model.safetensors``, else in the cache of
     ``huggingface_hub``; else they are downloaded, into that folder or that cache. Wherever they
-    come from, they are checked.
-
-    Raises:
-        DataError: there is no such file, it is another one, or it could not be downloaded.
+    come from, they are checked. Raises ``DataError`` if there is no such file, it is another one,
+    or it could not be downloaded.
     """
     if config.weights == "pretrained":
         published = PUBLISHED_WEIGHTS[config.model_size]
@@ -60,10 +55,7 @@ def _choose_file(path: Path) -> Path:
 
 def locate_published(published: PublishedWeights, folder: Path | None) -> Path | None:
     """Where a published file is on this machine, unchecked: in a folder, or in the hub's cache.
-
-    Raises:
-        DataError: it cannot be looked for.
-    """
+    Raises ``DataError`` if it cannot be looked for."""
     try:
         places = hub_files(published.repository, published.revision, WEIGHTS_NAME, folder)
         return next(places, None)

@@ -164,11 +164,8 @@ def require_gpt2(path: Path, gpt: GPTConfig) -> None:
 
 
 def _look_at(path: Path) -> tuple[dict[str, list[str]], dict[str, tuple[int, ...]]]:
-    """What :class:`Kind` has signs of, and the shapes of the tensors of a safetensors file.
-
-    Raises:
-        OSError: it cannot be read, or is neither a file nor a folder.
-    """
+    """What :class:`Kind` has signs of, and the shapes of the tensors of a safetensors file. Raises
+    ``OSError`` if it cannot be read, or is neither a file nor a folder."""
     if path.is_dir():
         names = sorted(entry.name for entry in path.iterdir())
         return {"entry": names, "name": names, "path": names}, {}

@@ -3,7 +3,6 @@
 Nothing here needs PyTorch or another package, so that --help and mistakes are answered at once.
 """
 
-import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,12 +26,10 @@ from ablation.config.rows import (
     row_number,
 )
 from ablation.config.runs import EPOCH, RESULT_NAME, OutputOptions, Run
-from ablation.system.errors import ConfigError
+from ablation.system.errors import ConfigError, logger
 from ablation.system.files import ROOM, path_problem
 from ablation.system.processes import is_launched
 from ablation.system.version import describe_version
-
-logger = logging.getLogger("experiments")
 
 # Flags with which nothing is run, and what means something beside them.
 PLACES = {"output_dir", "data_dir", "offline"}
@@ -57,11 +54,8 @@ class Request:
 
 
 def parse_command_line(argv: Sequence[str]) -> Request:
-    """Turn the command line into a request, and say on standard error which row a run is.
-
-    Raises:
-        ConfigError: with every problem of the command line.
-    """
+    """Turn the command line into a request, and say on standard error which row a run is. Raises
+    ``ConfigError`` with every problem of the command line."""
     parser = build_parser()
     namespace, unknown = parser.parse_known_args(argv)
     joined = _missing_spaces(vars(namespace))
@@ -170,9 +164,6 @@ def _choose_output(asked: Mapping[str, Any]) -> OutputOptions:
         save_model="save_model" in asked,
         export_dir=Path(asked["export_hf"]) if "export_hf" in asked else None,
     )
-
-
-# ---------------------------------------------------------------- problems
 
 
 def _missing_spaces(texts: Mapping[str, Any]) -> dict[str, str]:

@@ -30,11 +30,6 @@ class Row:
     minutes: float
 
     @property
-    def n_train(self) -> int:
-        """Training messages in its published accuracy: those that fill whole batches."""
-        return 1045 if "no_padding" in self.flags else 1040
-
-    @property
     def config(self) -> ExperimentConfig:
         """The row as an experiment."""
         return ExperimentConfig(**self.flags)

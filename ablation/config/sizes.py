@@ -12,7 +12,6 @@ class GPTConfig:
     n_heads: int
     vocab_size: int = 50257
     context_length: int = 1024
-    drop_rate: float = 0.0
     causal: bool = True
 
 

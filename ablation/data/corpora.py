@@ -1,6 +1,5 @@
 """The texts of an experiment, and how they become tokens."""
 
-import logging
 from pathlib import Path
 
 import tiktoken
@@ -11,17 +10,13 @@ from ablation.data.demo import byte_encoding, byte_vocabulary, demo_messages
 from ablation.data.own_data import load_own_corpus
 from ablation.data.split_files import write_csv_files
 from ablation.data.vocabulary import gpt2_encoding, vocabulary_files
+from ablation.system.errors import logger
 from data_utils import Corpus
-
-logger = logging.getLogger("experiments")
 
 
 def load_corpus(config: ExperimentConfig) -> Corpus:
-    """The texts: the messages, the demo's, or your own.
-
-    Raises:
-        DataError: they are missing, or are not what they should be.
-    """
+    """The texts: the messages, the demo's, or your own. Raises ``DataError`` if they are missing,
+    or are not what they should be."""
     if config.dataset:
         return load_own_corpus(config)
     if config.demo:
@@ -35,20 +30,13 @@ def load_corpus(config: ExperimentConfig) -> Corpus:
 
 
 def load_encoding(config: ExperimentConfig) -> tiktoken.Encoding:
-    """How texts become tokens.
-
-    Raises:
-        DataError: there is no vocabulary.
-    """
+    """How texts become tokens. Raises ``DataError`` if there is no vocabulary."""
     return byte_encoding() if config.demo else gpt2_encoding(config.offline, config.weights_dir)
 
 
 def load_vocabulary(config: ExperimentConfig) -> dict[str, bytes]:
-    """The same as files that a ``GPT2Tokenizer`` of transformers reads, by name.
-
-    Raises:
-        DataError: there is no vocabulary.
-    """
+    """The same as files that a ``GPT2Tokenizer`` of transformers reads, by name. Raises
+    ``DataError`` if there is no vocabulary."""
     if config.demo:
         return byte_vocabulary()
     return vocabulary_files(config.offline, config.weights_dir)

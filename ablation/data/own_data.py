@@ -4,7 +4,6 @@ Nothing is guessed: what may be a mistake is refused or named.
 """
 
 import itertools
-import logging
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -16,11 +15,9 @@ import pandas as pd
 from ablation.config.options import OPTIONS, ExperimentConfig
 from ablation.data.separated_values import TextFormat, header_error, merged_rows_error
 from ablation.data.text_files import read_rows
-from ablation.system.errors import ConfigError, DataError
+from ablation.system.errors import ConfigError, DataError, logger
 from ablation.system.files import checksum_file
 from data_utils import PADDING_TOKEN, PARTS, SPLIT_SEED, Corpus, Splits
-
-logger = logging.getLogger("experiments")
 
 # What pandas takes for a missing value, and the text of none.
 MISSING = {
@@ -35,13 +32,11 @@ Tables = dict[str, pd.DataFrame]  # by the part that they are: Label, Text, Line
 def load_own_corpus(config: ExperimentConfig) -> Corpus:
     """The texts of ``--dataset``; what parts have no file of their own are split off from it.
 
-    The split is stratified and seeded by its own seed, never by ``--seed``. Classes are
-    numbered in the order of their names, or of their numbers. Each part has the columns ``Label``
-    (the number of the class), ``Text``, and ``Line``: where it stands in the file that it is from.
-
-    Raises:
-        DataError: a file cannot be read, lacks a column, labels or texts, or has too little of a
-            class.
+    The split is stratified and seeded by its own seed, never by ``--seed``. Classes are numbered in
+    the order of their names, or of their numbers. Each part has the columns ``Label`` (the number
+    of the class), ``Text``, and ``Line``: where it stands in the file that it is from. Raises
+    ``DataError`` if a file cannot be read, lacks a column, labels or texts, or has too little of a
+    class.
     """
     paths = _source_files(config)
     tables = {part: _read_table(path, config) for part, path in paths.items()}
@@ -60,11 +55,8 @@ def load_own_corpus(config: ExperimentConfig) -> Corpus:
 
 
 def checksum_files(config: ExperimentConfig) -> str:
-    """SHA-256 of the file of ``--dataset``; of several files all, joined by "+".
-
-    Raises:
-        DataError: a file cannot be read.
-    """
+    """SHA-256 of the file of ``--dataset``; of several files all, joined by "+". Raises
+    ``DataError`` if a file cannot be read."""
     try:
         return "+".join(map(checksum_file, _source_files(config).values()))
     except OSError as error:
@@ -74,10 +66,8 @@ def checksum_files(config: ExperimentConfig) -> str:
 def require_ignored_class(config: ExperimentConfig, class_names: Sequence[str]) -> None:
     """Say which class of your own data ``--ignore_index`` leaves out of the loss.
 
-    Its default leaves out none, and neither does row 18's, which is about the padding token.
-
-    Raises:
-        ConfigError: there is no class of that number.
+    Its default leaves out none, and neither does row 18's, which is about the padding token. Raises
+    ``ConfigError`` if there is no class of that number.
     """
     number = config.ignore_index
     if 0 <= number < len(class_names):
@@ -94,9 +84,6 @@ def _source_files(config: ExperimentConfig) -> dict[str, Path]:
     """The files by the part that they are; what has none is taken from that of ``train``."""
     paths = (config.dataset, config.val_dataset, config.test_dataset)
     return {part: Path(path) for part, path in zip(PARTS, paths, strict=True) if path}
-
-
-# ---------------------------------------------------------------- one file
 
 
 def _read_table(path: Path, config: ExperimentConfig) -> pd.DataFrame:
@@ -131,9 +118,6 @@ def _drop_incomplete(rows: pd.DataFrame, path: Path, config: ExperimentConfig) -
         counts = f"{n:,} of {len(rows):,} rows"
         logger.info("%s: %s are left out, which lack a label or a text", path, counts)
     return rows[~is_missing]
-
-
-# ---------------------------------------------------------------- all files
 
 
 def _require_no_names(tables: Tables, paths: dict[str, Path], config: ExperimentConfig) -> None:
@@ -180,9 +164,6 @@ def _drop_rare_classes(tables: Tables, least: int, path: Path) -> Tables:
             ", ".join(f'"{label[:60]}"' for label in rare),
         )
     return kept
-
-
-# ---------------------------------------------------------------- classes and parts
 
 
 def _class_names(rows: pd.DataFrame, path: Path, n_parts: int) -> tuple[str, ...]:

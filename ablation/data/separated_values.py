@@ -49,14 +49,12 @@ def are_positions(columns: Sequence[str]) -> bool:
 def separate(
     lines: Iterator[NumberedLine], columns: Sequence[str], form: TextFormat, path: Path
 ) -> Iterator[TableRow]:
-    """The rows that numbered lines of CSV or TSV make, one line at least.
+    """The rows that numbered lines of CSV or TSV make, one line at least. Raises ``DataError`` if
+    the delimiter cannot be told, a column is missing, or a row is damaged.
 
     Args:
         columns: names; or, if all are numbers, positions counted from 1.
         path: the file, for messages; its name may say that it is CSV or TSV.
-
-    Raises:
-        DataError: the delimiter cannot be told, a column is missing, or a row is damaged.
     """
     csv.field_size_limit(2**31 - 1)  # a long text is not damage; more does not fit everywhere
     quoting = csv.QUOTE_NONE if form.quoting == "none" else csv.QUOTE_MINIMAL
@@ -175,11 +173,8 @@ def _describe(delimiter: str) -> str:
 def find_columns(
     first: Sequence[str], columns: Sequence[str], path: Path, by_position: bool = False
 ) -> list[int]:
-    """Where columns are in a first row, by their names or their positions.
-
-    Raises:
-        DataError: one is not there, or more than once.
-    """
+    """Where columns are in a first row, by their names or their positions. Raises ``DataError`` if
+    one is not there, or more than once."""
     places = []
     for column in columns:
         found = _find(first, column, by_position)

@@ -28,11 +28,8 @@ LABELS = {"ham": 0, "spam": 1}
 
 def find_dataset(data_dir: Path, offline: bool = False) -> Path:
     """Return the verified file of messages in ``data_dir``, downloading it if it is not there.
-
-    Raises:
-        DataError: the file there has the wrong checksum; or it is not there, and this is
-            offline, no address gave it, or the folder cannot be written.
-    """
+    Raises ``DataError`` if the file there has the wrong checksum; or it is not there, and this is
+    offline, no address gave it, or the folder cannot be written."""
     path = data_dir / DATASET_NAME
     try:
         if not path.exists():

@@ -1,15 +1,13 @@
 """The split as files for people. Nothing reads them back."""
 
-import logging
 from pathlib import Path
 
 import pandas as pd
 
 from ablation.config.options import ExperimentConfig
+from ablation.system.errors import logger
 from ablation.system.files import write_atomically
 from data_utils import PARTS, Corpus, Splits
-
-logger = logging.getLogger("experiments")
 
 
 def write_csv_files(splits: Splits[pd.DataFrame], data_dir: Path) -> None:

@@ -33,14 +33,12 @@ BATCH = 1024  # rows of a Parquet file that are read at once
 def read_rows(
     path: Path, columns: Sequence[str], form: TextFormat | None = None
 ) -> Iterator[TableRow]:
-    """The rows of a table, one after the other.
+    """The rows of a table, one after the other. Raises ``DataError`` if it cannot be read, is not
+    such a table, lacks a column, or a row is damaged.
 
     Args:
         columns: names; or, if all are numbers, positions counted from 1 in CSV and TSV.
         form: what is known about the file.
-
-    Raises:
-        DataError: it cannot be read, is not such a table, lacks a column, or a row is damaged.
     """
     form = form or TextFormat()
     try:
@@ -153,11 +151,8 @@ def _parquet_rows(stream: BinaryIO, columns: Sequence[str], path: Path) -> Itera
 
 
 def _as_text(value: Any, column: str) -> str:
-    """A value of a typed format as CSV has it; what is missing is empty.
-
-    Raises:
-        ValueError: it is not a single value, or not text that can be written.
-    """
+    """A value of a typed format as CSV has it; what is missing is empty. Raises ``ValueError`` if
+    it is not a single value, or not text that can be written."""
     if value is None:
         return ""
     if isinstance(value, bool):

@@ -14,11 +14,8 @@ FIRST_ROWS = 100  # that are compared with the first, to find names among texts
 
 
 def read_texts(path: Path, column: str, form: TextFormat) -> Iterator[str]:
-    """The texts of a column of a file.
-
-    Raises:
-        DataError: it cannot be read, quotes may have merged rows, or its first text is a name.
-    """
+    """The texts of a column of a file. Raises ``DataError`` if it cannot be read, quotes may have
+    merged rows, or its first text is a name."""
     rows = read_rows(path, [column], form)
     if form.header == "auto" and not form.has_names([column]):
         first_rows = list(islice(rows, FIRST_ROWS))
@@ -57,11 +54,8 @@ def _is_number(cell: str) -> bool:
 
 
 def read_lines() -> Iterator[str]:
-    """The lines of standard input, which is UTF-8; they end with LF, CRLF or CR.
-
-    Raises:
-        DataError: a line is not UTF-8, or no text.
-    """
+    """The lines of standard input, which is UTF-8; they end with LF, CRLF or CR. Raises
+    ``DataError`` if a line is not UTF-8, or no text."""
     # Bytes that are not UTF-8 are marked, so that a line is complained of when its turn has come.
     sys.stdin.reconfigure(encoding="utf-8-sig", errors="mark", newline=None)
     for number, line in enumerate(sys.stdin, start=1):

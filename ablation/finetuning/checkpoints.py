@@ -6,7 +6,6 @@ is complete.
 """
 
 import functools
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -25,12 +24,10 @@ from ablation.classifier.tensor_files import (
 )
 from ablation.finetuning.outcomes import History
 from ablation.finetuning.training import TrainingState
-from ablation.system.errors import CheckpointError, DataError
+from ablation.system.errors import CheckpointError, DataError, logger
 from ablation.system.output import print_lines
 from ablation.system.parallel import from_first, is_first, tensors_from_first
 from ablation.system.signals import DeferredSignals
-
-logger = logging.getLogger("experiments")
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
 
@@ -116,11 +113,8 @@ class Checkpoints:
         self._signals.raise_if_stopped()
 
     def after_update(self, state: TrainingState, ends_epoch: bool) -> None:
-        """Write a checkpoint if one is due, or if the run is asked to stop, and stop then.
-
-        Raises:
-            Interrupted: the run is asked to stop.
-        """
+        """Write a checkpoint if one is due, or if the run is asked to stop, and stop then. Raises
+        ``Interrupted`` if the run is asked to stop."""
         self._note(state)
         is_due = bool(self._every) and ends_epoch
         if isinstance(self._every, int):
@@ -130,11 +124,8 @@ class Checkpoints:
         self._signals.raise_if_stopped(before=self.save)
 
     def end_training(self) -> None:
-        """Write a checkpoint of what training came to, if any are to be written.
-
-        Raises:
-            Interrupted: the run is asked to stop.
-        """
+        """Write a checkpoint of what training came to, if any are to be written. Raises
+        ``Interrupted`` if the run is asked to stop."""
         if self._every:
             self.save()
         self._signals.raise_if_stopped(before=self.save)

@@ -1,6 +1,5 @@
 """One experiment from end to end."""
 
-import logging
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -24,7 +23,7 @@ from ablation.finetuning.metrics import format_metrics, measure_classes
 from ablation.finetuning.outcomes import ExperimentResult, format_accuracies, format_minutes
 from ablation.finetuning.shared_work import SharedWork
 from ablation.finetuning.training import Schedule, classify_texts, train
-from ablation.system.errors import ConfigError, describe_error
+from ablation.system.errors import ConfigError, describe_error, logger
 from ablation.system.files import checksum_file
 from ablation.system.machine import (
     choose_device,
@@ -37,8 +36,6 @@ from ablation.system.output import print_lines
 from ablation.system.parallel import from_first, is_first, largest, require_same
 from ablation.system.signals import DeferredSignals
 from data_utils import count_max_tokens, make_loaders
-
-logger = logging.getLogger("experiments")
 
 
 def run_experiment(
@@ -60,8 +57,6 @@ def run_experiment(
         Interrupted: the process was asked to stop, and a checkpoint was written if it could be.
     """
     output = output or OutputOptions()
-    if output.save_model and not output.folder:
-        raise ValueError("a model is to be kept, but no folder is named")
     problems = machine_problems(config) if shared else config_problems(config)
     if problems:
         raise ConfigError(problems)

@@ -5,7 +5,6 @@ numbers. What a training step keeps of each token is a formula, which a test hol
 saves.
 """
 
-import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -19,14 +18,12 @@ from ablation.classifier.build import Classifier, Reading, build_classifier
 from ablation.config.options import ExperimentConfig, tagged
 from ablation.finetuning.frozen_features import TOKENS_PER_BATCH, count_frozen_blocks, cut_splits
 from ablation.finetuning.training import MAX_MERGED_TEXTS, trained_parts
-from ablation.system.errors import LESS_MEMORY
+from ablation.system.errors import LESS_MEMORY, logger
 from ablation.system.machine import choose_device, free_bytes
 from ablation.system.parallel import size
 from data_utils import PARTS, EncodedTexts, Splits
 from gpt_model import GPTModel
 from lora import MergedLoRALinear
-
-logger = logging.getLogger("experiments")
 
 # Python, PyTorch and the texts. On a GPU it stands for CUDA's context and libraries: an assumption.
 PROCESS_BYTES = 500_000_000

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
-from typing import Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -136,29 +136,20 @@ class TrainingState:
     epoch_generator: Tensor = field(default_factory=torch.get_rng_state)
 
 
-class Callback(Protocol):
-    """Looks after a training run: keeps it, or ends it."""
-
-    def restore(self, state: TrainingState) -> None:
-        """Called before the first step, to bring a state to where it was."""
-
-    def after_update(self, state: TrainingState, ends_epoch: bool) -> None:
-        """Called after each update, its evaluations included. What it raises ends training."""
-
-
 def train(
     classifier: Classifier,
     loaders: Splits[DataLoader],
     schedule: Schedule,
-    callback: Callback | None = None,
+    callback: Any = None,
 ) -> History:
     """Train what of a classifier needs a gradient, printing losses and accuracies on the way.
 
-    The loaders draw from PyTorch's global generator whenever they are iterated, also to
-    evaluate; that order is part of the protocol.
+    The loaders draw from PyTorch's global generator whenever they are iterated, also to evaluate;
+    that order is part of the protocol. Raises ``TrainingError`` if a loss is not finite.
 
-    Raises:
-        TrainingError: a loss is not finite.
+    ``callback`` looks after the run: ``restore(state)`` brings a :class:`TrainingState` to where it
+    was before the first step, and ``after_update(state, ends_epoch)`` follows each update and its
+    evaluations. What it raises ends training.
     """
     torch.manual_seed(schedule.seed)
     epochs = schedule.epoch_lengths(len(loaders.train))
@@ -286,10 +277,7 @@ def classify_texts(
     classifier: Classifier, loader: DataLoader, n_batches: int | None = None
 ) -> Predictions:
     """Classify the first ``n_batches`` batches, by default all of them, in the loader's order.
-
-    Raises:
-        TrainingError: a logit is not finite.
-    """
+    Raises ``TrainingError`` if a logit is not finite."""
     # A few batches need no bar of their own.
     batches = (
         islice(loader, n_batches)

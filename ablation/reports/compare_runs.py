@@ -20,12 +20,9 @@ def compare_runs(a: str, b: str, output_dir: Path) -> str:
     """The comparison of two sides, each a row's number or a run's folder.
 
     A folder, which may lie in ``output_dir``, is that one run. A number is that row's runs in
-    ``output_dir`` with all seeds that the other side has too: the row as published, and apart
-    from it the row with each set of flags beside it.
-
-    Raises:
-        RecordError: there is no such record or no common seed, a record is damaged or failed, or
-            the two do not compare.
+    ``output_dir`` with all seeds that the other side has too: the row as published, and apart from
+    it the row with each set of flags beside it. Raises ``RecordError`` if there is no such record
+    or no common seed, a record is damaged or failed, or the two do not compare.
     """
     runs = {word: _read_run(word, output_dir) for word in (a, b) if word not in ROW_WORDS}
     if {a, b} <= {*runs}:
@@ -39,7 +36,7 @@ def compare_runs(a: str, b: str, output_dir: Path) -> str:
             number = section.same.get(ROW_WORDS.get(word), ROW_WORDS.get(word))
             sides.append(runs.get(word) or section.configurations.get(number))
         first, second = sides
-        seeds = findings.common_seeds(first, second) if first and second else []
+        seeds = sorted({*first.seeds} & {*second.seeds}) if first and second else []
         if seeds and first is not second:
             text = _describe(first.with_seeds(seeds), second.with_seeds(seeds))
             texts.append(f"{section.title}\n{text}")

@@ -15,7 +15,7 @@ from ablation.reports.comparisons import (
     holm,
     smallest_difference,
 )
-from ablation.reports.tables import Configuration, Section, mark_single
+from ablation.reports.tables import Section, mark_single
 
 # docs/statistics.md has the figures.
 SEEDS_FOR_A_VERDICT = (
@@ -34,11 +34,6 @@ def format_interval(difference: Difference) -> str:
     """The 95 % interval of a difference as it is printed."""
     bounds = f"{difference.low:+.2f} to {difference.high:+.2f}"
     return bounds + mark_single(difference.n_seeds)
-
-
-def common_seeds(a: Configuration, b: Configuration) -> list[int]:
-    """The seeds that both were run with, ascending."""
-    return sorted({*a.seeds} & {*b.seeds})
 
 
 @dataclass(frozen=True)
@@ -105,7 +100,7 @@ def compare_rows(section: Section) -> list[Finding]:
     for question, first, second in COMPARISONS:
         # Rows that flags made equal to others no longer ask what they were made for.
         a, b = (section.configurations.get(number) for number in (first, second))
-        seeds = common_seeds(a, b) if a and b else []
+        seeds = sorted({*a.seeds} & {*b.seeds}) if a and b else []
         if seeds:
             difference = compare(*(part.with_seeds(seeds).correct for part in (a, b)))
             pairs.append((bool(section.overrides), question, (first, second), seeds, difference))

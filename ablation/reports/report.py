@@ -1,7 +1,6 @@
 """The report on the records of a folder: one page, as HTML and as Markdown, and its tables in
 short."""
 
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -35,13 +34,11 @@ from ablation.reports.tables import (
     tabulate,
 )
 from ablation.sweeps.records import Record, read_records, require_one_base
-from ablation.system.errors import RecordError
+from ablation.system.errors import RecordError, logger
 from ablation.system.files import write_atomically
 from ablation.system.output import printable
 from ablation.system.text_tables import align_wrapped, fill
 from data_utils import PARTS, Corpus, Splits
-
-logger = logging.getLogger("experiments")
 
 TITLE = "Which choices matter when a GPT is finetuned as a classifier?"
 OTHERS_TITLE = "Other configurations"
@@ -135,9 +132,6 @@ def _fits(record: Record, corpus: Corpus) -> bool:
             record.folder,
         )
     return fits
-
-
-# ---------------------------------------------------------------- what stands on the page
 
 
 def _page_values(

@@ -144,9 +144,6 @@ def type_problems(found: Any, kind: Any, place: str = "") -> Iterator[str]:
                     yield f"{prefix}{name} is missing"
 
 
-# ---------------------------------------------------------------- what must agree
-
-
 def check_result(result: Mapping[str, Any]) -> None:
     """Raise ``ValueError`` unless a record's ``result.json`` is what this project writes: every
     entry of its type and in its range, and none in contradiction to another."""

@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import io
 import json
-import logging
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -31,12 +30,10 @@ from ablation.data.own_data import checksum_files
 from ablation.finetuning import outcomes
 from ablation.finetuning.metrics import format_metrics, measure_classes
 from ablation.sweeps.record_schema import COLUMNS, check_predictions, check_result
-from ablation.system.errors import RecordError
+from ablation.system.errors import RecordError, logger
 from ablation.system.files import parse_json, write_atomically
 from ablation.system.version import read_commit
 from data_utils import PARTS, Splits
-
-logger = logging.getLogger("experiments")
 
 PREDICTIONS_NAME = "predictions.csv"
 NEXT_PREDICTIONS_NAME = "predictions.csv.next"  # for a moment
@@ -69,11 +66,6 @@ class Record:
         return ExperimentConfig(**self.result["flags"])
 
     @property
-    def seed(self) -> int:
-        """The run's seed."""
-        return self.config.seed
-
-    @property
     def minutes(self) -> float:
         """What "Training completed in" said."""
         return (self.result["seconds"]["features"] + self.result["seconds"]["training"]) / 60
@@ -82,11 +74,6 @@ class Record:
     def correct(self) -> np.ndarray:
         """Whether each test message (M,) was classified correctly."""
         return (self.predictions["label"] == self.predictions["prediction"]).to_numpy()
-
-    @property
-    def kept(self) -> dict[str, str]:
-        """The SHA-256 of what was kept of the model: of ``model``, of its ``export``."""
-        return self.result.get("kept", {})
 
     @property
     def weights_sha256(self) -> str | None:
@@ -105,9 +92,6 @@ class Record:
     def accuracy(self, part: str) -> outcomes.Accuracy:
         """The accuracy on a part of the data."""
         return outcomes.Accuracy.from_json(self.result["accuracy"][part])
-
-
-# ---------------------------------------------------------------- writing
 
 
 def write_complete(
@@ -203,9 +187,6 @@ def _write(output_dir: Path, run: Run, content: dict[str, Any], predictions: byt
     return folder
 
 
-# ---------------------------------------------------------------- reading
-
-
 def read_records(output_dir: Path) -> list[Record]:
     """All records below a folder, complete or failed. Damaged ones are named and skipped, and so
     are second ones of the same run."""
@@ -282,9 +263,6 @@ def _read(path: Path, limit: int) -> bytes:
     if status.st_size > limit:
         raise ValueError(f"{path.name} has {status.st_size:,} bytes, more than it can need")
     return path.read_bytes()
-
-
-# ---------------------------------------------------------------- the weights that records name
 
 
 def weights_have_changed(record: Record) -> bool:

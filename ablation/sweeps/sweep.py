@@ -1,7 +1,6 @@
 """Many runs in one process: what is done is left alone, and what is common is computed once."""
 
 import gc
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +18,12 @@ from ablation.finetuning.shared_work import SharedWork, sharing_order
 from ablation.sweeps import records
 from ablation.sweeps.variants import compare_with_published, describe_run
 from ablation.system import parallel
-from ablation.system.errors import DataError, ExperimentError, RecordError, describe_error
+from ablation.system.errors import DataError, ExperimentError, RecordError, describe_error, logger
 from ablation.system.files import checksum_file
 from ablation.system.machine import choose_device, describe_machine
 from ablation.system.output import print_lines, printable
 from ablation.system.version import read_commit
 from data_utils import Corpus
-
-logger = logging.getLogger("experiments")
 
 
 def run_and_record(
@@ -113,15 +110,12 @@ def find_done(run: Run, output_dir: Path, output: OutputOptions) -> records.Reco
         kept = {name: checksum_file(at / WEIGHTS_NAME) for name, at in folders.items() if at}
     except OSError:
         return None
-    return record if kept.items() <= record.kept.items() else None
+    return record if kept.items() <= record.result.get("kept", {}).items() else None
 
 
 def run_one(run: Run, output_dir: Path, output: OutputOptions) -> None:
-    """Run one experiment; if it is to be resumed and is complete, say again what it printed.
-
-    Raises:
-        ExperimentError: it failed, or its record cannot be written.
-    """
+    """Run one experiment; if it is to be resumed and is complete, say again what it printed. Raises
+    ``ExperimentError`` if it failed, or its record cannot be written."""
     with parallel.joined(choose_device(run.config.device)):
         done = find_done(run, output_dir, output) if output.resume and parallel.is_first() else None
         if output.export_dir and not done and parallel.is_first():

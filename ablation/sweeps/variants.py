@@ -26,7 +26,13 @@ def compare_with_published(run: Run, correct: int, total: int) -> str | None:
     if run.config.demo or run.config.dataset:
         return None
     # Of several rows that its flags were given beside, the one with most of what it is.
-    candidates = [n for n in rows.ROWS if _was_asked_beside(run, n)]
+    asked = [] if run.overrides is None else rows.ROWS.items()
+    candidates = [
+        n
+        for n, row in asked
+        if identify(replace(rows.configure(row, run.overrides), seed=run.config.seed))
+        == identify(run.config)
+    ]
     row = min(
         candidates or [rows.nearest_row(run.config)[0]],
         key=lambda n: len(rows.differing_options(run.config, rows.ROWS[n])),
@@ -36,11 +42,3 @@ def compare_with_published(run: Run, correct: int, total: int) -> str | None:
         f"A variant of row {row} ({flags}): its published {rows.ROWS[row].test:.2f} % does not "
         "apply"
     )
-
-
-def _was_asked_beside(run: Run, row: int) -> bool:
-    """Whether the flags of a run could have been given beside ``--rows`` and this number."""
-    if run.overrides is None:
-        return False
-    config = replace(rows.configure(rows.ROWS[row], run.overrides), seed=run.config.seed)
-    return identify(config) == identify(run.config)

@@ -17,14 +17,13 @@ from ablation.system.errors import (
     ExperimentError,
     describe_error,
     is_out_of_memory,
+    logger,
     shorten,
 )
 from ablation.system.output import LogFormatter, printable
 from ablation.system.processes import is_first, is_launched
 from ablation.system.signals import interruptible
 from ablation.system.version import PROJECT
-
-logger = logging.getLogger("experiments")
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 

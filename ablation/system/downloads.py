@@ -6,7 +6,6 @@ body of an answer, or with an error that says why not.
 
 import email.utils
 import hashlib
-import logging
 import os
 import threading
 import time
@@ -16,10 +15,8 @@ from concurrent.futures import TimeoutError as LateError  # Python 3.10 has two 
 
 import requests
 
-from ablation.system.errors import DownloadError
+from ablation.system.errors import DownloadError, logger
 from ablation.system.progress import BYTES, Progress
-
-logger = logging.getLogger("experiments")
 
 ATTEMPTS = 5  # at one address
 BACKOFF_SECONDS = 0.5  # before the second attempt, twice as long before each further one
@@ -54,13 +51,11 @@ def is_offline(asked: bool) -> bool:
 
 
 def fetch_first(urls: Sequence[str], verify: Callable[[bytes], bytes], *, max_bytes: int) -> bytes:
-    """What ``verify`` makes of the content at the first address whose content passes it.
+    """What ``verify`` makes of the content at the first address whose content passes it. Raises
+    ``DownloadError`` if no address gave it; each is named, with what was wrong there.
 
     Args:
         verify: returns what is wanted of a content, or raises :class:`DownloadError`.
-
-    Raises:
-        DownloadError: no address gave it; each is named, with what was wrong there.
     """
     failures = []
     for url in urls:
@@ -76,11 +71,9 @@ def fetch(url: str, *, max_bytes: int) -> bytes:
     """The content at an address.
 
     What may pass (no connection, a reset, a timeout, a truncated body, status 408, 429 or 5xx) is
-    tried again from the start after a growing wait, or the one that the server asks for.
-
-    Raises:
-        DownloadError: it is not there, is larger than ``max_bytes``, or did not come in
-            ``ATTEMPTS`` attempts or ``DEADLINE_SECONDS``.
+    tried again from the start after a growing wait, or the one that the server asks for. Raises
+    ``DownloadError`` if it is not there, is larger than ``max_bytes``, or did not come in
+    ``ATTEMPTS`` attempts or ``DEADLINE_SECONDS``.
     """
     deadline = time.monotonic() + DEADLINE_SECONDS
     outcome: Future[bytes] = Future()

@@ -1,5 +1,9 @@
 """Errors caused by input or environment rather than bugs, and their messages."""
 
+import logging
+
+logger = logging.getLogger("experiments")  # all that is said on standard error
+
 SHOWN_CHARACTERS = 200  # of a value, in a message
 LESS_MEMORY = (
     "A smaller --batch_size, --context_length or --model_size needs less, and so does LoRA."

@@ -8,7 +8,6 @@ before each update, so that all keep the same weights. Only the first process pr
 Without torchrun there is one process, and nothing here does anything.
 """
 
-import logging
 import os
 import re
 import signal
@@ -24,10 +23,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ablation.system.errors import ParallelError
+from ablation.system.errors import ParallelError, logger
 from ablation.system.processes import is_first, is_launched, place
-
-logger = logging.getLogger("experiments")
 
 # In seconds:
 TIME_LIMIT = 1800  # of every wait for the other processes
@@ -80,9 +77,7 @@ def joined(device: torch.device) -> Iterator[None]:
     """Inside, the processes that torchrun started work together: over NCCL on CUDA, else gloo.
 
     What is raised inside gets ``store``, by which :func:`explain` lets one process speak for all.
-
-    Raises:
-        ParallelError: they do not all come, within ``JOINING_LIMIT``.
+    Raises ``ParallelError`` if they do not all come, within ``JOINING_LIMIT``.
     """
     if not is_launched():
         yield

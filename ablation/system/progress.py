@@ -1,13 +1,12 @@
 """How far work has come: a bar on a terminal, and elsewhere a plain line now and then."""
 
-import logging
 import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
 
-logger = logging.getLogger("experiments")
+from ablation.system.errors import logger
 
 LINE_SECONDS = 30.0  # between two lines, and before the first
 BYTES = "bytes"  # the unit whose amounts are shortened, as 12.3M

@@ -1,6 +1,5 @@
 """Being asked to stop: SIGINT (Ctrl-C) and SIGTERM."""
 
-import logging
 import os
 import signal
 import sys
@@ -9,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-logger = logging.getLogger("experiments")
+from ablation.system.errors import logger
 
 
 class Interrupted(KeyboardInterrupt):
