@@ -7,7 +7,6 @@ and texts of different lengths are never padded to more than their neighbours in
 """
 
 import copy
-import logging
 import math
 import shutil
 import tempfile
@@ -21,14 +20,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ablation.classifier.build import Classifier, Reading
-from ablation.system.errors import HiddenStateError
+from ablation.system.errors import HiddenStateError, logger
 from ablation.system.machine import free_bytes
 from ablation.system.parallel import largest, map_rows, place, share_tensor, size
 from ablation.system.progress import Progress, follow
 from data_utils import PARTS, Batch, EncodedTexts, LabelledTexts, Splits
 from gpt_model import GPTModel
-
-logger = logging.getLogger("experiments")
 
 # Tokens in a batch of the frozen part. On a CPU its activations should stay in the cache; on a
 # GPU a batch should fill it.

@@ -1,6 +1,5 @@
 """What several experiments in one process share: texts, weights, hidden states."""
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,7 +27,7 @@ from ablation.finetuning.frozen_features import (
     cut_splits,
     prepare_inputs,
 )
-from ablation.system.errors import DataError
+from ablation.system.errors import DataError, logger
 from ablation.system.machine import choose_device, set_precision
 from ablation.system.parallel import first_on_node
 from data_utils import (
@@ -40,8 +39,6 @@ from data_utils import (
     encode_splits,
 )
 from gpt_model import GPTModel
-
-logger = logging.getLogger("experiments")
 
 
 class SharedWork:

@@ -38,14 +38,12 @@ from ablation.finetuning.outcomes import ExperimentResult
 from ablation.finetuning.shared_work import SharedWork
 from ablation.sweeps import cluster, records, sweep
 from ablation.sweeps.variants import describe_run
-from ablation.system.errors import ClusterError, RecordError, describe_error
+from ablation.system.errors import ClusterError, RecordError, describe_error, logger
 from ablation.system.files import write_atomically
 from ablation.system.output import print_lines
 from ablation.system.signals import DeferredSignals, Interrupted
 from ablation.system.version import PACKAGES, PROJECT, read_commit
 from data_utils import Corpus
-
-logger = logging.getLogger("experiments")
 
 # What Ray ships of it: the modules, and nothing that a user may keep beside them.
 SHIPPED = ("!.", "!/*.py", "!/ablation", "!/ablation/*", "!/ablation/*/*.py", "!/ablation/*/*.json")
