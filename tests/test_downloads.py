@@ -377,7 +377,7 @@ def test_a_failed_download_says_what_to_do(serve_dataset: Serve, tmp_path: Path)
         find_dataset(tmp_path)
     assert os.listdir(tmp_path) == []
     message = str(error.value)
-    assert "/0 (a web page came instead, no zip" in message
+    assert "/0 (a web page came instead, not a readable zip" in message
     assert "/1 (404 Not Found)" in message
     assert f"put the file {DATASET_NAME} from that zip at {tmp_path / DATASET_NAME}" in message
 
