@@ -258,6 +258,7 @@ def test_a_checksum_is_computed_once_for_a_file_that_stays(
     computed = []
     real = identity.checksum_file
     monkeypatch.setattr(identity, "checksum_file", lambda p: computed.append(p) or real(p))
+    monkeypatch.setattr(identity, "SETTLED_SECONDS", -1)
     path = put(tmp_path / "a", b"first")
     assert checksum_weights(path) == hashlib.sha256(b"first").hexdigest()
     checksum_weights(path)
@@ -267,6 +268,15 @@ def test_a_checksum_is_computed_once_for_a_file_that_stays(
     assert checksum_weights(path) == hashlib.sha256(b"other").hexdigest()
     put(tmp_path / "b", b"third").replace(path)
     assert checksum_weights(path) == hashlib.sha256(b"third").hexdigest()
+
+
+def test_a_file_that_has_just_changed_is_read_each_time(tmp_path: Path) -> None:
+    """Two changes within a tick of the clock leave the same times."""
+    path = tmp_path / "a"
+    for n in range(200):
+        content = b"%04d" % n
+        path.write_bytes(content)
+        assert checksum_weights(path) == hashlib.sha256(content).hexdigest()
 
 
 def test_the_hub_is_not_asked_for_what_is_there(

@@ -3,9 +3,9 @@
 Records, checkpoints, kept models, shared states and Ray all compare these, and nothing else.
 """
 
-import functools
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +16,10 @@ from ablation.config.sizes import PUBLISHED_WEIGHTS
 from ablation.system.errors import DataError
 from ablation.system.files import checksum_file
 from ablation.system.version import code_files, package_versions
+
+SETTLED_SECONDS = 2.0  # after a change, in which a second one might not show in the file's times
+
+_checksums: dict[tuple[int, ...], str] = {}  # of files as they were, for the length of a process
 
 
 def identify(config: ExperimentConfig) -> str:
@@ -119,9 +123,13 @@ def checksum_weights(path: Path) -> str:
     """SHA-256 of a file, computed once in a process for as long as nobody changes the file. Raises
     ``OSError`` if it cannot be read."""
     status = path.stat()
-    return _checksum(path, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
-@functools.cache
-def _checksum(path: Path, *as_it_is: int) -> str:
-    return checksum_file(path)
+    as_it_is = (
+        *(status.st_dev, status.st_ino, status.st_size),
+        *(status.st_mtime_ns, status.st_ctime_ns),
+    )
+    if as_it_is in _checksums:
+        return _checksums[as_it_is]
+    checksum = checksum_file(path)
+    if time.time() - max(status.st_mtime, status.st_ctime) > SETTLED_SECONDS:
+        _checksums[as_it_is] = checksum
+    return checksum
