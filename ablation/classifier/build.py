@@ -55,7 +55,7 @@ class Reading:
         return torch.zeros_like(ends) if self.position == "first" else ends - 1
 
     def n_needed(self, texts: Batch | EncodedTexts) -> Tensor:
-        """How many leading positions (B,) of each text decide what is read of it."""
+        """How many leading positions (B,) of each text its logits depend on."""
         if not self.causal:
             return texts.padded_lengths
         return self.ends(texts) if self.average else self.positions(texts) + 1
@@ -70,7 +70,7 @@ class Reading:
 
 
 class Classifier(nn.Module):
-    """A GPT-2 whose head gives classes, what is read of it, and the precision of its blocks."""
+    """A GPT-2 whose head gives classes, the positions that it reads, and its blocks' precision."""
 
     def __init__(self, gpt: GPTModel, reading: Reading, precision: str = "fp32") -> None:
         super().__init__()

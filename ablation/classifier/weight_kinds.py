@@ -96,7 +96,7 @@ KINDS = (
             "head": r"\x80[\x02-\x05](?!\0{6}\{)|PK\x03\x04.{0,200}data\.pkl",
             "name": r".*\.(bin|pt|pth|pkl)",
         },
-        "a PyTorch pickle. Reading one can run code, so none is read here.",
+        "a PyTorch pickle. Reading one can run code, so this program reads none.",
         SAVE_AGAIN,
     ),
     Kind(

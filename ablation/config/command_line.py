@@ -48,7 +48,7 @@ class Request:
     report: bool = False
     compare: tuple[str, str] | None = None
     output: OutputOptions = field(default_factory=OutputOptions)
-    cluster: ClusterRequest | None = None  # that computes; none is this process
+    cluster: ClusterRequest | None = None  # by default, this process computes
     data_dir: Path = Path(OPTIONS["data_dir"].default)  # where a report finds the messages
     offline: bool = False  # whether it must find them there
 

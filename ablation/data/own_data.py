@@ -81,7 +81,7 @@ def require_ignored_class(config: ExperimentConfig, class_names: Sequence[str]) 
 
 
 def _source_files(config: ExperimentConfig) -> dict[str, Path]:
-    """The files by the part that they are; what has none is taken from that of ``train``."""
+    """The file of each part; a part without one is taken from that of ``train``."""
     paths = (config.dataset, config.val_dataset, config.test_dataset)
     return {part: Path(path) for part, path in zip(PARTS, paths, strict=True) if path}
 

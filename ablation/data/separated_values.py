@@ -21,7 +21,7 @@ NumberedLine = tuple[int, str]
 class TextFormat:
     """How a file is to be read; the options of the same names explain it."""
 
-    delimiter: str | None = None  # one of DELIMITERS; none is found from the file
+    delimiter: str | None = None  # one of DELIMITERS; by default, found in the file
     encoding: str = "utf-8"
     quoting: str = "auto"
     header: str = "auto"

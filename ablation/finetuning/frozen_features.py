@@ -2,7 +2,7 @@
 
 Without dropout, what the frozen blocks at the bottom of a model make of a text never changes:
 it is computed here, in large batches and without autograd, and training runs on top of it.
-Texts are cut to the positions that decide what is read of them, equal texts are computed once,
+Texts are cut to the positions that their logits depend on, equal texts are computed once,
 and texts of different lengths are never padded to more than their neighbours in length.
 """
 

@@ -165,7 +165,7 @@ def sharing_order(config: ExperimentConfig) -> tuple[Any, ...]:
 
 
 def prefix_key(config: ExperimentConfig) -> tuple[Any, ...]:
-    """Equal for experiments whose frozen blocks make the same of the same beginning; empty where
+    """Equal for experiments whose frozen blocks give equal states for equal texts; empty where
     there are no states that could be shared."""
     if config.no_feature_reuse or count_trained_blocks(config) == config.gpt.n_layers:
         return ()

@@ -282,7 +282,7 @@ def weights_have_changed(record: Record) -> bool:
 
 
 def require_one_base(records: Sequence[Record]) -> None:
-    """Raise ``RecordError`` if records say the same of their weights, and mean different files."""
+    """Raise ``RecordError`` if records give one name to different files of weights."""
     first: dict[str, Record] = {}
     for record in records:
         weights, checksum = record.config.weights, record.weights_sha256
