@@ -92,6 +92,7 @@ def make_result(
         test_lines=list(range(1, len(labels) + 1)),
         class_names=labels_of_classes,
         seconds={"features": 60.0, "training": 30.0, "evaluation": 1.0},
+        n_states={"found": 3, "computed": 40},
         n_trained=2,
         n_parameters=3,
         peak_memory=4,

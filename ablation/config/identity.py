@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from ablation.config.options import OPTIONS, ExperimentConfig, changed_options, 
 from ablation.config.sizes import PUBLISHED_WEIGHTS
 from ablation.system.errors import DataError
 from ablation.system.files import checksum_file
-from ablation.system.version import code_files, package_versions
+from ablation.system.version import PROJECT, code_files, package_versions
 
 SETTLED_SECONDS = 2.0  # after a change, in which a second one might not show in the file's times
+COMPUTING = ("gpt_model.py", "ablation/classifier/build.py")  # the code that makes states
 
 _checksums: dict[tuple[int, ...], str] = {}  # of files as they were, for the length of a process
 
@@ -101,6 +103,28 @@ def identify_weights(
         return {"weights": config.weights, "file_sha256": checksum_weights(path)}
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error}). Name it with --weights.") from error
+
+
+def identify_states(
+    config: ExperimentConfig, base: dict[str, Any], bits: list[int], device: str
+) -> dict[str, Any]:
+    """What hidden states follow from, besides the texts: equal for equal states.
+
+    Args:
+        base: what the model starts from, as :func:`identify_weights` has it.
+        bits: a hash of the embeddings, and of each block that the states passed.
+        device: the kind of device that computes them.
+    """
+    weights = base.get("file_sha256") or base  # wherever the file is
+    return {
+        "weights": weights,
+        "bits": bits,
+        "model": asdict(replace(config.gpt, causal=not config.disable_causal_mask)),
+        "precision": config.precision,
+        "device": device,
+        "torch": version("torch"),
+        "code": [checksum_weights(PROJECT / name) for name in COMPUTING],
+    }
 
 
 def start_of(config: ExperimentConfig) -> tuple[Any, ...]:

@@ -155,6 +155,11 @@ class ExperimentConfig:
     feature_memory: float | None = option(None, Number(float, 0), "circumstance")
     """gigabytes of hidden states to keep in memory; more than that goes to disk; by default, half
     of what is free"""
+    feature_store: str | None = option(None, Text("DIR|off"), "circumstance", "local")
+    """folder where hidden states that took long to compute are kept for other commands; by default
+    features below --data_dir. Delete it to empty it; off keeps none"""
+    feature_store_gb: float = option(5.0, Number(float, 0), "circumstance", "local")
+    """gigabytes that --feature_store may take; then what was not used for longest is deleted"""
     offline: bool = option(False, None, "circumstance", "local", "machine")
     """never use the network; whatever is missing is an error. HF_HUB_OFFLINE=1 and
     TRANSFORMERS_OFFLINE=1 mean the same"""

@@ -51,7 +51,8 @@ def _read_minutes(folder: Path) -> dict[int, list[tuple[float, str]]]:
             if result["status"] != "complete":
                 continue
             seconds, device = result["seconds"], result["device"]
-            minutes = (seconds["features"] + seconds["training"]) / 60
+            stored = seconds.get("stored", 0)
+            minutes = (seconds["features"] + stored + seconds["training"]) / 60
             processor = f"{device['name']} ({device['threads']} threads)"
             rows = [number for number, row in ROWS.items() if _is_run_of(row, result["flags"])]
         except (OSError, ValueError, KeyError, TypeError):

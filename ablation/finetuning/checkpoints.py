@@ -41,7 +41,8 @@ class Checkpoints:
             go on from a checkpoint. It is asked for only when one is read or written.
         every: steps from one checkpoint to the next, or ``EPOCH``; none writes one only when
             the run is asked to stop.
-        features: seconds that the hidden states took.
+        features: seconds that this process spent on hidden states.
+        stored: that those which it found had taken.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class Checkpoints:
         every: int | str | None,
         resume: bool,
         features: float,
+        stored: float,
         signals: DeferredSignals,
     ) -> None:
         self._path, self._every, self._resume, self._signals = path, every, resume, signals
         self._identify = functools.cache(identity)
-        self._features, self._training = features, 0.0  # seconds before this process's training
+        self._features, self._stored = features, stored
+        self._training = 0.0  # seconds before this process
         self._started = time.perf_counter()
         self._saved_step = 0
         self._state: TrainingState | None = None  # after the last update
@@ -65,7 +68,7 @@ class Checkpoints:
     def seconds(self) -> dict[str, float]:
         """What hidden states and training have taken, in this process and those before it."""
         training = self._training + time.perf_counter() - self._started
-        return {"features": self._features, "training": training}
+        return {"features": self._features, "training": training, "stored": self._stored}
 
     def restore(self, state: TrainingState) -> None:
         """Continue from the checkpoint, if there is one and it is asked for, and print the lines
@@ -99,6 +102,7 @@ class Checkpoints:
             state.epoch_generator = tensors["generators.epoch"]
             torch.set_rng_state(tensors["generators.now"])
             self._features += header["seconds"]["features"]
+            self._stored = header["seconds"].get("stored", 0.0)  # of which it may be a part
             self._training = header["seconds"]["training"]
             lines = state.history.lines()
         except CheckpointError:

@@ -82,7 +82,7 @@ def run_experiment(
         }
     )
     require_memory(texts, config)
-    inputs, feature_seconds = shared.inputs(classifier, config)
+    inputs, states = shared.inputs(classifier, config)
     loaders = make_loaders(inputs, config.batch_size)
     with DeferredSignals(agree=largest) as signals:
         checkpoints = Checkpoints(
@@ -90,7 +90,8 @@ def run_experiment(
             identity=lambda: identify_checkpoint(config, shared.corpus, base),
             every=output.checkpoint_every,
             resume=output.resume,
-            features=feature_seconds,
+            features=states.seconds,
+            stored=states.stored_seconds,
             signals=signals,
         )
         history = train(classifier, loaders, make_schedule(config), checkpoints)
@@ -111,7 +112,8 @@ def run_experiment(
     print_lines("\n".join(format_accuracies(accuracy)))
     if config.dataset:  # on the SMS data, the protocol's lines are all
         print_lines(format_metrics(measure_classes(predictions.test, shared.corpus.class_names)))
-    logger.info("Seconds: " + ", ".join(f"{name} {s:.1f}" for name, s in seconds.items()))
+    spent = (f"{name} {s:.1f}" for name, s in seconds.items() if name != "stored")
+    logger.info("Seconds: " + ", ".join(spent))
     return ExperimentResult(
         history=history,
         accuracy=accuracy,
@@ -119,6 +121,7 @@ def run_experiment(
         test_lines=shared.corpus.parts.test["Line"].tolist(),
         class_names=shared.corpus.class_names,
         seconds=seconds,
+        n_states={"found": states.n_found, "computed": states.n_computed},
         n_trained=sum(p.numel() for p in parameters if p.requires_grad),
         n_parameters=sum(p.numel() for p in parameters),
         peak_memory=peak_memory_bytes(device),

@@ -7,9 +7,6 @@ and texts of different lengths are never padded to more than their neighbours in
 """
 
 import copy
-import math
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,12 +14,12 @@ from itertools import islice
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from ablation.classifier.build import Classifier, Reading
-from ablation.system.errors import HiddenStateError, logger
-from ablation.system.machine import free_bytes
-from ablation.system.parallel import largest, map_rows, place, share_tensor, size
+from ablation.finetuning.feature_store import FeatureStore
+from ablation.finetuning.text_states import TOKEN, TextStates, pad_rows
+from ablation.system.errors import HiddenStateError
+from ablation.system.parallel import map_rows, place, share_tensor, size
 from ablation.system.progress import Progress, follow
 from data_utils import PARTS, Batch, EncodedTexts, LabelledTexts, Splits
 from gpt_model import GPTModel
@@ -50,15 +47,8 @@ class HiddenStates(LabelledTexts):
 
     def inputs(self, indices: list[int]) -> Tensor:
         """States (B, T, D), the last of the shorter texts repeated."""
-        rows, _ = _state_rows(self.starts[indices], self.n_states[indices])
+        rows, _ = pad_rows(self.starts[indices], self.n_states[indices])
         return self.states[rows.to(self.states.device)]
-
-
-def _state_rows(starts: Tensor, n_states: Tensor) -> tuple[Tensor, Tensor]:
-    """The rows (B, T) of the states of B texts, the last repeated, and which are no repetition."""
-    positions = torch.arange(int(n_states.max()))
-    rows = starts[:, None] + torch.minimum(positions, n_states[:, None] - 1)
-    return rows, positions < n_states[:, None]
 
 
 def prepare_inputs(
@@ -66,6 +56,7 @@ def prepare_inputs(
     texts: Splits[EncodedTexts],
     memory: float | None = None,
     prefix: "FrozenPrefix | None" = None,
+    store: FeatureStore | None = None,
 ) -> Splits[LabelledTexts]:
     """What training and evaluation run on, chosen by what is frozen and what is read.
 
@@ -76,6 +67,7 @@ def prepare_inputs(
         memory: GB that hidden states may take before they go to disk; by default half of what
             is free.
         prefix: shared with other experiments, whose states serve this one as well.
+        store: where states are found, and added that are not.
 
     Raises:
         HiddenStateError: a hidden state is not finite.
@@ -85,7 +77,7 @@ def prepare_inputs(
     needed = cut_splits(texts, classifier.reading)
     if not count_frozen_blocks(classifier.gpt):
         return needed
-    return (prefix or FrozenPrefix([needed])).states(classifier, needed, memory) or needed
+    return (prefix or FrozenPrefix([needed])).states(classifier, needed, memory, store) or needed
 
 
 def count_frozen_blocks(gpt: GPTModel) -> int:
@@ -109,6 +101,16 @@ def cut_splits(texts: Splits[EncodedTexts], reading: Reading) -> Splits[EncodedT
     return texts.map(lambda part: cut_texts(part, reading))
 
 
+@dataclass(frozen=True)
+class StatesCost:
+    """What hidden states cost."""
+
+    seconds: float = 0.0  # spent on them here
+    stored_seconds: float = 0.0  # that those which were in a store had taken, elsewhere
+    n_found: int = 0  # there, one a position
+    n_computed: int = 0
+
+
 class FrozenPrefix:
     """The states after the frozen blocks, for one or more experiments on the same messages.
 
@@ -125,89 +127,114 @@ class FrozenPrefix:
     """
 
     def __init__(self, needs: Sequence[Splits[EncodedTexts]], key: object = None) -> None:
-        numbers: dict[tuple[int, ...], int] = {}  # of different texts, by their token ids
+        numbers: dict[bytes, int] = {}  # of different texts, by their token ids
         self._numbers = Splits(
             *(_number([getattr(texts, part) for texts in needs], numbers) for part in PARTS)
         )
-        self._texts = list(numbers)
-        self._n_states = torch.tensor([len(ids) for ids in self._texts])
-        self._starts = self._n_states.cumsum(0) - self._n_states
-        self._states: Tensor | None = None  # (rows, D)
-        self._n_blocks = 0  # that made them
+        self._states = TextStates(list(numbers))
+        self._seconds = 0.0  # spent on them
+        self._computing_seconds = 0.0  # of these, on computing
+        self._n_computed = 0  # states, when they last went through blocks
         self.key = key
-        self.seconds = 0.0  # that they took
 
     @property
-    def n_states(self) -> int:
-        """How many positions are computed, of all different texts."""
-        return int(self._n_states.sum())
+    def cost(self) -> StatesCost:
+        """What the states have cost so far."""
+        stored_seconds = float(self._states.seconds.sum()) - self._computing_seconds
+        n_found = len(self._states) - self._n_computed
+        return StatesCost(self._seconds, max(0.0, stored_seconds), n_found, self._n_computed)
 
     def states(
-        self, classifier: Classifier, needed: Splits[EncodedTexts], memory: float | None = None
+        self,
+        classifier: Classifier,
+        needed: Splits[EncodedTexts],
+        memory: float | None = None,
+        store: FeatureStore | None = None,
     ) -> Splits[HiddenStates] | None:
         """The states of one experiment's texts after its frozen blocks; none if nothing fits."""
         n_blocks = count_frozen_blocks(classifier.gpt)
         # Where even the last block is frozen, only the position that is read is kept.
         reads_one = n_blocks == len(classifier.gpt.blocks) and not classifier.reading.average
         n_blocks -= int(reads_one)
-        if self._n_blocks != n_blocks and not self._advance(classifier, n_blocks, memory):
+        started, states = time.perf_counter(), self._states
+        if not states.make_room(classifier.gpt.token_embedding.weight, memory):
             return None
+        states.forget(states.n_blocks > n_blocks)
+        if (states.n_blocks < n_blocks).any():
+            self._advance(classifier, n_blocks, store)
+        self._seconds += time.perf_counter() - started
 
         def view(number: Tensor, texts: EncodedTexts) -> HiddenStates:
             own = (texts.n_inputs, texts.lengths, texts.padded_lengths, texts.labels)
-            states = HiddenStates(self._states, self._starts[number], *own, n_blocks)
-            return _run_last_block(classifier, states) if reads_one else states
+            shown = HiddenStates(states.values, states.starts[number], *own, n_blocks)
+            return _run_last_block(classifier, shown) if reads_one else shown
 
         return Splits(*map(view, vars(self._numbers).values(), vars(needed).values()))
 
     @torch.no_grad()
-    def _advance(self, classifier: Classifier, stop: int, memory: float | None) -> bool:
-        """Take the states through the blocks up to ``stop``; false if nothing holds them."""
-        started = time.perf_counter()
-        start = self._n_blocks if self._n_blocks < stop else 0
-        self._n_blocks = 0  # should this stop in the middle, nothing is left to go on from
-        if self._states is None:
-            self._states = _allocate(self.n_states, classifier.gpt, memory)
-        if self._states is None:
-            return False
+    def _advance(self, classifier: Classifier, stop: int, store: FeatureStore | None) -> None:
+        """Take the states through the blocks up to ``stop``, as far as a store does not have
+        them."""
+        states, self._n_computed = self._states, 0
         classifier.eval()
-        rank, width = place().rank, self._states.shape[1]
-        batches = batch_by_length(self._n_states.tolist(), classifier)
-        with Progress("hidden states", "texts", len(self._texts)) as progress:
-            # Several processes compute a batch each at a time, and give it to the others.
-            while group := list(islice(batches, size())):
-                if rank < len(group):
-                    own = self._run_batch(classifier, group[rank], start, stop)
-                for owner, batch in enumerate(group):
-                    rows, is_own = _state_rows(self._starts[batch], self._n_states[batch])
-                    rows = rows[is_own].to(self._states.device)
-                    new = own if owner == rank else self._states.new_empty(len(rows), width)
-                    self._states[rows] = share_tensor(new, owner)
-                    if not torch.isfinite(new).all():
-                        raise _not_finite(classifier, self._tokens(batch), stop)
-                    progress.update(len(batch))
-        self._n_blocks = stop
-        self.seconds += time.perf_counter() - started
-        return True
+        if store:
+            store.fill(states, stop)
+        try:
+            with Progress("hidden states", "texts", len(states.texts)) as progress:
+                progress.update(int((states.n_blocks == stop).sum()))
+                for start in states.n_blocks[states.n_blocks < stop].unique().tolist():
+                    for batch, seconds in self._compute(classifier, start, stop):
+                        progress.update(len(batch))
+                        self._n_computed += int(states.lengths[batch].sum())
+                        self._computing_seconds += seconds
+                        if store:
+                            store.collect(states, batch, stop, seconds)
+        finally:
+            if store:
+                store.finish(states, stop)
 
-    def _run_batch(self, classifier: Classifier, batch: list[int], start: int, stop: int) -> Tensor:
-        """The states (rows, D) of a batch's texts before block ``stop``, text after text."""
-        rows, is_own = _state_rows(self._starts[batch], self._n_states[batch])
-        inputs = self._states[rows.to(self._states.device)] if start else self._tokens(batch)
+    def _compute(
+        self, classifier: Classifier, start: int, stop: int
+    ) -> Iterator[tuple[Tensor, float]]:
+        """Take the states of texts that passed ``start`` blocks through those up to ``stop``: the
+        numbers of a batch's texts (B,), and the seconds that it took, batch after batch."""
+        states, rank, width = self._states, place().rank, self._states.values.shape[1]
+        numbers = (states.n_blocks == start).nonzero()[:, 0]
+        batches = batch_by_length(states.lengths[numbers].tolist(), classifier)
+        # By then, some may have been found in the store.
+        left = (
+            batch[states.n_blocks[batch] == start] for batch in map(numbers.__getitem__, batches)
+        )
+        left = (batch for batch in left if len(batch))
+        # Several processes compute a batch each at a time, and give it to the others.
+        while group := list(islice(left, size())):
+            began = time.perf_counter()
+            if rank < len(group):
+                own = self._run_batch(classifier, group[rank], start, stop)
+            for owner, batch in enumerate(group):
+                rows = states.rows(batch)
+                new = own if owner == rank else states.values.new_empty(len(rows), width)
+                if not torch.isfinite(share_tensor(new, owner)).all():
+                    raise _not_finite(classifier, states.tokens(batch), stop)
+                seconds, began = time.perf_counter() - began, time.perf_counter()
+                states.put(batch, new, stop, states.seconds[rows] + seconds / len(rows))
+                yield batch, seconds
+
+    def _run_batch(self, classifier: Classifier, batch: Tensor, start: int, stop: int) -> Tensor:
+        """The states (r, D) of a batch's texts before block ``stop``, text after text."""
+        states = self._states
+        rows, is_own = pad_rows(states.starts[batch], states.lengths[batch])
+        inputs = states.values[rows.to(states.values.device)] if start else states.tokens(batch)
         hidden = classifier.run_blocks(inputs.to(classifier.device), start, stop)
-        return hidden[is_own.to(hidden.device)].to(self._states)
-
-    def _tokens(self, batch: list[int]) -> Tensor:
-        """The token ids (B, T) of a batch's texts."""
-        return pad_sequence([torch.tensor(self._texts[i]) for i in batch], batch_first=True)
+        return hidden[is_own.to(hidden.device)].to(states.values)
 
 
-def _number(needs: Sequence[EncodedTexts], numbers: dict[tuple[int, ...], int]) -> Tensor:
+def _number(needs: Sequence[EncodedTexts], numbers: dict[bytes, int]) -> Tensor:
     """The number (N,) of each text, cut to the longest that is needed of it; texts that are new
     are added to ``numbers``."""
     longest = torch.stack([texts.n_inputs for texts in needs]).argmax(dim=0).tolist()
     keys = (
-        tuple(needs[which].tokens[i, : needs[which].n_inputs[i]].tolist())
+        needs[which].tokens[i, : needs[which].n_inputs[i]].numpy().astype(TOKEN).tobytes()
         for i, which in enumerate(longest)
     )
     return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
@@ -246,31 +273,6 @@ def batch_by_length(lengths: Sequence[int], classifier: Classifier) -> Iterator[
         batch.append(i)
     if batch:
         yield batch
-
-
-def _allocate(n_rows: int, gpt: GPTModel, memory: float | None) -> Tensor | None:
-    """Room (n_rows, D) for the states: on the model's device, in memory, on disk, or none."""
-    like = gpt.token_embedding.weight
-    shape = (n_rows, like.shape[1])
-    n_bytes = shape[0] * shape[1] * like.element_size()
-    devices = list(dict.fromkeys((gpt.device, torch.device("cpu"))))
-    budgets = [free_bytes(d) / 2 if memory is None else memory * 1e9 for d in devices]
-    free_on_disk = shutil.disk_usage(tempfile.gettempdir()).free // place().n_local
-    room = [*budgets, free_on_disk, math.inf]
-    # The first place with room; in several processes, one that has it in all of them.
-    choice = largest(next(i for i, n_free in enumerate(room) if n_bytes <= n_free))
-    if choice < len(devices):
-        return like.new_empty(shape, device=devices[choice])
-    need = f"Hidden states take {n_bytes / 1e9:.1f} GB, more than the {budgets[-1] / 1e9:.1f} GB"
-    if choice > len(devices):
-        logger.warning("%s that they may take; computing them at every step instead", need)
-        return None
-    logger.warning("%s of memory that they may take (--feature_memory); keeping them on disk", need)
-    # The folder goes at once where a mapped file may be deleted, and at the latest on exit.
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        path = f"{folder}/states"
-        flat = torch.from_file(path, shared=True, size=shape[0] * shape[1], dtype=like.dtype)
-        return flat.view(shape)
 
 
 def _not_finite(classifier: Classifier, tokens: Tensor | None, stop: int) -> HiddenStateError:

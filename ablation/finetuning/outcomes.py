@@ -98,9 +98,9 @@ class History:
 class ExperimentResult:
     """What one experiment gave.
 
-    ``seconds`` has ``features`` (the hidden states it rests on, also where another experiment
-    had them computed), ``training`` (with the evaluations in between) and ``evaluation`` (of the
-    whole parts, at the end).
+    ``seconds`` has ``features`` (spent on the hidden states it rests on, also by another experiment
+    of the same sweep), ``stored`` (what those that were found in a store had taken), ``training``
+    (with the evaluations in between) and ``evaluation`` (of the whole parts, at the end).
     """
 
     history: History
@@ -109,6 +109,7 @@ class ExperimentResult:
     test_lines: list[int]  # of the source file, where each test text begins
     class_names: tuple[str, ...]  # by number
     seconds: dict[str, float]
+    n_states: dict[str, int]  # hidden states: "found" in a store, and "computed"
     n_trained: int  # parameters
     n_parameters: int  # trained or not
     peak_memory: int  # bytes

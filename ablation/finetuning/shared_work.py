@@ -21,8 +21,10 @@ from ablation.config.options import ExperimentConfig
 from ablation.config.sizes import MODEL_SIZES
 from ablation.data.corpora import load_corpus, load_encoding
 from ablation.data.data_summary import describe_corpus, format_cut
+from ablation.finetuning.feature_store import FeatureStore
 from ablation.finetuning.frozen_features import (
     FrozenPrefix,
+    StatesCost,
     count_frozen_blocks,
     cut_splits,
     prepare_inputs,
@@ -72,6 +74,7 @@ class SharedWork:
         self._texts: dict[Any, Splits[EncodedTexts]] = {}
         self._weights: tuple[Any, GPTModel | None] = (None, None)  # and what they are known by
         self._prefix, self._prefix_key = prefix, None
+        self._base: dict[str, Any] = {}  # what the last model starts from
 
     def texts(self, config: ExperimentConfig) -> Splits[EncodedTexts]:
         """The corpus as token ids.
@@ -97,7 +100,7 @@ class SharedWork:
         Raises:
             DataError, CheckpointError: the weights are missing, damaged, or change meanwhile.
         """
-        base = identify_weights(config, find_weights)
+        self._base = base = identify_weights(config, find_weights)
         # States follow from what is in a file of weights, wherever it lies.
         content = replace(config, weights=base.get("file_sha256", config.weights))
         self._prefix_key = prefix_key(content)
@@ -116,14 +119,14 @@ class SharedWork:
 
     def inputs(
         self, classifier: Classifier, config: ExperimentConfig
-    ) -> tuple[Splits[LabelledTexts], float]:
-        """What training and evaluation of the last :meth:`model` run on, and the seconds that its
-        hidden states took.
+    ) -> tuple[Splits[LabelledTexts], StatesCost]:
+        """What training and evaluation of the last :meth:`model` run on, and what its hidden
+        states cost, also those that others of this process use.
 
         Raises:
             HiddenStateError: a hidden state is not finite.
         """
-        started, prefix = time.perf_counter(), None
+        started, prefix, store, earlier = time.perf_counter(), None, None, 0.0
         if classifier.reuses_work and count_frozen_blocks(classifier.gpt):
             # What one seed draws may differ between kinds of processors.
             drawn = torch.hash_tensor(classifier.gpt.token_embedding.weight).item()
@@ -132,10 +135,12 @@ class SharedWork:
                 together = [other for other in self._configs if prefix_key(other) == key]
                 needs = [cut_splits(self.texts(other), Reading.of(other)) for other in together]
                 self._prefix = FrozenPrefix(needs, (self._prefix_key, drawn))
-            prefix = self._prefix
-            started -= prefix.seconds
-        inputs = prepare_inputs(classifier, self.texts(config), config.feature_memory, prefix)
-        return inputs, time.perf_counter() - started
+            prefix, earlier = self._prefix, self._prefix.cost.seconds
+            store = FeatureStore.of(config, self._base, classifier)
+        texts = self.texts(config)
+        inputs = prepare_inputs(classifier, texts, config.feature_memory, prefix, store)
+        cost = prefix.cost if prefix else StatesCost()
+        return inputs, replace(cost, seconds=earlier + time.perf_counter() - started)
 
     def compute_prefix(self, config: ExperimentConfig) -> FrozenPrefix | None:
         """The hidden states that an experiment and others share, for the :class:`SharedWork` of

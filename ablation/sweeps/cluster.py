@@ -14,6 +14,7 @@ from ablation.classifier.build import count_trained_blocks
 from ablation.config.cluster_request import ClusterRequest
 from ablation.config.options import ExperimentConfig
 from ablation.config.runs import Run
+from ablation.finetuning.feature_store import store_folder
 from ablation.finetuning.memory import MemoryNeed, count_positions, estimate_memory
 from ablation.finetuning.shared_work import SharedWork, prefix_key
 from ablation.sweeps.variants import describe_run
@@ -92,11 +93,14 @@ def depth(config: ExperimentConfig) -> int:
 def for_nodes(config: ExperimentConfig, device: str) -> ExperimentConfig:
     """The same experiment on the device that it is given, with paths that do not depend on the
     folder of the process."""
-    paths = {"weights": config.weights, "weights_dir": config.weights_dir}
+    paths = {
+        **{name: getattr(config, name) for name in ("weights", "weights_dir")},
+        "feature_store": store_folder(config) or "off",
+    }
     absolute = {
         name: str(Path(path).absolute())
         for name, path in paths.items()
-        if path not in ("pretrained", "random", None)
+        if path not in ("pretrained", "random", "off", None)
     }
     return replace(config, device=device, **absolute)
 

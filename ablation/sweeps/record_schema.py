@@ -96,7 +96,11 @@ COMPLETE = {
     "versions": {"*": TEXT},
     "data": {"name": TEXT, "split_sha256": SHA256, "file_sha256?": (SHA256S, None)},
     "parameters": {"trained": PARAMETERS, "total": PARAMETERS},
-    "seconds": {"features": number(), "training": number(), "evaluation?": number()},
+    "seconds": {
+        **{"features": number(), "training": number()},
+        **{"stored?": number(), "evaluation?": number()},
+    },
+    "states?": {"found": whole(), "computed": whole()},
     "peak_memory_bytes?": whole(high=2**50),
     "accuracy": dict.fromkeys(PARTS, COUNT),
     "history": {

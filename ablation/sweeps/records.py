@@ -37,6 +37,7 @@ from data_utils import PARTS, Splits
 
 PREDICTIONS_NAME = "predictions.csv"
 NEXT_PREDICTIONS_NAME = "predictions.csv.next"  # for a moment
+FOLDERS = ("data_dir", "weights_dir", "feature_store")
 MAX_RESULT_BYTES = 2**28
 MAX_LINE_BYTES = 1_000  # of the predictions
 
@@ -67,8 +68,10 @@ class Record:
 
     @property
     def minutes(self) -> float:
-        """What "Training completed in" said."""
-        return (self.result["seconds"]["features"] + self.result["seconds"]["training"]) / 60
+        """What hidden states and training took, also those that were found in a store: so it is
+        the same for runs that find them and runs that compute them."""
+        seconds = self.result["seconds"]
+        return (seconds["features"] + seconds.get("stored", 0) + seconds["training"]) / 60
 
     @property
     def correct(self) -> np.ndarray:
@@ -121,6 +124,7 @@ def write_complete(
         "weights": {**result.weights, "weights": run.config.weights},
         "parameters": {"trained": result.n_trained, "total": result.n_parameters},
         "seconds": result.seconds,
+        "states": result.n_states,
         "peak_memory_bytes": result.peak_memory,
         "accuracy": {part: asdict(getattr(result.accuracy, part)) for part in PARTS},
         "test": measure_classes(result.test, result.class_names),
@@ -161,7 +165,7 @@ def _describe(run: Run, status: str, machine: Mapping[str, Any]) -> dict[str, An
         "command": format_command(run.config),
         "flags": {
             # Folders say something of a machine, and nothing of a run.
-            name: OPTIONS[name].default if name.endswith("_dir") else value
+            name: OPTIONS[name].default if name in FOLDERS else value
             for name, value in asdict(run.config).items()
         },
         "overrides": run.overrides,

@@ -262,6 +262,16 @@ def largest(number: int) -> int:
     return int(found)
 
 
+def where_same(numbers: Tensor) -> Tensor:
+    """Where (N,) all processes have the same whole numbers (N,)."""
+    if size() == 1:
+        return torch.ones_like(numbers, dtype=torch.bool)
+    low, high = numbers.clone(), numbers.clone()
+    _all_reduce(low, dist.ReduceOp.MIN)
+    _all_reduce(high, dist.ReduceOp.MAX)
+    return low == high
+
+
 def barrier() -> None:
     """Wait until all processes are here."""
     largest(0)

@@ -1,0 +1,267 @@
+"""Hidden states on disk, so that no command computes what another has computed.
+
+A store is a folder with a folder for each way of making states: by weights, blocks, precision and
+so on. In it are pieces: safetensors files with the states of some texts and a checksum, each
+complete before it has its name. Whatever is wrong with a store or a piece, a run goes on: it says
+so, and computes the states.
+"""
+
+import contextlib
+import os
+import shutil
+import time
+import uuid
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ablation.classifier.build import Classifier
+from ablation.classifier.tensor_files import read_tensors, write_tensors
+from ablation.config.identity import checksum_json, identify_states
+from ablation.config.options import ExperimentConfig
+from ablation.finetuning.text_states import TOKEN, TextStates, pad_rows
+from ablation.system.errors import CheckpointError, logger
+from ablation.system.parallel import place, size, where_same
+
+# Of computing, for one piece. What takes less is not stored, and a run that is killed loses less.
+PIECE_SECONDS = 5.0
+# States that come faster than this are not stored: reading them would save little.
+PIECE_BYTES = 50e6 * PIECE_SECONDS
+FREE_BYTES = 1e9  # that stay free on the disk, for records
+PATIENCE = 600.0  # seconds to wait for a process that computes the same, but stores nothing
+SUFFIX = ".states"
+
+
+def store_folder(config: ExperimentConfig) -> Path | None:
+    """Where an experiment's hidden states are stored; none if they are not."""
+    if config.feature_store == "off":
+        return None
+    return Path(config.feature_store or Path(config.data_dir, "features"))
+
+
+class FeatureStore:
+    """The states that one model makes, as one run finds and adds them.
+
+    Args:
+        folder: of the store.
+        max_bytes: that it may take; beyond them, what has not been used for longest is deleted.
+        made_by: what states follow from besides the texts, by the number of blocks they passed,
+            as :func:`identify_states` has it.
+        causal: whether the states of a text begin with those of its beginning.
+    """
+
+    def __init__(
+        self, folder: Path, max_bytes: float, made_by: Sequence[Mapping[str, Any]], causal: bool
+    ) -> None:
+        self.folder, self._max_bytes, self._causal = folder, max_bytes, causal
+        self._made_by = made_by
+        self._folders = [folder / checksum_json(maker)[:16] for maker in made_by]
+        self._pending: list[Tensor] = []  # numbers of texts, batch by batch
+        self._pending_seconds = 0.0
+        self._used: set[Path] = set()  # pieces that this run has read or written
+        self._lock: filelock.BaseFileLock | None = None  # none until it is asked for
+        self._is_open = place().local_rank == 0  # to what is new
+
+    @classmethod
+    def of(
+        cls, config: ExperimentConfig, base: Mapping[str, Any], classifier: Classifier
+    ) -> "FeatureStore | None":
+        """The store of an experiment; none with ``--feature_store off``.
+
+        Args:
+            base: what it starts from, as :func:`identify_weights` has it.
+        """
+        folder, gpt = store_folder(config), classifier.gpt
+        if not folder:
+            return None
+        embeddings = torch.nn.ModuleList([gpt.token_embedding, gpt.position_embedding])
+        bits = [
+            sum(torch.hash_tensor(parameter).item() for parameter in module.parameters())
+            for module in (embeddings, *gpt.blocks)
+        ]
+        made_by = [
+            identify_states(config, base, bits[: n_blocks + 1], classifier.device.type)
+            for n_blocks in range(len(bits))
+        ]
+        return cls(folder, config.feature_store_gb * 1e9, made_by, classifier.reading.causal)
+
+    def fill(self, states: TextStates, stop: int) -> None:
+        """Put in what is stored of states that have not passed ``stop`` blocks, after as many
+        blocks as it has passed. What is damaged is deleted, and said to be."""
+        for n_blocks in range(stop, 0, -1):
+            numbers = (states.n_blocks < n_blocks).nonzero()[:, 0].tolist()
+            for path, places in self._find(states.texts, numbers, n_blocks).items():
+                if piece := self._read_piece(path, n_blocks):
+                    texts, starts = map(torch.tensor, zip(*places, strict=True))
+                    rows, is_own = pad_rows(starts, states.lengths[texts])
+                    found = (piece[name][rows[is_own]] for name in ("states", "seconds"))
+                    states.put(texts, next(found), n_blocks, next(found))
+        states.forget(~where_same(states.n_blocks))  # not all machines may have stored the same
+        n_done, n_begun = int((states.n_blocks == stop).sum()), int((states.n_blocks > 0).sum())
+        if n_begun:
+            begun = f", {n_begun - n_done:,} of them after fewer blocks" if n_begun > n_done else ""
+            line = "Hidden states of %s of %s texts are in %s%s; they took %.0f s"
+            counts = f"{n_begun:,}", f"{len(states.texts):,}"
+            logger.info(line, *counts, self.folder, begun, states.seconds.sum())
+
+    def collect(self, states: TextStates, batch: Tensor, n_blocks: int, seconds: float) -> None:
+        """Take in the states of some texts (B,), which were computed in so many seconds, and write
+        them with others once that took long enough to be worth it.
+
+        Before the first are written, this process waits for another that computes the same, and
+        puts in what that one stored.
+        """
+        if not self._is_open:
+            return
+        self._pending.append(batch)
+        self._pending_seconds += seconds
+        n_states = int(states.lengths[torch.cat(self._pending)].sum())
+        if n_states * _count_bytes(states.values[:1]) > PIECE_BYTES:
+            self._close()
+        elif self._pending_seconds >= PIECE_SECONDS:
+            if not self._lock and self._claim(n_blocks):
+                self.fill(states, n_blocks)
+            self._write(states, n_blocks)
+
+    def finish(self, states: TextStates, n_blocks: int) -> None:
+        """Write the rest, if there is more than that, and let other processes compute."""
+        if self._used and self._pending:
+            self._write(states, n_blocks)
+        self._close()
+
+    def _find(
+        self, texts: Sequence[bytes], numbers: Sequence[int], n_blocks: int
+    ) -> dict[Path, list[tuple[int, int]]]:
+        """The pieces that have some of the texts: their numbers, and their first rows there."""
+        paths = self._folders[n_blocks].glob(f"*{SUFFIX}") if numbers else ()
+        stored = sorted(text for path in paths for text in self._read_texts(path))
+        places: dict[Path, list[tuple[int, int]]] = {}
+        for number in numbers:
+            at = bisect_left(stored, (texts[number],))
+            found, path, start = stored[at] if at < len(stored) else (b"", Path(), 0)
+            if found == texts[number] or (self._causal and found.startswith(texts[number])):
+                places.setdefault(path, []).append((number, start))
+        return places
+
+    def _read_texts(self, path: Path) -> Iterator[tuple[bytes, Path, int]]:
+        """The texts of a piece, each with the piece and its first row there."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                tokens = file.get_tensor("tokens").numpy().tobytes()
+                lengths = file.get_tensor("lengths")
+        except (OSError, SafetensorError) as error:
+            _discard(path, error)
+            return
+        ends = lengths.cumsum(0)
+        for start, end in zip((ends - lengths).tolist(), ends.tolist(), strict=True):
+            yield tokens[start * TOKEN.itemsize : end * TOKEN.itemsize], path, start
+
+    def _read_piece(self, path: Path, n_blocks: int) -> dict[str, Tensor] | None:
+        """The tensors of a piece; none if they are not what they should be."""
+        try:
+            header, tensors = read_tensors(path)
+        except CheckpointError as error:
+            _discard(path, error.__cause__ or error)
+            return None
+        if header.get("made_by") != self._made_by[n_blocks]:
+            _discard(path, "it is of another model")
+            return None
+        self._used.add(path)
+        with contextlib.suppress(OSError):  # where nothing can be written, nothing is deleted
+            os.utime(path)
+        return tensors
+
+    def _write(self, states: TextStates, n_blocks: int) -> None:
+        """Write what is pending as one piece. If that fails, nothing more is stored."""
+        numbers = torch.cat(self._pending)
+        texts, rows = [states.texts[number] for number in numbers], states.rows(numbers)
+        tensors = {
+            "tokens": torch.frombuffer(bytearray(b"".join(texts)), dtype=torch.uint8),
+            "lengths": states.lengths[numbers],
+            "states": states.values[rows.to(states.values.device)],
+            "seconds": states.seconds[rows],
+        }
+        self._pending, self._pending_seconds = [], 0.0
+        path = self._folders[n_blocks] / f"{uuid.uuid4().hex}{SUFFIX}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make_room(sum(map(_count_bytes, tensors.values())))
+            write_tensors(path, tensors, {"made_by": self._made_by[n_blocks]})
+        except (OSError, CheckpointError) as error:
+            logger.warning(
+                "Hidden states are no longer stored in %s: %s",
+                self.folder,
+                error.__cause__ or error,
+            )
+            self._close()
+            return
+        if not self._used:
+            logger.info("Storing hidden states in %s (--feature_store)", self.folder)
+        self._used.add(path)
+
+    def _make_room(self, n_bytes: int) -> None:
+        """Delete what was not used for longest until a piece fits. Raises ``OSError`` if all that
+        is left is this run's, or the disk is full."""
+        free = shutil.disk_usage(self.folder).free
+        if free - n_bytes < FREE_BYTES:
+            raise OSError(f"the disk has only {free / 1e9:.1f} GB left")
+        pieces = []
+        for path in self.folder.glob(f"{'[0-9a-f]' * 16}/*{SUFFIX}*"):
+            with contextlib.suppress(FileNotFoundError):  # another run deleted it
+                status = path.stat()
+                pieces.append((status.st_mtime, status.st_size, path))
+        total = n_bytes + sum(n for _, n, _ in pieces)
+        for _, n, path in sorted(pieces):
+            if total > self._max_bytes and path not in self._used:
+                path.unlink(missing_ok=True)
+                total -= n
+        if total > self._max_bytes:
+            limit = f"{self._max_bytes / 1e9:g} GB (--feature_store_gb)"
+            raise OSError(f"this run's states take more than its {limit}")
+
+    def _claim(self, n_blocks: int) -> bool:
+        """Let no other process compute the same meanwhile. Returns whether one did."""
+        folder = self._folders[n_blocks]
+        self._lock = filelock.FileLock(folder.with_suffix(".lock"))
+        if size() > 1:  # the others would wait for this one
+            return False
+        n_stored, since, has_waited = 0, time.monotonic(), False
+        while time.monotonic() - since < PATIENCE:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._lock.acquire(timeout=1)
+                return has_waited
+            except filelock.Timeout:
+                if not has_waited:
+                    logger.info("Waiting for another process that computes the same hidden states")
+                has_waited = True
+                if (n := len(list(folder.glob(f"*{SUFFIX}")))) != n_stored:
+                    n_stored, since = n, time.monotonic()
+            except (OSError, NotImplementedError):  # no locks here: then both compute
+                return has_waited
+        logger.warning("That process has stored nothing for %.0f s; computing them here", PATIENCE)
+        return has_waited
+
+    def _close(self) -> None:
+        """Store nothing more, and let other processes compute."""
+        self._is_open, self._pending = False, []
+        if self._lock:
+            self._lock.release()
+
+
+def _discard(path: Path, reason: object) -> None:
+    """Delete a piece that is of no use; another run may have done it."""
+    if not isinstance(reason, FileNotFoundError):
+        logger.warning("%s is damaged (%s): deleted, and computed anew", path, reason)
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
+def _count_bytes(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
