@@ -65,6 +65,7 @@ class FeatureStore:
         self._pending: list[Tensor] = []  # numbers of texts, batch by batch
         self._pending_seconds = 0.0
         self._used: set[Path] = set()  # pieces that this run has read or written
+        self._damaged: set[Path] = set()  # pieces, which may not let themselves be deleted
         self._lock: filelock.BaseFileLock | None = None  # none until it is asked for
         self._is_open = place().local_rank == 0  # to what is new
 
@@ -96,19 +97,24 @@ class FeatureStore:
         blocks as it has passed. What is damaged is deleted, and said to be."""
         for n_blocks in range(stop, 0, -1):
             numbers = (states.n_blocks < n_blocks).nonzero()[:, 0].tolist()
-            for path, places in self._find(states.texts, numbers, n_blocks).items():
-                if piece := self._read_piece(path, n_blocks):
+            while numbers:  # until no piece turns out to be damaged
+                lost = []
+                for path, places in self._find(states.texts, numbers, n_blocks).items():
                     texts, starts = map(torch.tensor, zip(*places, strict=True))
-                    rows, is_own = pad_rows(starts, states.lengths[texts])
-                    found = (piece[name][rows[is_own]] for name in ("states", "seconds"))
-                    states.put(texts, next(found), n_blocks, next(found))
+                    if piece := self._read_piece(path, n_blocks):
+                        rows, is_own = pad_rows(starts, states.lengths[texts])
+                        found = [piece[name][rows[is_own]] for name in ("states", "seconds")]
+                        states.put(texts, found[0], n_blocks, found[1])
+                    else:
+                        lost += texts.tolist()
+                numbers = lost
         states.forget(~where_same(states.n_blocks))  # not all machines may have stored the same
         n_done, n_begun = int((states.n_blocks == stop).sum()), int((states.n_blocks > 0).sum())
         if n_begun:
             begun = f", {n_begun - n_done:,} of them after fewer blocks" if n_begun > n_done else ""
             line = "Hidden states of %s of %s texts are in %s%s; they took %.0f s"
             counts = f"{n_begun:,}", f"{len(states.texts):,}"
-            logger.info(line, *counts, self.folder, begun, states.seconds.sum())
+            logger.info(line, *counts, self.folder, begun, float(states.seconds.sum()))
 
     def collect(self, states: TextStates, batch: Tensor, n_blocks: int, seconds: float) -> None:
         """Take in the states of some texts (B,), which were computed in so many seconds, and write
@@ -139,7 +145,7 @@ class FeatureStore:
         self, texts: Sequence[bytes], numbers: Sequence[int], n_blocks: int
     ) -> dict[Path, list[tuple[int, int]]]:
         """The pieces that have some of the texts: their numbers, and their first rows there."""
-        paths = self._folders[n_blocks].glob(f"*{SUFFIX}") if numbers else ()
+        paths = set(self._folders[n_blocks].glob(f"*{SUFFIX}")) - self._damaged
         stored = sorted(text for path in paths for text in self._read_texts(path))
         places: dict[Path, list[tuple[int, int]]] = {}
         for number in numbers:
@@ -156,7 +162,7 @@ class FeatureStore:
                 tokens = file.get_tensor("tokens").numpy().tobytes()
                 lengths = file.get_tensor("lengths")
         except (OSError, SafetensorError) as error:
-            _discard(path, error)
+            self._discard(path, error)
             return
         ends = lengths.cumsum(0)
         for start, end in zip((ends - lengths).tolist(), ends.tolist(), strict=True):
@@ -167,10 +173,10 @@ class FeatureStore:
         try:
             header, tensors = read_tensors(path)
         except CheckpointError as error:
-            _discard(path, error.__cause__ or error)
+            self._discard(path, error.__cause__ or error)
             return None
         if header.get("made_by") != self._made_by[n_blocks]:
-            _discard(path, "it is of another model")
+            self._discard(path, "it is of another model")
             return None
         self._used.add(path)
         with contextlib.suppress(OSError):  # where nothing can be written, nothing is deleted
@@ -235,7 +241,7 @@ class FeatureStore:
         while time.monotonic() - since < PATIENCE:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self._lock.acquire(timeout=1)
+                self._lock.acquire(timeout=int(has_waited))
                 return has_waited
             except filelock.Timeout:
                 if not has_waited:
@@ -248,19 +254,19 @@ class FeatureStore:
         logger.warning("That process has stored nothing for %.0f s; computing them here", PATIENCE)
         return has_waited
 
+    def _discard(self, path: Path, reason: object) -> None:
+        """Delete a piece that is of no use; another run may have done it."""
+        if not isinstance(reason, FileNotFoundError):
+            logger.warning("%s is damaged (%s): deleted, and computed anew", path, reason)
+        self._damaged.add(path)
+        with contextlib.suppress(OSError):
+            path.unlink()
+
     def _close(self) -> None:
         """Store nothing more, and let other processes compute."""
         self._is_open, self._pending = False, []
         if self._lock:
             self._lock.release()
-
-
-def _discard(path: Path, reason: object) -> None:
-    """Delete a piece that is of no use; another run may have done it."""
-    if not isinstance(reason, FileNotFoundError):
-        logger.warning("%s is damaged (%s): deleted, and computed anew", path, reason)
-    with contextlib.suppress(OSError):
-        path.unlink()
 
 
 def _count_bytes(tensor: Tensor) -> int:

@@ -142,7 +142,9 @@ class FrozenPrefix:
         """What the states have cost so far."""
         stored_seconds = float(self._states.seconds.sum()) - self._computing_seconds
         n_found = len(self._states) - self._n_computed
-        return StatesCost(self._seconds, max(0.0, stored_seconds), n_found, self._n_computed)
+        return StatesCost(
+            self._seconds, round(max(0.0, stored_seconds), 3), n_found, self._n_computed
+        )
 
     def states(
         self,
