@@ -59,6 +59,8 @@ def test_defaults_are_the_protocols() -> None:
         "precision": "fp32",
         "no_feature_reuse": False,
         "feature_memory": None,
+        "feature_store": None,
+        "feature_store_gb": 5.0,
         "dataset": None,
         "text_column": "Text",
         "label_column": "Label",
@@ -118,6 +120,8 @@ def test_every_flag_is_read(tmp_path: Path) -> None:
         "precision": "bf16",
         "no_feature_reuse": True,
         "feature_memory": 2.5,
+        "feature_store": "f",
+        "feature_store_gb": 7.5,
         "offline": True,
     }
     own = {name: str(tmp_path / "a.csv") for name in ("dataset", "val_dataset", "test_dataset")}
@@ -262,6 +266,7 @@ BIG_NUMBERS = {
     "lora_rank": "--demo --trainable_layers lora",
     "learning_rate": "--demo",
     "feature_memory": "--demo",
+    "feature_store_gb": "--demo",
     "gpus_per_run": "--demo --ray --dry_run",
     "cpus_per_run": "--demo --ray --dry_run",
 }
@@ -281,7 +286,9 @@ def test_huge_numbers_from_python_are_problems() -> None:
 
 
 @pytest.mark.parametrize("number", ["1e999", "-inf", "nan"])
-@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "feature_memory"])
+@pytest.mark.parametrize(
+    "name", ["learning_rate", "weight_decay", "feature_memory", "feature_store_gb"]
+)
 def test_no_option_is_infinite(name: str, number: str) -> None:
     (problem,) = problems_of([f"--{name}={number}"])
     assert problem.startswith(f"--{name} {float(number)}: not a number")
@@ -313,7 +320,10 @@ def test_what_is_repeated_and_the_same_is_fine() -> None:
     assert parse_command_line([*flags, *flags]) == parse_command_line(flags)
 
 
-PATHS = ("output_dir", "data_dir", "weights_dir", "weights", "dataset", "export_hf")
+PATHS = (
+    *("output_dir", "data_dir", "weights_dir", "weights", "dataset", "export_hf"),
+    "feature_store",
+)
 BAD_PATHS = {
     "long": ("a" * 5000, "the name is too long"),
     "deep": ("/".join(["a" * 100] * 50), "the name is too long"),
@@ -335,7 +345,7 @@ def test_a_path_that_cannot_be_is_wrong_usage(name: str, kind: str, empty_folder
     assert [path.name for path in empty_folder.iterdir()] == ["loop"]
 
 
-@pytest.mark.parametrize("name", ["data_dir", "weights_dir", "weights", "dataset"])
+@pytest.mark.parametrize("name", ["data_dir", "weights_dir", "weights", "dataset", "feature_store"])
 def test_a_null_byte_in_a_path_is_a_problem(name: str) -> None:
     (problem,) = config_problems(ExperimentConfig(**{name: "a\0b"}))
     assert problem.startswith(f"--{name}")
@@ -478,7 +488,7 @@ def test_help_fits_a_terminal_and_shows_every_default(
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     for name, option in OPTIONS.items():
-        default = {None: "none", False: "off", 8.0: "8", 5e-5: "5e-05"}.get(
+        default = {None: "none", False: "off", 8.0: "8", 5.0: "5", 5e-5: "5e-05"}.get(
             option.default, option.default
         )
         entry = " ".join(text[re.search(rf"\n  --{name}\s", text).start() :].split())

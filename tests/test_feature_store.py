@@ -117,7 +117,7 @@ def test_what_is_stored_is_not_computed(splits: Splits, counted: list) -> None:
     assert counted == []
     assert again.cost.n_found == first.cost.n_computed == 10 * n_texts
     assert again.cost.n_computed == 0
-    assert again.cost.stored_seconds == pytest.approx(first._computing_seconds, abs=1e-3)
+    assert 0 < again.cost.stored_seconds < first.cost.seconds
     assert_right(TINY, splits)
 
 
@@ -413,7 +413,7 @@ def flip_a_bit(path: Path) -> None:
 def change_a_token(path: Path) -> None:
     """So that a piece seems to have another text: only the checksum knows."""
     content = bytearray(path.read_bytes())
-    content[content.index(b"\0e") + 1] ^= 4
+    content[content.index(b"\0a") + 1] ^= 4
     path.write_bytes(content)
 
 

@@ -153,6 +153,8 @@ READABLE = {
     "peak_memory_bytes": {"lost"},
     r"seconds\.(features|training)": {"0.5"},
     r"seconds\.evaluation": {"lost", "0.5"},
+    "states": {"lost"},
+    r"states\.(found|computed)": {str(2**52)},
     r"test\.classes\.\d\.label": TEXT,  # held to the data by a report
     r"history\.losses\.1": {"lost"},  # as if training had ended before
     r"history\.epoch_accuracies": {"[]"},
@@ -170,7 +172,8 @@ READABLE = {
     # Circumstances.
     r"flags\.(no_feature_reuse|offline)": {"lost", "true"},
     r"flags\.feature_memory": {"lost", "0.5"},
-    r"flags\.(data_dir|weights_dir)": {"lost", *TEXT},
+    r"flags\.feature_store_gb": {"lost", "0.5"},
+    r"flags\.(data_dir|weights_dir|feature_store)": {"lost", *TEXT},
     # Old records lack what was no option then.
     rf"flags\.(?!({'|'.join(GIVEN)}|seed)$)\w+": {"lost"},
 }

@@ -67,6 +67,9 @@ class FeatureStore:
         self._used: set[Path] = set()  # pieces that this run has read or written
         self._damaged: set[Path] = set()  # pieces, which may not let themselves be deleted
         self._lock: filelock.BaseFileLock | None = None  # none until it is asked for
+        self.n_found = 0  # states that were there, after all blocks
+        self.found_seconds = 0.0  # that these, and those after fewer, had taken
+        self._n_texts = torch.zeros(2, dtype=torch.long)  # the same in texts, and after fewer
         self._is_open = place().local_rank == 0  # to what is new
 
     @classmethod
@@ -95,6 +98,7 @@ class FeatureStore:
     def fill(self, states: TextStates, stop: int) -> None:
         """Put in what is stored of states that have not passed ``stop`` blocks, after as many
         blocks as it has passed. What is damaged is deleted, and said to be."""
+        earlier, earlier_seconds = states.n_blocks.clone(), states.seconds.clone()
         for n_blocks in range(stop, 0, -1):
             numbers = (states.n_blocks < n_blocks).nonzero()[:, 0].tolist()
             while numbers:  # until no piece turns out to be damaged
@@ -109,12 +113,11 @@ class FeatureStore:
                         lost += texts.tolist()
                 numbers = lost
         states.forget(~where_same(states.n_blocks))  # not all machines may have stored the same
-        n_done, n_begun = int((states.n_blocks == stop).sum()), int((states.n_blocks > 0).sum())
-        if n_begun:
-            begun = f", {n_begun - n_done:,} of them after fewer blocks" if n_begun > n_done else ""
-            line = "Hidden states of %s of %s texts are in %s%s; they took %.0f s"
-            counts = f"{n_begun:,}", f"{len(states.texts):,}"
-            logger.info(line, *counts, self.folder, begun, float(states.seconds.sum()))
+        is_new = states.n_blocks > earlier
+        is_whole = is_new & (states.n_blocks == stop)
+        self.n_found += int(states.lengths[is_whole].sum())
+        self.found_seconds += float((states.seconds - earlier_seconds).clamp(min=0).sum())
+        self._n_texts += torch.tensor([is_whole.sum(), (is_new & ~is_whole).sum()])
 
     def collect(self, states: TextStates, batch: Tensor, n_blocks: int, seconds: float) -> None:
         """Take in the states of some texts (B,), which were computed in so many seconds, and write
@@ -135,10 +138,21 @@ class FeatureStore:
                 self.fill(states, n_blocks)
             self._write(states, n_blocks)
 
-    def finish(self, states: TextStates, n_blocks: int) -> None:
-        """Write the rest, if there is more than that, and let other processes compute."""
+    def flush(self, states: TextStates, n_blocks: int) -> None:
+        """Write what is left to write, if other states are there; else it is too little."""
         if self._used and self._pending:
             self._write(states, n_blocks)
+        self._pending, self._pending_seconds = [], 0.0
+
+    def finish(self) -> None:
+        """Say what was found, and let other processes compute."""
+        n_whole, n_begun = self._n_texts.tolist()
+        if n_whole or n_begun:
+            begun = f", and of {n_begun:,} after fewer blocks" if n_begun else ""
+            logger.info(
+                "Hidden states of %s texts were in %s%s: they had taken %.0f s",
+                *(f"{n_whole:,}", self.folder, begun, self.found_seconds),
+            )
         self._close()
 
     def _find(

@@ -19,15 +19,15 @@ from ablation.classifier.build import Classifier, Reading
 from ablation.finetuning.feature_store import FeatureStore
 from ablation.finetuning.text_states import TOKEN, TextStates, pad_rows
 from ablation.system.errors import HiddenStateError
-from ablation.system.parallel import map_rows, place, share_tensor, size
-from ablation.system.progress import Progress, follow
-from data_utils import PARTS, Batch, EncodedTexts, LabelledTexts, Splits
+from ablation.system.parallel import place, share_tensor, size
+from ablation.system.progress import Progress
+from data_utils import PARTS, EncodedTexts, LabelledTexts, Splits
 from gpt_model import GPTModel
 
 # Tokens in a batch of the frozen part. On a CPU its activations should stay in the cache; on a
 # GPU a batch should fill it.
 TOKENS_PER_BATCH = {"cpu": 1024, "cuda": 65536}
-READ_AT_ONCE = 32  # texts whose states are read at one position
+WINDOW_BYTES = 256_000_000  # of states that are in memory until they are read at one position
 
 
 @dataclass(frozen=True)
@@ -132,20 +132,12 @@ class FrozenPrefix:
             *(_number([getattr(texts, part) for texts in needs], numbers) for part in PARTS)
         )
         self._states = TextStates(list(numbers))
-        self._seconds = 0.0  # spent on them
-        self._computing_seconds = 0.0  # of these, on computing
-        self._n_computed = 0  # states, when they last went through blocks
+        self._is_shared = len(needs) > 1
+        self._n_computed = 0  # states, for the last experiment
         self.key = key
+        self.cost = StatesCost()
 
-    @property
-    def cost(self) -> StatesCost:
-        """What the states have cost so far."""
-        stored_seconds = float(self._states.seconds.sum()) - self._computing_seconds
-        n_found = len(self._states) - self._n_computed
-        return StatesCost(
-            self._seconds, round(max(0.0, stored_seconds), 3), n_found, self._n_computed
-        )
-
+    @torch.no_grad()
     def states(
         self,
         classifier: Classifier,
@@ -153,54 +145,110 @@ class FrozenPrefix:
         memory: float | None = None,
         store: FeatureStore | None = None,
     ) -> Splits[HiddenStates] | None:
-        """The states of one experiment's texts after its frozen blocks; none if nothing fits."""
-        n_blocks = count_frozen_blocks(classifier.gpt)
+        """The states of one experiment's texts after its frozen blocks; none if nothing fits.
+
+        Args:
+            memory: GB that they may take before they go to disk; by default half of what is free.
+            store: where states are looked for, and added that are not there.
+        """
+        n_blocks, started = count_frozen_blocks(classifier.gpt), time.perf_counter()
         # Where even the last block is frozen, only the position that is read is kept.
         reads_one = n_blocks == len(classifier.gpt.blocks) and not classifier.reading.average
-        n_blocks -= int(reads_one)
-        started, states = time.perf_counter(), self._states
-        if not states.make_room(classifier.gpt.token_embedding.weight, memory):
+        self._n_computed = 0
+        classifier.eval()
+        try:
+            if reads_one:
+                values = self._read(classifier, needed, memory, store)
+            elif self._states.make_room(classifier.gpt.token_embedding.weight, memory):
+                self._advance(self._states, classifier, n_blocks, store)
+                values = self._states.values
+            else:
+                values = None
+        finally:
+            if store:
+                store.finish()
+        self._count(time.perf_counter() - started, store)
+        if values is None:
             return None
-        states.forget(states.n_blocks > n_blocks)
-        if (states.n_blocks < n_blocks).any():
-            self._advance(classifier, n_blocks, store)
-        self._seconds += time.perf_counter() - started
 
         def view(number: Tensor, texts: EncodedTexts) -> HiddenStates:
-            own = (texts.n_inputs, texts.lengths, texts.padded_lengths, texts.labels)
-            shown = HiddenStates(states.values, states.starts[number], *own, n_blocks)
-            return _run_last_block(classifier, shown) if reads_one else shown
+            one = torch.ones_like(number)
+            own = (texts.n_inputs, texts.lengths, texts.padded_lengths)
+            starts, *own = (
+                (number, one, one, one) if reads_one else (self._states.starts[number], *own)
+            )
+            return HiddenStates(values, starts, *own, texts.labels, n_blocks)
 
         return Splits(*map(view, vars(self._numbers).values(), vars(needed).values()))
 
-    @torch.no_grad()
-    def _advance(self, classifier: Classifier, stop: int, store: FeatureStore | None) -> None:
-        """Take the states through the blocks up to ``stop``, as far as a store does not have
-        them."""
-        states, self._n_computed = self._states, 0
-        classifier.eval()
+    def _read(
+        self,
+        classifier: Classifier,
+        needed: Splits[EncodedTexts],
+        memory: float | None,
+        store: FeatureStore | None,
+    ) -> Tensor | None:
+        """The last block's states (N, D) of all texts at the position that is read, and no other;
+        none if the states below it fit nowhere."""
+        stop, like = len(classifier.gpt.blocks) - 1, classifier.gpt.token_embedding.weight
+        at = torch.zeros_like(self._states.lengths)
+        for number, texts in zip(vars(self._numbers).values(), vars(needed).values(), strict=True):
+            at[number] = classifier.reading.positions(texts)
+        read = like.new_empty(len(at), like.shape[1])
+        # What no other experiment needs is forgotten once it is read.
+        n_rows = len(self._states) if self._is_shared else WINDOW_BYTES // read[0].nbytes
+        for numbers, states in self._states.windows(n_rows):
+            if not states.make_room(like, memory):
+                return None
+            self._advance(states, classifier, stop, store)
+            for batch in map(torch.tensor, batch_by_length(states.lengths.tolist(), classifier)):
+                rows, _ = pad_rows(states.starts[batch], states.lengths[batch])
+                inputs = states.values[rows.to(states.values.device)].to(like.device)
+                last = classifier.run_blocks(inputs, stop, at=at[numbers[batch]].to(like.device))
+                read[numbers[batch]] = last[:, 0].to(read)
+        if not torch.isfinite(read).all():
+            raise _not_finite(classifier, None, stop + 1)
+        return read
+
+    def _advance(
+        self, states: TextStates, classifier: Classifier, stop: int, store: FeatureStore | None
+    ) -> None:
+        """Take states through the blocks up to ``stop``, as far as a store does not have them."""
+        states.forget(states.n_blocks > stop)
+        if (states.n_blocks == stop).all():
+            return
         if store:
             store.fill(states, stop)
         try:
             with Progress("hidden states", "texts", len(states.texts)) as progress:
                 progress.update(int((states.n_blocks == stop).sum()))
                 for start in states.n_blocks[states.n_blocks < stop].unique().tolist():
-                    for batch, seconds in self._compute(classifier, start, stop):
+                    for batch, seconds in self._compute(states, classifier, start, stop):
                         progress.update(len(batch))
                         self._n_computed += int(states.lengths[batch].sum())
-                        self._computing_seconds += seconds
                         if store:
                             store.collect(states, batch, stop, seconds)
         finally:
             if store:
-                store.finish(states, stop)
+                store.flush(states, stop)
+
+    def _count(self, seconds: float, store: FeatureStore | None) -> None:
+        """Add to the cost what an experiment took."""
+        n_found, found_seconds = (store.n_found, store.found_seconds) if store else (0, 0.0)
+        counts = (n_found, self._n_computed)
+        if not any(counts):  # an earlier experiment left all there is
+            counts = (self.cost.n_found, self.cost.n_computed)
+        earlier = self.cost
+        self.cost = StatesCost(
+            earlier.seconds + seconds, earlier.stored_seconds + found_seconds, *counts
+        )
 
     def _compute(
-        self, classifier: Classifier, start: int, stop: int
+        self, states: TextStates, classifier: Classifier, start: int, stop: int
     ) -> Iterator[tuple[Tensor, float]]:
         """Take the states of texts that passed ``start`` blocks through those up to ``stop``: the
         numbers of a batch's texts (B,), and the seconds that it took, batch after batch."""
-        states, rank, width = self._states, place().rank, self._states.values.shape[1]
+        rank, width = place().rank, states.values.shape[1]
         numbers = (states.n_blocks == start).nonzero()[:, 0]
         batches = batch_by_length(states.lengths[numbers].tolist(), classifier)
         # By then, some may have been found in the store.
@@ -212,7 +260,7 @@ class FrozenPrefix:
         while group := list(islice(left, size())):
             began = time.perf_counter()
             if rank < len(group):
-                own = self._run_batch(classifier, group[rank], start, stop)
+                own = _run_batch(states, classifier, group[rank], start, stop)
             for owner, batch in enumerate(group):
                 rows = states.rows(batch)
                 new = own if owner == rank else states.values.new_empty(len(rows), width)
@@ -222,13 +270,15 @@ class FrozenPrefix:
                 states.put(batch, new, stop, states.seconds[rows] + seconds / len(rows))
                 yield batch, seconds
 
-    def _run_batch(self, classifier: Classifier, batch: Tensor, start: int, stop: int) -> Tensor:
-        """The states (r, D) of a batch's texts before block ``stop``, text after text."""
-        states = self._states
-        rows, is_own = pad_rows(states.starts[batch], states.lengths[batch])
-        inputs = states.values[rows.to(states.values.device)] if start else states.tokens(batch)
-        hidden = classifier.run_blocks(inputs.to(classifier.device), start, stop)
-        return hidden[is_own.to(hidden.device)].to(states.values)
+
+def _run_batch(
+    states: TextStates, classifier: Classifier, batch: Tensor, start: int, stop: int
+) -> Tensor:
+    """The states (r, D) of a batch's texts before block ``stop``, text after text."""
+    rows, is_own = pad_rows(states.starts[batch], states.lengths[batch])
+    inputs = states.values[rows.to(states.values.device)] if start else states.tokens(batch)
+    hidden = classifier.run_blocks(inputs.to(classifier.device), start, stop)
+    return hidden[is_own.to(hidden.device)].to(states.values)
 
 
 def _number(needs: Sequence[EncodedTexts], numbers: dict[bytes, int]) -> Tensor:
@@ -240,25 +290,6 @@ def _number(needs: Sequence[EncodedTexts], numbers: dict[bytes, int]) -> Tensor:
         for i, which in enumerate(longest)
     )
     return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
-
-
-@torch.no_grad()
-def _run_last_block(classifier: Classifier, states: HiddenStates) -> HiddenStates:
-    """The last block's state of each text at the position that is read, and no other."""
-
-    def read(batch: Batch) -> Tensor:
-        at = classifier.reading.positions(batch)
-        return classifier.run_blocks(batch.inputs, start=batch.n_blocks, at=at)[:, 0]  # (B, D)
-
-    n_texts = READ_AT_ONCE if classifier.reading.mixes_lengths else size()
-    groups = torch.arange(len(states)).split(n_texts)
-    batches = (states.__getitems__(indices.tolist()) for indices in groups)
-    batches = follow(batches, "last block", "batches", len(groups), leave=False)
-    rows = torch.cat([map_rows(read, batch.to(classifier.device)) for batch in batches])
-    if not torch.isfinite(rows).all():
-        raise _not_finite(classifier, None, len(classifier.gpt.blocks))
-    one = torch.ones_like(states.lengths)
-    return HiddenStates(rows, one.cumsum(0) - 1, one, one, one, states.labels, states.n_blocks + 1)
 
 
 def batch_by_length(lengths: Sequence[int], classifier: Classifier) -> Iterator[list[int]]:

@@ -3,7 +3,7 @@
 import math
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -66,6 +66,17 @@ class TextStates:
         """Drop the states of the texts where ``which`` (N,) is true."""
         self.n_blocks[which] = 0
         self.seconds[which.repeat_interleave(self.lengths)] = 0
+
+    def windows(self, n_states: int) -> Iterator[tuple[Tensor, "TextStates"]]:
+        """The numbers (B,) of texts that have so many states together, and what holds these: itself
+        if that is all, and else others, texts of similar length together."""
+        if len(self) <= n_states:
+            yield torch.arange(len(self.texts)), self
+            return
+        order = self.lengths.argsort(stable=True)
+        window = (self.lengths[order].cumsum(0) - 1) // n_states
+        for numbers in order.split(window.unique_consecutive(return_counts=True)[1].tolist()):
+            yield numbers, TextStates([self.texts[i] for i in numbers])
 
     def make_room(self, like: Tensor, memory: float | None) -> bool:
         """Have room for them, in memory or on disk, unless it is there; false if there is none.
