@@ -14,6 +14,7 @@ from ablation.data.demo import byte_encoding
 from ablation.data.sms import split_messages
 from ablation.finetuning import frozen_features
 from ablation.finetuning.frozen_features import HiddenStates, count_frozen_blocks, prepare_inputs
+from ablation.finetuning.text_states import TextStates
 from ablation.finetuning.training import _backward, group_batches
 from ablation.system.errors import HiddenStateError
 from data_utils import EncodedTexts, Splits, encode_splits, make_loaders, merge_batches
@@ -240,3 +241,39 @@ def test_bfloat16_is_close(layers: str, few_splits: Splits[pd.DataFrame]) -> Non
         assert logits[precision].dtype == torch.float32
     assert not torch.equal(logits["fp32"], logits["bf16"])
     torch.testing.assert_close(logits["bf16"], logits["fp32"], rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("position", ["first", "last", "flexible"])
+@pytest.mark.parametrize("unmasked", [False, True])
+def test_windows_of_states_are_read_as_one(
+    position: str,
+    unmasked: bool,
+    few_splits: Splits[pd.DataFrame],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = replace(
+        TINY,
+        trainable_layers="last_layer",
+        trainable_token_pos=position,
+        disable_causal_mask=unmasked,
+    )
+    model, texts = model_and_texts(config, few_splits)
+    whole = prepare_inputs(model, texts)
+    seen = []
+    make_room = TextStates.make_room
+
+    def spy(self: TextStates, *arguments: object) -> bool:
+        seen.append(len(self))
+        return make_room(self, *arguments)
+
+    monkeypatch.setattr(TextStates, "make_room", spy)
+    monkeypatch.setattr(frozen_features, "WINDOW_BYTES", 20 * 64 * 8)
+    windows = prepare_inputs(model, texts)
+    n_texts = sum(map(len, vars(whole).values()))
+    assert whole.train.states.shape[0] <= n_texts, "one state of each different text"
+    for part, other in zip(vars(windows).values(), vars(whole).values(), strict=True):
+        everything = list(range(len(part)))
+        torch.testing.assert_close(part.inputs(everything), other.inputs(everything))
+    assert (position == "first" and not unmasked) or len(seen) > 3
+    longest = int(texts.test.padded_lengths.max())
+    assert max(seen) <= 20 + longest

@@ -104,6 +104,8 @@ def test_all_gradients_are_kept_only_from_pass_to_pass() -> None:
 def test_states_follow_texts_precision_and_room() -> None:
     need = estimate(TINY, n_states=1000)
     assert need.states == 1000 * 64 * 4
+    million = estimate(replace(TINY, trainable_layers="last_layer"), n_states=120 * 10**6)
+    assert million.states == 256 * 10**6 + 10**6 * 64 * 4, "a window, and one state a text"
     assert estimate(replace(TINY, precision="bf16"), n_states=1000).states == 1000 * 64 * 2
     assert estimate(replace(TINY, feature_memory=1e-4), n_states=1000).states == 0
     for others in ({"trainable_layers": "all"}, {"no_feature_reuse": True}):

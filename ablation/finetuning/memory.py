@@ -16,7 +16,12 @@ from torch import Tensor, nn
 
 from ablation.classifier.build import Classifier, Reading, build_classifier
 from ablation.config.options import ExperimentConfig, tagged
-from ablation.finetuning.frozen_features import TOKENS_PER_BATCH, count_frozen_blocks, cut_splits
+from ablation.finetuning.frozen_features import (
+    TOKENS_PER_BATCH,
+    WINDOW_BYTES,
+    count_frozen_blocks,
+    cut_splits,
+)
 from ablation.finetuning.training import MAX_MERGED_TEXTS, trained_parts
 from ablation.system.errors import LESS_MEMORY, logger
 from ablation.system.machine import choose_device, free_bytes
@@ -92,7 +97,10 @@ def estimate_memory(
     activations = max(kept + running * tokens_trained, running * tokens_evaluated)
     states = 0
     if reuses:
-        states = n_states * config.gpt.emb_dim * model.token_embedding.weight.element_size()
+        state = config.gpt.emb_dim * model.token_embedding.weight.element_size()
+        states = n_states * state
+        if n_trained_blocks == 0 and not reading.average:  # of each text, one is kept
+            states = min(states, WINDOW_BYTES + n_states // n_tokens * state)
         if config.feature_memory is not None and states > config.feature_memory * 1e9:
             states = 0
         tokens_frozen = max(n_tokens, min(n_states, TOKENS_PER_BATCH.get(device, 0)))
