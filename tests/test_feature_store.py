@@ -18,6 +18,8 @@ import pandas as pd
 import pytest
 import torch
 from helpers import PATCHED, environment_without_network
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from ablation.classifier.build import Classifier, build_classifier
 from ablation.config.identity import identify_weights
@@ -412,9 +414,10 @@ def flip_a_bit(path: Path) -> None:
 
 def change_a_token(path: Path) -> None:
     """So that a piece seems to have another text: only the checksum knows."""
-    content = bytearray(path.read_bytes())
-    content[content.index(b"\0a") + 1] ^= 4
-    path.write_bytes(content)
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors["tokens"][1] ^= 1
+    save_file(tensors, path, metadata)
 
 
 def write_text(path: Path) -> None:
