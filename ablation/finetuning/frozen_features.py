@@ -222,7 +222,8 @@ class FrozenPrefix:
         try:
             with Progress("hidden states", "texts", len(states.texts)) as progress:
                 progress.update(int((states.n_blocks == stop).sum()))
-                for start in states.n_blocks[states.n_blocks < stop].unique().tolist():
+                while (missing := states.n_blocks < stop).any():
+                    start = int(states.n_blocks[missing].min())
                     for batch, seconds in self._compute(states, classifier, start, stop):
                         progress.update(len(batch))
                         self._n_computed += int(states.lengths[batch].sum())

@@ -14,9 +14,9 @@ from ablation.system.errors import logger
 from ablation.system.machine import free_bytes
 from ablation.system.parallel import largest, place
 
-# A text's token ids as bytes, two each, the higher first: so texts in order stand just before
-# those that begin with them.
-TOKEN = np.dtype(">u2")
+# A text's token ids as bytes, the highest first: so texts in order stand just before those that
+# begin with them.
+TOKEN = np.dtype(">u4")
 
 
 def pad_rows(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
