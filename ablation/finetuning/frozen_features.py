@@ -137,6 +137,11 @@ class FrozenPrefix:
         self.key = key
         self.cost = StatesCost()
 
+    @property
+    def n_states(self) -> int:
+        """How many positions are computed, of all different texts."""
+        return len(self._states)
+
     @torch.no_grad()
     def states(
         self,
