@@ -164,11 +164,8 @@ class FrozenPrefix:
         try:
             if reads_one:
                 values = self._read(classifier, needed, memory, store)
-            elif self._states.make_room(classifier.gpt.token_embedding.weight, memory):
-                self._advance(self._states, classifier, n_blocks, store)
-                values = self._states.values
             else:
-                values = None
+                values = self._advance(self._states, classifier, n_blocks, memory, store)
         finally:
             if store:
                 store.finish()
@@ -177,12 +174,11 @@ class FrozenPrefix:
             return None
 
         def view(number: Tensor, texts: EncodedTexts) -> HiddenStates:
-            one = torch.ones_like(number)
-            own = (texts.n_inputs, texts.lengths, texts.padded_lengths)
-            starts, *own = (
-                (number, one, one, one) if reads_one else (self._states.starts[number], *own)
-            )
-            return HiddenStates(values, starts, *own, texts.labels, n_blocks)
+            if reads_one:
+                one = torch.ones_like(number)
+                return HiddenStates(values, number, one, one, one, texts.labels, n_blocks)
+            own = (texts.n_inputs, texts.lengths, texts.padded_lengths, texts.labels)
+            return HiddenStates(values, self._states.starts[number], *own, n_blocks)
 
         return Splits(*map(view, vars(self._numbers).values(), vars(needed).values()))
 
@@ -203,12 +199,12 @@ class FrozenPrefix:
         # What no other experiment needs is forgotten once it is read.
         n_rows = len(self._states) if self._is_shared else WINDOW_BYTES // read[0].nbytes
         for numbers, states in self._states.windows(n_rows):
-            if not states.make_room(like, memory):
+            values = self._advance(states, classifier, stop, memory, store)
+            if values is None:
                 return None
-            self._advance(states, classifier, stop, store)
             for batch in map(torch.tensor, batch_by_length(states.lengths.tolist(), classifier)):
                 rows, _ = pad_rows(states.starts[batch], states.lengths[batch])
-                inputs = states.values[rows.to(states.values.device)].to(like.device)
+                inputs = values[rows.to(values.device)].to(like.device)
                 last = classifier.run_blocks(inputs, stop, at=at[numbers[batch]].to(like.device))
                 read[numbers[batch]] = last[:, 0].to(read)
         if not torch.isfinite(read).all():
@@ -216,12 +212,20 @@ class FrozenPrefix:
         return read
 
     def _advance(
-        self, states: TextStates, classifier: Classifier, stop: int, store: FeatureStore | None
-    ) -> None:
-        """Take states through the blocks up to ``stop``, as far as a store does not have them."""
+        self,
+        states: TextStates,
+        classifier: Classifier,
+        stop: int,
+        memory: float | None,
+        store: FeatureStore | None,
+    ) -> Tensor | None:
+        """The states (R, D) after the blocks up to ``stop``, from a store or computed; none if they
+        fit nowhere."""
+        if not states.make_room(classifier.gpt.token_embedding.weight, memory):
+            return None
         states.forget(states.n_blocks > stop)
         if (states.n_blocks == stop).all():
-            return
+            return states.values
         if store:
             store.fill(states, stop)
         try:
@@ -237,6 +241,7 @@ class FrozenPrefix:
         finally:
             if store:
                 store.flush(states, stop)
+        return states.values
 
     def _count(self, seconds: float, store: FeatureStore | None) -> None:
         """Add to the cost what an experiment took."""
