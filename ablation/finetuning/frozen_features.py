@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ablation.classifier.build import Classifier, Reading
 from ablation.finetuning.feature_store import FeatureStore
-from ablation.finetuning.text_states import TOKEN, TextStates, pad_rows
+from ablation.finetuning.text_states import TOKEN, StatesCost, TextStates, pad_rows
 from ablation.system.errors import HiddenStateError
 from ablation.system.parallel import place, share_tensor, size
 from ablation.system.progress import Progress
@@ -101,16 +101,6 @@ def cut_splits(texts: Splits[EncodedTexts], reading: Reading) -> Splits[EncodedT
     return texts.map(lambda part: cut_texts(part, reading))
 
 
-@dataclass(frozen=True)
-class StatesCost:
-    """What hidden states cost."""
-
-    seconds: float = 0.0  # spent on them here
-    stored_seconds: float = 0.0  # that those which were in a store had taken, elsewhere
-    n_found: int = 0  # there, one a position
-    n_computed: int = 0
-
-
 class FrozenPrefix:
     """The states after the frozen blocks, for one or more experiments on the same messages.
 
@@ -169,7 +159,8 @@ class FrozenPrefix:
         finally:
             if store:
                 store.finish()
-        self._count(time.perf_counter() - started, store)
+        found = (store.found_seconds, store.n_found) if store else (0.0, 0)
+        self.cost = self.cost.plus(time.perf_counter() - started, *found, self._n_computed)
         if values is None:
             return None
 
@@ -242,17 +233,6 @@ class FrozenPrefix:
             if store:
                 store.flush(states, stop)
         return states.values
-
-    def _count(self, seconds: float, store: FeatureStore | None) -> None:
-        """Add to the cost what an experiment took."""
-        n_found, found_seconds = (store.n_found, store.found_seconds) if store else (0, 0.0)
-        counts = (n_found, self._n_computed)
-        if not any(counts):  # an earlier experiment left all there is
-            counts = (self.cost.n_found, self.cost.n_computed)
-        earlier = self.cost
-        self.cost = StatesCost(
-            earlier.seconds + seconds, earlier.stored_seconds + found_seconds, *counts
-        )
 
     def _compute(
         self, states: TextStates, classifier: Classifier, start: int, stop: int
