@@ -648,5 +648,7 @@ def test_the_same_numbers_in_one_process() -> None:
 
 def test_texts_as_bytes_stand_before_those_that_begin_with_them() -> None:
     texts = EncodedTexts([[300, 2], [300], [2, 50256], [300, 2, 1]], [0] * 4, None)
-    keys = [texts.tokens[i, :n].numpy().astype(TOKEN).tobytes() for i, n in enumerate((2, 1, 2, 3))]
+    keys = [
+        texts.first_tokens(i, n).numpy().astype(TOKEN).tobytes() for i, n in enumerate((2, 1, 2, 3))
+    ]
     assert sorted(keys) == [keys[2], keys[1], keys[0], keys[3]]

@@ -277,7 +277,7 @@ def _number(needs: Sequence[EncodedTexts], numbers: dict[bytes, int]) -> Tensor:
     are added to ``numbers``."""
     longest = torch.stack([texts.n_inputs for texts in needs]).argmax(dim=0).tolist()
     keys = (
-        needs[which].tokens[i, : needs[which].n_inputs[i]].numpy().astype(TOKEN).tobytes()
+        needs[which].first_tokens(i, int(needs[which].n_inputs[i])).numpy().astype(TOKEN).tobytes()
         for i, which in enumerate(longest)
     )
     return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
