@@ -1,13 +1,15 @@
 """Texts in three parts, as tokens and as batches of them."""
 
 import re
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import pandas as pd
 import tiktoken
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
@@ -116,36 +118,45 @@ class LabelledTexts(Dataset):
 
 
 class EncodedTexts(LabelledTexts):
-    """N texts as token ids.
+    """N texts as token ids, all in one tensor, text after text.
 
     Args:
         tokens: each text's own token ids, at least one.
         labels: each text's class.
         width: what all are padded to on the right; by default each keeps its own length.
-        n_cut: how many texts were longer.
     """
 
     def __init__(
-        self,
-        tokens: Sequence[Sequence[int]],
-        labels: Sequence[int],
-        width: int | None,
-        n_cut: int = 0,
+        self, tokens: Iterable[Sequence[int]], labels: Sequence[int], width: int | None = None
     ) -> None:
-        self.n_cut = n_cut
-        self.lengths = torch.tensor([len(ids) for ids in tokens])
-        self.padded_lengths = self.lengths
-        if width is not None:
-            self.padded_lengths = torch.full_like(self.lengths, width)
-        self.n_inputs = self.padded_lengths  # how many positions of each text go into a batch
+        ids, lengths = array("i"), array("q")
+        for own in tokens:
+            ids.extend(own)
+            lengths.append(len(own))
+        ids.append(PADDING_TOKEN)  # which index -1 finds
+        self.ids = torch.frombuffer(ids, dtype=torch.int32)
+        self.lengths = torch.frombuffer(lengths, dtype=torch.int64)
+        self.starts = self.lengths.cumsum(0) - self.lengths
         self.labels = torch.tensor(list(labels))
-        self.tokens = torch.full((len(tokens), int(self.padded_lengths.max())), PADDING_TOKEN)
-        for row, ids in zip(self.tokens, tokens, strict=True):
-            row[: len(ids)] = torch.tensor(ids)
+        self.cut(width or len(ids), pad=width is not None)
 
-    def inputs(self, indices: list[int]) -> Tensor:
-        """Token ids (B, T)."""
-        return self.tokens[indices, : int(self.n_inputs[indices].max())]
+    def cut(self, n_tokens: int, pad: bool) -> None:
+        """Leave no text more than ``n_tokens`` tokens, and pad all to as many, if asked."""
+        self.n_cut = int((self.lengths > n_tokens).sum())  # texts that were longer
+        self.lengths = self.lengths.clamp(max=n_tokens)
+        self.padded_lengths = torch.full_like(self.lengths, n_tokens) if pad else self.lengths
+        self.n_inputs = self.padded_lengths  # how many positions of each text go into a batch
+
+    def inputs(self, indices: Sequence[int]) -> Tensor:
+        """Token ids (B, T), int64."""
+        positions = torch.arange(int(self.n_inputs[indices].max()))
+        is_own = positions < self.lengths[indices][:, None]
+        return self.ids[(self.starts[indices][:, None] + positions).where(is_own, -1)].long()
+
+    def first_tokens(self, index: int, n: int) -> Tensor:
+        """The first ``n`` token ids (n,) of a text and its padding, int32."""
+        start, n_own = int(self.starts[index]), min(n, int(self.lengths[index]))
+        return F.pad(self.ids[start : start + n_own], (0, n - n_own), value=PADDING_TOKEN)
 
 
 def encode_splits(
@@ -162,20 +173,17 @@ def encode_splits(
             f"--batch_size {config.batch_size} is more than the {len(splits.train)} training "
             "texts: no batch would be full. Choose a smaller one."
         )
-    tokens = splits.map(lambda texts: encode_texts(texts["Text"], encoding))
+    texts = splits.map(
+        lambda part: EncodedTexts(encode_texts(part["Text"], encoding), part["Label"])
+    )
     limit = config.gpt.context_length
     if isinstance(config.context_length, int):
         limit = config.context_length
     elif config.context_length == "longest_training_example" and not config.no_padding:
-        limit = min(limit, max(map(len, tokens.train)))
-
-    def dataset(part: str) -> EncodedTexts:
-        whole, labels = getattr(tokens, part), getattr(splits, part)["Label"]
-        truncated = [ids[:limit] for ids in whole]
-        n_cut = sum(len(ids) > limit for ids in whole)
-        return EncodedTexts(truncated, labels, None if config.no_padding else limit, n_cut)
-
-    return Splits(*PARTS).map(dataset)
+        limit = min(limit, int(texts.train.lengths.max()))
+    for part in vars(texts).values():
+        part.cut(limit, pad=not config.no_padding)
+    return texts
 
 
 def count_max_tokens(texts: EncodedTexts, config: ExperimentConfig) -> int:
@@ -188,7 +196,7 @@ def count_max_tokens(texts: EncodedTexts, config: ExperimentConfig) -> int:
 
 def encode_texts(
     texts: Sequence[str], encoding: tiktoken.Encoding, first: int = 1
-) -> list[list[int]]:
+) -> Iterator[list[int]]:
     """Each text's token ids. An empty text becomes one padding token.
 
     A text that spells out a special token is encoded as plain text. Raises ``DataError`` if a text
@@ -197,7 +205,6 @@ def encode_texts(
     Args:
         first: the number of the first text, for messages.
     """
-    tokens = []
     for number, text in enumerate(texts, start=first):
         try:
             text.encode()
@@ -209,8 +216,7 @@ def encode_texts(
             ) from error
         pieces = _LAST_SPACE.split(text)
         ids = [token for piece in pieces for token in encoding.encode_ordinary(piece)]
-        tokens.append(ids or [PADDING_TOKEN])
-    return tokens
+        yield ids or [PADDING_TOKEN]
 
 
 def make_loaders(datasets: Splits[LabelledTexts], batch_size: int) -> Splits[DataLoader]:

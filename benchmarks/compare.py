@@ -184,7 +184,7 @@ def run_whole(flags: list[str], data_dir: str) -> tuple[float, list[dict]]:
         command = [sys.executable, str(ROOT / "additional_experiments.py"), *flags]
         started = time.perf_counter()
         subprocess.run(
-            [*command, "--data_dir", data_dir, "--output_dir", folder],
+            [*command, "--data_dir", data_dir, "--output_dir", folder, "--feature_store", "off"],
             stdout=subprocess.DEVNULL,
             check=True,
         )

@@ -56,7 +56,7 @@ def measure(command: Sequence[str], n_threads: int) -> Timing:
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         subprocess.run(
-            [*command, "--output_dir", folder],
+            [*command, "--output_dir", folder, "--feature_store", "off"],
             check=True,
             capture_output=True,
             env={**os.environ, "OMP_NUM_THREADS": str(n_threads)},

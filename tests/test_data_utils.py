@@ -63,7 +63,7 @@ def test_real_split(real_data_dir: Path, tmp_path: Path) -> None:
     }
     assert checksums == {"train": "ec2895b0", "validation": "f92996ef", "test": "f82216f3"}
     encoded = encode_splits(splits, gpt2_encoding(), ExperimentConfig())
-    assert encoded.train.tokens.shape == (1045, 120)
+    assert every_input(encoded.train).shape == (1045, 120)
     assert int(encoded.train.lengths.max()) == 120
 
 
@@ -90,21 +90,26 @@ def encode(**options: object) -> Splits[EncodedTexts]:
     return encode_splits(SPLITS, byte_encoding(), config)
 
 
+def every_input(texts: EncodedTexts) -> torch.Tensor:
+    return texts.inputs(range(len(texts)))
+
+
 def test_default_context_is_the_longest_training_text() -> None:
     encoded = encode()
     pad = PADDING_TOKEN
-    assert encoded.train.tokens.tolist() == [[97, 98, 99, 100], [pad] * 4]
+    assert every_input(encoded.train).tolist() == [[97, 98, 99, 100], [pad] * 4]
     assert encoded.train.lengths.tolist() == [4, 1]
-    assert encoded.validation.tokens.tolist() == [[97, 98, 99, 100]]
-    assert encoded.test.tokens.tolist() == [list(b"<|en"), [*"é".encode(), pad, pad]]
+    assert every_input(encoded.validation).tolist() == [[97, 98, 99, 100]]
+    assert every_input(encoded.test).tolist() == [list(b"<|en"), [*"é".encode(), pad, pad]]
 
 
 @pytest.mark.parametrize(("length", "width"), [(2, 2), (11, 11), ("model_context_length", 1024)])
 def test_explicit_context_length(length: int | str, width: int) -> None:
     encoded = encode(context_length=length)
-    assert encoded.validation.tokens.shape == (1, width)
+    tokens = every_input(encoded.validation)
+    assert tokens.shape == (1, width)
     assert encoded.validation.lengths.tolist() == [min(8, width)]
-    assert (encoded.validation.tokens[0, 8:] == PADDING_TOKEN).all()
+    assert (tokens[0, 8:] == PADDING_TOKEN).all()
 
 
 @pytest.mark.parametrize(
@@ -114,6 +119,35 @@ def test_without_padding_only_an_explicit_length_truncates(length: int | str, ke
     encoded = encode(no_padding=True, context_length=length)
     assert encoded.validation[0].inputs.tolist() == [list(b"abcdefgh")[:kept]]
     assert encoded.train[1].inputs.tolist() == [[PADDING_TOKEN]]
+
+
+AWKWARD = ["", " ", "a", "say  <|endoftext|> twice <|endoftext|>", "\n \t  x   ", "🙂🙂 é"] + [
+    " ".join(f"word{i}" * (i % 4) for i in range(n)) for n in (3, 40, 9)
+]
+
+
+@pytest.mark.parametrize("no_padding", [False, True])
+@pytest.mark.parametrize("limit", ["longest_training_example", 5, 300])
+def test_batches_are_rows_of_one_padded_matrix(limit: str | int, no_padding: bool) -> None:
+    """Held to a matrix of all texts as they are encoded one by one, in every order."""
+    encoding = small_gpt2_encoding()
+    config = ExperimentConfig(batch_size=1, context_length=limit, no_padding=no_padding)
+    texts = encode_splits(Splits(*[frame(*AWKWARD)] * 3), encoding, config).train
+    own = [encoding.encode_ordinary(text) or [PADDING_TOKEN] for text in AWKWARD]
+    width = limit if isinstance(limit, int) else max(map(len, own))
+    matrix = torch.full((len(own), width), PADDING_TOKEN)
+    for row, ids in zip(matrix, own, strict=True):
+        row[: len(ids)] = torch.tensor(ids[:width])
+    lengths = [min(len(ids), width) for ids in own]
+    assert texts.lengths.tolist() == lengths
+    assert texts.n_cut == sum(len(ids) > width for ids in own)
+    for indices in ([2], [0, 1], [7, 4, 7], list(range(len(own)))):
+        n = max(lengths[i] for i in indices) if no_padding else width
+        inputs = texts[indices[0]].inputs if len(indices) == 1 else texts.inputs(indices)
+        assert inputs.dtype == torch.int64
+        assert torch.equal(inputs, matrix[indices, :n])
+    for i, n in ((0, 1), (7, 2), (7, width), (2, width)):
+        assert texts.first_tokens(i, n).tolist() == matrix[i, :n].tolist()
 
 
 def test_no_text_exceeds_the_model() -> None:
@@ -127,7 +161,7 @@ def test_no_text_exceeds_the_model() -> None:
 def test_spaces_without_end_are_encoded() -> None:
     """tiktoken panics on such a text: it runs out of stack."""
     encoding = small_gpt2_encoding()
-    assert encode_texts([" " * 10**6 + "a"], encoding) == [[ord(" ")] * (10**6 - 1) + [256]]
+    assert [*encode_texts([" " * 10**6 + "a"], encoding)] == [[ord(" ")] * (10**6 - 1) + [256]]
     for space in "\n\x85\u3000":
         (tokens,) = encode_texts([f"b{space * 10**6}a"], encoding)
         assert bytes(tokens) == f"b{space * 10**6}a".encode()
@@ -138,7 +172,7 @@ def test_spaces_leave_tokens_as_they_are() -> None:
     encoding = small_gpt2_encoding()
     for length in range(1, 7):
         texts = ["".join(text) for text in product(" \n\x1f\u3000a!", repeat=length)]
-        assert encode_texts(texts, encoding) == list(map(encoding.encode_ordinary, texts))
+        assert [*encode_texts(texts, encoding)] == list(map(encoding.encode_ordinary, texts))
 
 
 def test_long_texts_take_no_time() -> None:
@@ -150,7 +184,7 @@ def test_long_texts_take_no_time() -> None:
 @pytest.mark.parametrize(("text", "found"), [("a\ud83d", "U+D83D"), ("caf\udce9 au", "U+DCE9")])
 def test_half_characters_are_refused(text: str, found: str) -> None:
     with pytest.raises(DataError, match=rf'Text 8, which begins with ".*{re.escape(found)}'):
-        encode_texts(["fine 🙂", text], byte_encoding(), first=7)
+        list(encode_texts(["fine 🙂", text], byte_encoding(), first=7))
 
 
 def test_demo_encoding_is_bytes() -> None:

@@ -18,6 +18,8 @@ import pandas as pd
 import pytest
 import torch
 from helpers import PATCHED, environment_without_network
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from ablation.classifier.build import Classifier, build_classifier
 from ablation.config.identity import identify_weights
@@ -30,6 +32,7 @@ from ablation.finetuning.experiment import run_experiment
 from ablation.finetuning.feature_store import FeatureStore
 from ablation.finetuning.frozen_features import FrozenPrefix, cut_splits
 from ablation.finetuning.shared_work import SharedWork
+from ablation.finetuning.text_states import TOKEN
 from ablation.sweeps.cluster import for_nodes
 from ablation.sweeps.records import read_records
 from ablation.system import parallel
@@ -343,6 +346,23 @@ def test_a_run_waits_for_another_and_takes_what_it_stored(
     assert n_embedded(counted) == 2 < n_texts, "one batch before it asks for the lock"
 
 
+def test_what_another_process_stored_after_fewer_blocks_is_taken_further(
+    splits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waits(store: FeatureStore, n_blocks: int) -> bool:
+        with monkeypatch.context() as patched:
+            patched.setattr(FeatureStore, "_claim", lambda *_: False)
+            states_of(replace(TINY, trainable_layers="last_two_blocks"), splits)
+        return True
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FeatureStore, "_claim", waits)
+        found, _ = states_of(TINY, splits)
+    expected, _ = states_of(TINY, splits, stored=False)
+    for part, other in zip(vars(found).values(), vars(expected).values(), strict=True):
+        torch.testing.assert_close(part.inputs([0, 3]), other.inputs([0, 3]))
+
+
 def test_nobody_waits_long_for_a_process_that_stores_nothing(
     splits: Splits, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -412,9 +432,10 @@ def flip_a_bit(path: Path) -> None:
 
 def change_a_token(path: Path) -> None:
     """So that a piece seems to have another text: only the checksum knows."""
-    content = bytearray(path.read_bytes())
-    content[content.index(b"\0a") + 1] ^= 4
-    path.write_bytes(content)
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    tensors["tokens"][3] ^= 1
+    save_file(tensors, path, metadata)
 
 
 def write_text(path: Path) -> None:
@@ -627,5 +648,7 @@ def test_the_same_numbers_in_one_process() -> None:
 
 def test_texts_as_bytes_stand_before_those_that_begin_with_them() -> None:
     texts = EncodedTexts([[300, 2], [300], [2, 50256], [300, 2, 1]], [0] * 4, None)
-    keys = [texts.tokens[i, :n].numpy().astype(">u2").tobytes() for i, n in enumerate((2, 1, 2, 3))]
+    keys = [
+        texts.first_tokens(i, n).numpy().astype(TOKEN).tobytes() for i, n in enumerate((2, 1, 2, 3))
+    ]
     assert sorted(keys) == [keys[2], keys[1], keys[0], keys[3]]

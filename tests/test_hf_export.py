@@ -76,8 +76,9 @@ def our_probabilities(
 def their_probabilities(model: nn.Module, tokens: Sequence[list[int]] = TOKENS) -> Tensor:
     """Those (N, C) that transformers gives on one batch, and, as asserted, on single texts."""
     texts = EncodedTexts(tokens, [0] * len(tokens), max(map(len, tokens)) + 1)
-    mask = torch.arange(texts.tokens.shape[1]) < texts.lengths[:, None]
-    batched = model(input_ids=texts.tokens, attention_mask=mask.long()).logits
+    ids = texts.inputs(range(len(texts)))
+    mask = torch.arange(ids.shape[1]) < texts.lengths[:, None]
+    batched = model(input_ids=ids, attention_mask=mask.long()).logits
     single = torch.cat([model(input_ids=torch.tensor([ids])).logits for ids in tokens])
     torch.testing.assert_close(batched, single, rtol=0, atol=1e-5)
     return batched.softmax(dim=-1)

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.slow
 SWEEP = ["--demo", "--rows", "1-3,5,11,16,17", "--num_seeds", "2", "--max_steps", "60"]
 N_RUNS = 14
 LIMIT = 240  # seconds, after which a test calls a command hanging
-OF_THE_MACHINE = ("seconds", "peak_memory_bytes", "device")
+OF_THE_MACHINE = ("seconds", "peak_memory_bytes", "device", "states")
 
 
 def start(folder: Path, *flags: str, settings: dict | None = None) -> subprocess.Popen:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import logging
 import shlex
@@ -60,6 +61,22 @@ def test_probabilities_are_those_of_the_logits(tmp_path: Path) -> None:
     logits = result.test.logits.double().numpy()
     expected = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
     np.testing.assert_allclose(record.predictions["probability"], expected, rtol=1e-8)
+
+
+def test_predictions_are_written_byte_by_byte_as_described(tmp_path: Path) -> None:
+    result = make_result([1, 0, 1], [1, 0, 0])
+    folder = write_complete(tmp_path, RUN, result, DATA)
+    lines = ["index,label,probability,prediction,row"]
+    for i, (logits, label) in enumerate(
+        zip(result.test.logits.double().tolist(), result.test.labels.tolist(), strict=True)
+    ):
+        probability = 1 / (1 + np.exp(logits[0] - logits[1]))
+        predicted = int(logits[1] > logits[0])
+        lines.append(f"{i},{label},{probability:.9g},{predicted},{result.test_lines[i]}")
+    content = (folder / PREDICTIONS_NAME).read_bytes()
+    assert content == "".join(f"{line}\n" for line in lines).encode()
+    said = json.loads((folder / RESULT_NAME).read_text())["predictions_sha256"]
+    assert said == hashlib.sha256(content).hexdigest()
 
 
 def test_the_same_run_has_the_same_name() -> None:

@@ -24,15 +24,16 @@ def describe_corpus(corpus: Corpus, is_own: bool) -> str:
     majority_share = (parts.test["Label"] == majority).mean()
     n_copies = parts.test["Text"].isin(parts.train["Text"]).sum()
     # Texts with more than one label, within a part or across parts.
-    ambiguous = every["Text"][every.groupby("Text")["Label"].transform("nunique") > 1]
+    different = every[["Label", "Text"]].drop_duplicates()["Text"]
+    ambiguous = set(different[different.duplicated()])
     lines = [
         sizes,
         f"Largest class: {shown[largest]}, {counts[largest]:,} texts; "
         f"smallest: {shown[smallest]}, {counts[smallest]:,}",
         f"Always naming {shown[majority]} is right for {majority_share:.2%} of the test texts",
         f"Test texts that also stand in the training part: {n_copies:,}",
-        f"Different texts under more than one label: {ambiguous.nunique():,} "
-        f"({len(ambiguous):,} texts in all)",
+        f"Different texts under more than one label: {len(ambiguous):,} "
+        f"({every['Text'].isin(ambiguous).sum():,} texts in all)",
     ]
     return "\n".join(lines)
 

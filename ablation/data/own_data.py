@@ -6,7 +6,7 @@ Nothing is guessed: what may be a mistake is refused or named.
 import itertools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -89,14 +89,19 @@ def _source_files(config: ExperimentConfig) -> dict[str, Path]:
 def _read_table(path: Path, config: ExperimentConfig) -> pd.DataFrame:
     form = TextFormat(config.delimiter, config.encoding, config.quoting, config.header)
     columns = (config.label_column, config.text_column)
-    rows = [row._replace(cells=()) for row in read_rows(path, columns, form)]
-    table = pd.DataFrame(
-        [(row.fields[0].strip(), row.fields[1], row.line) for row in rows],
-        columns=["Label", "Text", "Line"],
-    )
-    labels = set(table["Label"])
-    for row in rows:  # whose lines are rows with labels that there are
-        if row.apart and labels.issuperset(label.strip('" ') for label, _ in row.apart):
+    labels: dict[str, str] = {}  # each once, however many texts have it
+    suspects = []  # rows that may be several
+
+    def read() -> Iterator[tuple[str, str, int]]:
+        for row in read_rows(path, columns, form):
+            if row.apart:
+                suspects.append(row)
+            label = row.fields[0].strip()
+            yield labels.setdefault(label, label), row.fields[1], row.line
+
+    table = pd.DataFrame(read(), columns=["Label", "Text", "Line"])
+    for row in suspects:  # whose lines are rows with labels that there are
+        if labels.keys() >= {label.strip('" ') for label, _ in row.apart}:
             raise merged_rows_error(row.line, path)
     return table
 
@@ -140,12 +145,15 @@ def _require_no_names(tables: Tables, paths: dict[str, Path], config: Experiment
 
 def _warn_of_common_rows(tables: Tables, paths: dict[str, Path]) -> None:
     """Say how many rows two files share that are meant to be different parts."""
-    pairs = {part: [*zip(t["Label"], t["Text"], strict=True)] for part, t in tables.items()}
-    for one, other in itertools.combinations(pairs, 2):
-        n_common = sum(map(set(pairs[one]).__contains__, pairs[other]))
+    for one, other in itertools.combinations(tables, 2):
+        first, second = (
+            [*zip(tables[part]["Label"], tables[part]["Text"], strict=True)]
+            for part in (one, other)
+        )
+        n_common = sum(map(set(first).__contains__, second))
         if n_common:
-            message = f"{n_common:,} of the {len(pairs[other]):,} rows of %s are also in %s%s"
-            same = ": the two files hold the same" if pairs[one] == pairs[other] else ""
+            message = f"{n_common:,} of the {len(second):,} rows of %s are also in %s%s"
+            same = ": the two files hold the same" if first == second else ""
             logger.warning(message, paths[other], paths[one], same)
 
 

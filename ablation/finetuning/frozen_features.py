@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ablation.classifier.build import Classifier, Reading
 from ablation.finetuning.feature_store import FeatureStore
-from ablation.finetuning.text_states import TOKEN, TextStates, pad_rows
+from ablation.finetuning.text_states import TOKEN, StatesCost, TextStates, pad_rows
 from ablation.system.errors import HiddenStateError
 from ablation.system.parallel import place, share_tensor, size
 from ablation.system.progress import Progress
@@ -101,16 +101,6 @@ def cut_splits(texts: Splits[EncodedTexts], reading: Reading) -> Splits[EncodedT
     return texts.map(lambda part: cut_texts(part, reading))
 
 
-@dataclass(frozen=True)
-class StatesCost:
-    """What hidden states cost."""
-
-    seconds: float = 0.0  # spent on them here
-    stored_seconds: float = 0.0  # that those which were in a store had taken, elsewhere
-    n_found: int = 0  # there, one a position
-    n_computed: int = 0
-
-
 class FrozenPrefix:
     """The states after the frozen blocks, for one or more experiments on the same messages.
 
@@ -137,6 +127,11 @@ class FrozenPrefix:
         self.key = key
         self.cost = StatesCost()
 
+    @property
+    def n_states(self) -> int:
+        """How many positions are computed, of all different texts."""
+        return len(self._states)
+
     @torch.no_grad()
     def states(
         self,
@@ -159,25 +154,22 @@ class FrozenPrefix:
         try:
             if reads_one:
                 values = self._read(classifier, needed, memory, store)
-            elif self._states.make_room(classifier.gpt.token_embedding.weight, memory):
-                self._advance(self._states, classifier, n_blocks, store)
-                values = self._states.values
             else:
-                values = None
+                values = self._advance(self._states, classifier, n_blocks, memory, store)
         finally:
             if store:
                 store.finish()
-        self._count(time.perf_counter() - started, store)
+        found = (store.found_seconds, store.n_found) if store else (0.0, 0)
+        self.cost = self.cost.plus(time.perf_counter() - started, *found, self._n_computed)
         if values is None:
             return None
 
         def view(number: Tensor, texts: EncodedTexts) -> HiddenStates:
-            one = torch.ones_like(number)
-            own = (texts.n_inputs, texts.lengths, texts.padded_lengths)
-            starts, *own = (
-                (number, one, one, one) if reads_one else (self._states.starts[number], *own)
-            )
-            return HiddenStates(values, starts, *own, texts.labels, n_blocks)
+            if reads_one:
+                one = torch.ones_like(number)
+                return HiddenStates(values, number, one, one, one, texts.labels, n_blocks)
+            own = (texts.n_inputs, texts.lengths, texts.padded_lengths, texts.labels)
+            return HiddenStates(values, self._states.starts[number], *own, n_blocks)
 
         return Splits(*map(view, vars(self._numbers).values(), vars(needed).values()))
 
@@ -198,12 +190,12 @@ class FrozenPrefix:
         # What no other experiment needs is forgotten once it is read.
         n_rows = len(self._states) if self._is_shared else WINDOW_BYTES // read[0].nbytes
         for numbers, states in self._states.windows(n_rows):
-            if not states.make_room(like, memory):
+            values = self._advance(states, classifier, stop, memory, store)
+            if values is None:
                 return None
-            self._advance(states, classifier, stop, store)
             for batch in map(torch.tensor, batch_by_length(states.lengths.tolist(), classifier)):
                 rows, _ = pad_rows(states.starts[batch], states.lengths[batch])
-                inputs = states.values[rows.to(states.values.device)].to(like.device)
+                inputs = values[rows.to(values.device)].to(like.device)
                 last = classifier.run_blocks(inputs, stop, at=at[numbers[batch]].to(like.device))
                 read[numbers[batch]] = last[:, 0].to(read)
         if not torch.isfinite(read).all():
@@ -211,18 +203,27 @@ class FrozenPrefix:
         return read
 
     def _advance(
-        self, states: TextStates, classifier: Classifier, stop: int, store: FeatureStore | None
-    ) -> None:
-        """Take states through the blocks up to ``stop``, as far as a store does not have them."""
+        self,
+        states: TextStates,
+        classifier: Classifier,
+        stop: int,
+        memory: float | None,
+        store: FeatureStore | None,
+    ) -> Tensor | None:
+        """The states (R, D) after the blocks up to ``stop``, from a store or computed; none if they
+        fit nowhere."""
+        if not states.make_room(classifier.gpt.token_embedding.weight, memory):
+            return None
         states.forget(states.n_blocks > stop)
         if (states.n_blocks == stop).all():
-            return
+            return states.values
         if store:
             store.fill(states, stop)
         try:
             with Progress("hidden states", "texts", len(states.texts)) as progress:
                 progress.update(int((states.n_blocks == stop).sum()))
-                for start in states.n_blocks[states.n_blocks < stop].unique().tolist():
+                while (missing := states.n_blocks < stop).any():
+                    start = int(states.n_blocks[missing].min())
                     for batch, seconds in self._compute(states, classifier, start, stop):
                         progress.update(len(batch))
                         self._n_computed += int(states.lengths[batch].sum())
@@ -231,17 +232,7 @@ class FrozenPrefix:
         finally:
             if store:
                 store.flush(states, stop)
-
-    def _count(self, seconds: float, store: FeatureStore | None) -> None:
-        """Add to the cost what an experiment took."""
-        n_found, found_seconds = (store.n_found, store.found_seconds) if store else (0, 0.0)
-        counts = (n_found, self._n_computed)
-        if not any(counts):  # an earlier experiment left all there is
-            counts = (self.cost.n_found, self.cost.n_computed)
-        earlier = self.cost
-        self.cost = StatesCost(
-            earlier.seconds + seconds, earlier.stored_seconds + found_seconds, *counts
-        )
+        return states.values
 
     def _compute(
         self, states: TextStates, classifier: Classifier, start: int, stop: int
@@ -286,7 +277,7 @@ def _number(needs: Sequence[EncodedTexts], numbers: dict[bytes, int]) -> Tensor:
     are added to ``numbers``."""
     longest = torch.stack([texts.n_inputs for texts in needs]).argmax(dim=0).tolist()
     keys = (
-        needs[which].tokens[i, : needs[which].n_inputs[i]].numpy().astype(TOKEN).tobytes()
+        needs[which].first_tokens(i, int(needs[which].n_inputs[i])).numpy().astype(TOKEN).tobytes()
         for i, which in enumerate(longest)
     )
     return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])

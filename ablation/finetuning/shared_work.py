@@ -24,11 +24,11 @@ from ablation.data.data_summary import describe_corpus, format_cut
 from ablation.finetuning.feature_store import FeatureStore
 from ablation.finetuning.frozen_features import (
     FrozenPrefix,
-    StatesCost,
     count_frozen_blocks,
     cut_splits,
     prepare_inputs,
 )
+from ablation.finetuning.text_states import StatesCost
 from ablation.system.errors import DataError, logger
 from ablation.system.machine import choose_device, set_precision
 from ablation.system.parallel import first_on_node

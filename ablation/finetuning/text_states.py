@@ -4,6 +4,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,9 +15,9 @@ from ablation.system.errors import logger
 from ablation.system.machine import free_bytes
 from ablation.system.parallel import largest, place
 
-# A text's token ids as bytes, two each, the higher first: so texts in order stand just before
-# those that begin with them.
-TOKEN = np.dtype(">u2")
+# A text's token ids as bytes, the highest first: so texts in order stand just before those that
+# begin with them.
+TOKEN = np.dtype(">u4")
 
 
 def pad_rows(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,6 +25,26 @@ def pad_rows(starts: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     positions = torch.arange(int(lengths.max()))
     rows = starts[:, None] + torch.minimum(positions, lengths[:, None] - 1)
     return rows, positions < lengths[:, None]
+
+
+@dataclass(frozen=True)
+class StatesCost:
+    """What hidden states cost."""
+
+    seconds: float = 0.0  # spent on them here
+    stored_seconds: float = 0.0  # that those which were in a store had taken, elsewhere
+    n_found: int = 0  # there, one a position
+    n_computed: int = 0
+
+    def plus(
+        self, seconds: float, stored_seconds: float, n_found: int, n_computed: int
+    ) -> "StatesCost":
+        """The cost after more was done for the same states. The counts are those of the last time
+        that any were missing."""
+        counts = n_found, n_computed
+        if not any(counts):
+            counts = self.n_found, self.n_computed
+        return StatesCost(self.seconds + seconds, self.stored_seconds + stored_seconds, *counts)
 
 
 class TextStates:

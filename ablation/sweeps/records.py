@@ -31,7 +31,7 @@ from ablation.finetuning import outcomes
 from ablation.finetuning.metrics import format_metrics, measure_classes
 from ablation.sweeps.record_schema import COLUMNS, check_predictions, check_result
 from ablation.system.errors import RecordError, logger
-from ablation.system.files import parse_json, write_atomically
+from ablation.system.files import checksum_file, parse_json, replacing, write_atomically
 from ablation.system.version import read_commit
 from data_utils import PARTS, Splits
 
@@ -116,7 +116,6 @@ def write_complete(
             "row": result.test_lines,
         }
     )
-    predictions = table.to_csv(index=False, float_format="%.9g", lineterminator="\n").encode()
     content = {
         **_describe(run, "complete", result.machine),
         "data": data,
@@ -129,11 +128,11 @@ def write_complete(
         "accuracy": {part: asdict(getattr(result.accuracy, part)) for part in PARTS},
         "test": measure_classes(result.test, result.class_names),
         "history": asdict(result.history),
-        "predictions_sha256": hashlib.sha256(predictions).hexdigest(),
+        "predictions_sha256": "",  # once they are written
         "kept": result.kept,
         "not_kept": result.not_kept,
     }
-    return _write(output_dir, run, content, predictions)
+    return _write(output_dir, run, content, table)
 
 
 def write_incomplete(
@@ -174,15 +173,19 @@ def _describe(run: Run, status: str, machine: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def _write(output_dir: Path, run: Run, content: dict[str, Any], predictions: bytes = b"") -> Path:
+def _write(
+    output_dir: Path, run: Run, content: dict[str, Any], predictions: pd.DataFrame | None = None
+) -> Path:
     folder = run.folder(output_dir)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Until the new result is there, the old predictions belong to the old one.
-        if predictions:
-            write_atomically(folder / NEXT_PREDICTIONS_NAME, predictions)
+        if predictions is not None:
+            with replacing(folder / NEXT_PREDICTIONS_NAME) as path:
+                predictions.to_csv(path, index=False, float_format="%.9g", lineterminator="\n")
+                content["predictions_sha256"] = checksum_file(path)
         write_atomically(folder / RESULT_NAME, json.dumps(content, indent=1).encode())
-        if predictions:
+        if predictions is not None:
             with contextlib.suppress(FileNotFoundError):  # the same run beside this one did it
                 (folder / NEXT_PREDICTIONS_NAME).replace(folder / PREDICTIONS_NAME)
     except OSError as error:
