@@ -17,6 +17,7 @@ from ablation.config.sizes import MODEL_SIZES, GPTConfig
 from ablation.data import corpora
 from ablation.data.demo import demo_messages
 from ablation.data.sms import DATASET_NAME
+from ablation.finetuning import frozen_features, memory
 from ablation.system import downloads
 
 # A shell has what it starts in the background ignore SIGINT, which tests send.
@@ -58,6 +59,19 @@ def few_messages() -> pd.DataFrame:
 def few_demo_messages(few_messages: pd.DataFrame, monkeypatch: pytest.MonkeyPatch) -> None:
     """The demo has only a few messages."""
     monkeypatch.setattr(corpora, "demo_messages", lambda: few_messages)
+
+
+@pytest.fixture
+def small_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every size is small, and batches on a card are as large as on a CPU: the same sums."""
+    for name in MODEL_SIZES:
+        shape = GPTConfig(emb_dim=8, n_layers=3, n_heads=2, context_length=128)
+        monkeypatch.setitem(MODEL_SIZES, name, shape)
+    tokens = frozen_features.TOKENS_PER_BATCH
+    monkeypatch.setitem(tokens, "cuda", tokens["cpu"])
+    memory._build_gpt.cache_clear()
+    yield
+    memory._build_gpt.cache_clear()
 
 
 @pytest.fixture
