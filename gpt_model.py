@@ -32,10 +32,8 @@ class SelfAttention(nn.Module):
         self.n_heads = config.n_heads
         self.causal = config.causal
 
-    def forward(self, hidden: Tensor, at: Tensor | None = None) -> Tensor:
-        """(B, T, D) -> (B, T, D), or with ``at`` (B,) only that position's (B, 1, D)."""
-        if at is not None:
-            return self.out_proj(self._attend_from(hidden, at))
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, T, D) -> (B, T, D)"""
         context = F.scaled_dot_product_attention(
             self._split_heads(self.query(hidden)),
             self._split_heads(self.key(hidden)),
@@ -44,26 +42,31 @@ class SelfAttention(nn.Module):
         )  # (B, H, T, d)
         return self.out_proj(context.transpose(1, 2).flatten(2))  # (B, T, D)
 
-    def _attend_from(self, hidden: Tensor, at: Tensor) -> Tensor:
-        """Attention with one query a text, at position ``at`` (B,).
+    def attend_from(self, hidden: Tensor, norm: nn.LayerNorm, at: Tensor) -> Tensor:
+        """What :meth:`forward` gives of norm(hidden) (B, T, D) at one position ``at`` (B,) of
+        each text: (B, 1, D).
 
-        For one query it is cheaper to move the projections off the T positions:
-        q·(W_k x + b_k) = (W_k' q)·x + q·b_k, and Σ p (W_v x + b_v) = W_v (Σ p x) + b_v.
+        For one query it is cheaper to move the projections, and the weight and bias of the norm,
+        off the T positions: q·(W_k x + b_k) = (W_k' q)·x + q·b_k, and Σ p (W_v x + b_v) =
+        W_v (Σ p x) + b_v.
         """
-        query = self.query(pick(hidden, at)).unflatten(-1, (self.n_heads, -1))  # (B, 1, H, d)
-        query = query.transpose(1, 2)  # (B, H, 1, d)
+        hidden = F.layer_norm(hidden, hidden.shape[-1:], eps=norm.eps)
+        query = self.query(pick(hidden, at) * norm.weight + norm.bias)  # (B, 1, D)
+        query = query.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)  # (B, H, 1, d)
         key_weight = self.key.weight.unflatten(0, (self.n_heads, -1))  # (H, d, D)
         key_bias = self.key.bias.unflatten(0, (self.n_heads, -1, 1))  # (H, d, 1)
         value_weight = self.value.weight.unflatten(0, (self.n_heads, -1))  # (H, d, D)
         probe = (query.transpose(0, 2).squeeze(0) @ key_weight).transpose(0, 1)  # (B, H, D)
-        scores = probe @ hidden.transpose(1, 2) + (query @ key_bias).squeeze(-1)  # (B, H, T)
-        scores = scores / query.shape[-1] ** 0.5
+        # The norm's bias would add the same to a query's scores, which softmax does not see.
+        scores = (probe * norm.weight) @ hidden.transpose(1, 2)  # (B, H, T)
+        scores = (scores + (query @ key_bias).squeeze(-1)) / query.shape[-1] ** 0.5
         if self.causal:
             later = torch.arange(hidden.shape[1], device=at.device) > at[:, None, None]
             scores = scores.masked_fill(later, -torch.inf)
-        mixed = scores.softmax(dim=-1) @ hidden  # (B, H, D)
+        mixed = (scores.softmax(dim=-1) @ hidden) * norm.weight + norm.bias  # (B, H, D)
         context = mixed.transpose(0, 1) @ value_weight.transpose(1, 2)  # (H, B, d)
-        return (context.transpose(0, 1).flatten(1) + self.value.bias).unsqueeze(1)  # (B, 1, D)
+        context = context.transpose(0, 1).flatten(1) + self.value.bias  # (B, D)
+        return self.out_proj(context.unsqueeze(1))
 
     def _split_heads(self, projected: Tensor) -> Tensor:
         """(B, T, D) -> (B, H, T, d)"""
@@ -95,8 +98,10 @@ class TransformerBlock(nn.Module):
 
     def forward(self, hidden: Tensor, at: Tensor | None = None) -> Tensor:
         """(B, T, D) -> (B, T, D), or with ``at`` (B,) only that position's (B, 1, D)."""
-        stream = hidden if at is None else pick(hidden, at)
-        hidden = stream + self.attention(self.norm1(hidden), at)
+        if at is None:
+            hidden = hidden + self.attention(self.norm1(hidden))
+        else:
+            hidden = pick(hidden, at) + self.attention.attend_from(hidden, self.norm1, at)
         return hidden + self.feed_forward(self.norm2(hidden))
 
 

@@ -111,3 +111,15 @@ def test_a_signal_while_modules_are_imported(
         assert process.returncode == 128 + number
         assert (out, err.count("Interrupted"), err.count("Traceback")) == ("", n_lines, 0)
         assert len(err.splitlines()) <= n_lines + 1, "beside the row that is announced"
+
+
+def test_a_run_imports_no_package_that_it_does_not_need(tmp_path: Path) -> None:
+    """PyTorch's compiler and scikit-learn each take a second."""
+    needless = ("torch._dynamo", "sympy", "sklearn", "scipy", "matplotlib", "transformers")
+    code = f"""if True:
+        import sys
+        from additional_experiments import main
+        main(["--demo", "--max_steps", "1", "--output_dir", {str(tmp_path)!r}])
+        sys.exit(str([name for name in {needless} if name in sys.modules]))"""
+    found = run("-c", code, PYTHONPATH=str(SCRIPT.parent))
+    assert found.stderr.splitlines()[-1] == "[]", found.stderr

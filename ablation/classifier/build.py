@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ablation.classifier.published_weights import load_published_weights
 from ablation.classifier.weight_files import find_weights
 from ablation.config.options import ExperimentConfig
+from ablation.system.machine import shapes_only
 from ablation.system.parallel import map_rows
 from data_utils import Batch, EncodedTexts
 from gpt_model import GPTModel, pick
@@ -139,7 +140,7 @@ def build_classifier(
         base: what :func:`load_weights` gave; it never changes, and what does not train is
             shared with it. By default the weights are loaded.
     """
-    with torch.device("meta"):
+    with shapes_only():
         gpt = GPTModel(replace(config.gpt, causal=not config.disable_causal_mask))
     gpt.head = nn.Identity()  # until it gets its own
     gpt.load_state_dict((base or load_weights(config)).state_dict(), assign=True)

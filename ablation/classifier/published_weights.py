@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ablation.config.sizes import GPTConfig
 from ablation.system.errors import CheckpointError
+from ablation.system.machine import shapes_only
 from gpt_model import GPTModel
 
 # Where a tensor of a published block goes. Several names share a tensor along its outputs.
@@ -56,7 +57,7 @@ def load_published_weights(config: GPTConfig, path: Path) -> GPTModel:
     ``CheckpointError`` if the file cannot be read, lacks a tensor or holds one too many, or a
     tensor has the wrong shape, is not floating point, or is not finite.
     """
-    with torch.device("meta"):
+    with shapes_only():
         model = GPTModel(config)
     model.to_empty(device="cpu")
     model.head.weight = model.token_embedding.weight

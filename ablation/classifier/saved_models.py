@@ -23,7 +23,7 @@ from ablation.config.rules import config_problems
 from ablation.config.runs import CONFIG_NAME
 from ablation.system.errors import CheckpointError, ConfigError
 from ablation.system.files import parse_json, write_atomically
-from ablation.system.machine import choose_device, set_precision
+from ablation.system.machine import choose_device, set_precision, shapes_only
 from data_utils import Corpus
 from gpt_model import GPTModel
 
@@ -107,7 +107,7 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
     if base:
         _require_same_base(base, identify_weights(config, find_weights), folder)
     else:
-        with torch.device("meta"):
+        with shapes_only():
             start = GPTModel(config.gpt)
         start.head = torch.nn.Identity()
         start.to_empty(device="cpu")

@@ -16,15 +16,16 @@ from torch import Tensor, nn
 
 from ablation.classifier.build import Classifier, Reading, build_classifier
 from ablation.config.options import ExperimentConfig, tagged
+from ablation.finetuning.adamw import trained_parts
 from ablation.finetuning.frozen_features import (
     TOKENS_PER_BATCH,
     WINDOW_BYTES,
     count_frozen_blocks,
     cut_splits,
 )
-from ablation.finetuning.training import MAX_MERGED_TEXTS, trained_parts
+from ablation.finetuning.training import MAX_MERGED_TEXTS
 from ablation.system.errors import LESS_MEMORY, logger
-from ablation.system.machine import choose_device, free_bytes
+from ablation.system.machine import choose_device, free_bytes, shapes_only
 from ablation.system.parallel import size
 from data_utils import PARTS, EncodedTexts, Splits
 from gpt_model import GPTModel
@@ -108,7 +109,7 @@ def estimate_memory(
     gradients = [_count_bytes(part) for part in trained_parts(model)]
     return MemoryNeed(
         weights=_count_bytes(model.parameters()),
-        # Those of a part are freed in the last pass of an update, and none before.
+        # Those of a layer are freed in the last pass of an update, and none before.
         gradients=max(gradients) if n_batches == config.accumulation_steps else sum(gradients),
         moments=2 * sum(gradients),
         activations=activations,
@@ -129,7 +130,7 @@ def count_positions(texts: Splits[EncodedTexts], config: ExperimentConfig) -> tu
 def _build_gpt(*choices: Any) -> GPTModel:
     """The model that trains, by its ``SHAPING`` options; PyTorch's generator stays as it was."""
     config = ExperimentConfig(**dict(zip(SHAPING, choices, strict=True)))
-    with torch.device("meta"), torch.random.fork_rng(devices=()):
+    with shapes_only(), torch.random.fork_rng(devices=()):
         base = GPTModel(config.gpt)
         base.head = nn.Identity()
         return build_classifier(config, base).gpt
@@ -145,8 +146,8 @@ def _count_kept(classifier: Classifier, n_tokens: int) -> int:
     block = 2 * stream + (n_normalised + 4 + 8) * product
     n_blocks = len(gpt.blocks) - count_frozen_blocks(gpt)
     if classifier.reuses_work and not classifier.reading.average:
-        # With one query, the last block keeps only its input and the normalised copy.
-        per_token = max(0, n_blocks - 1) * block + min(n_blocks, 1) * 2 * stream
+        # With one query, the last block keeps its normalised copy, and its input above another.
+        per_token = max(0, n_blocks - 1) * block + min(n_blocks, 2) * stream
     else:
         per_token = n_blocks * block + 2 * 4  # the last norm and the classifier are in fp32
     # What products read in place of weights: trained ones that are cast, and the sums of weights

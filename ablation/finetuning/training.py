@@ -2,22 +2,22 @@
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ablation.classifier.build import Classifier
+from ablation.finetuning.adamw import AdamWInBackward
 from ablation.finetuning.outcomes import History, LossRecord, Predictions, format_epoch
 from ablation.system.errors import TrainingError
 from ablation.system.output import print_lines
-from ablation.system.parallel import add_gradients, size
+from ablation.system.parallel import size
 from ablation.system.progress import Progress, follow
 from data_utils import Batch, Splits, merge_batches
 from gpt_model import GPTModel
@@ -46,82 +46,6 @@ class Schedule:
             n_steps = min(n_steps, self.max_steps)
         starts = range(0, n_steps, batches_per_epoch)
         return [min(batches_per_epoch, n_steps - start) for start in starts]
-
-
-def trained_parts(gpt: GPTModel) -> list[list[nn.Parameter]]:
-    """What trains of each block, and of each other part: these are updated, and their gradients
-    freed, together."""
-    others = [module for module in gpt.children() if module is not gpt.blocks]
-    parts = ([p for p in part.parameters() if p.requires_grad] for part in (*gpt.blocks, *others))
-    return [trained for trained in parts if trained]
-
-
-class AdamWInBackward:
-    """AdamW that updates each part of a model as soon as its gradients are complete.
-
-    They are freed at once, so that the gradients of a large model never are in memory together.
-    Backward passes add up gradients as usual, and update only within :meth:`last_pass`. Used in
-    a ``with`` statement, at whose end it lets go of the model.
-    """
-
-    def __init__(self, gpt: GPTModel, learning_rate: float, weight_decay: float) -> None:
-        self._parts = trained_parts(gpt)
-        self._optimizers = [
-            torch.optim.AdamW(part, lr=learning_rate, weight_decay=weight_decay, fused=True)
-            for part in self._parts
-        ]
-        self._n_missing: list[int] | None = None  # gradients of each part, in the last pass
-        self._hooks = [
-            parameter.register_post_accumulate_grad_hook(lambda _, i=i: self._count(i))
-            for i, part in enumerate(self._parts)
-            for parameter in part
-        ]
-
-    def __enter__(self) -> "AdamWInBackward":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        # Hooks hold the optimizer, which holds the parameters: a circle that no collector sees.
-        for hook in self._hooks:
-            hook.remove()
-
-    @contextmanager
-    def last_pass(self) -> Iterator[None]:
-        """The backward pass inside completes the gradients and updates the weights."""
-        self._n_missing = [len(part) for part in self._parts]
-        yield
-        # A part is left over if not all of its parameters took part in the loss.
-        for i, n_missing in enumerate(self._n_missing):
-            if n_missing and any(p.grad is not None for p in self._parts[i]):
-                self._update(i)
-        self._n_missing = None
-
-    def _count(self, i: int) -> None:
-        if self._n_missing is not None:
-            self._n_missing[i] -= 1
-            if not self._n_missing[i]:
-                self._update(i)
-
-    def _update(self, i: int) -> None:
-        add_gradients(self._parts[i])
-        self._optimizers[i].step()
-        self._optimizers[i].zero_grad()
-
-    def moments(self) -> dict[str, Tensor]:
-        """What AdamW remembers of each parameter, by its place and name: 0.12.exp_avg."""
-        return {
-            f"{i}.{j}.{name}": tensor
-            for i, part in enumerate(self._parts)
-            for j, parameter in enumerate(part)
-            for name, tensor in self._optimizers[i].state[parameter].items()
-        }
-
-    def restore(self, moments: Mapping[str, Tensor]) -> None:
-        """Take over what :meth:`moments` gave."""
-        for key, tensor in moments.items():
-            i, j, name = key.split(".")
-            parameter = self._parts[int(i)][int(j)]
-            self._optimizers[int(i)].state[parameter][name] = tensor.to(parameter.device)
 
 
 @dataclass

@@ -3,11 +3,13 @@
 import contextlib
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from torch.overrides import TorchFunctionMode
 
 from ablation.system import parallel
 from ablation.system.version import package_versions
@@ -18,6 +20,22 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Inside, models are built on the device meta, which has no numbers, and not initialised:
+    PyTorch would import its compiler for that, which takes a second."""
+    with torch.device("meta"), _NoInitialisation():
+        yield
+
+
+class _NoInitialisation(TorchFunctionMode):
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        is_initial = getattr(function, "__module__", None) == "torch.nn.init"
+        return None if is_initial else function(*args, **kwargs or {})
 
 
 def set_precision(name: str) -> None:
