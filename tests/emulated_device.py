@@ -48,7 +48,8 @@ def is_on_card(tensor: Tensor) -> bool:
     return getattr(tensor.untyped_storage(), "on_card", False)
 
 
-def _mark(tensor: Tensor, on_card: bool) -> Tensor:
+def mark(tensor: Tensor, on_card: bool) -> Tensor:
+    """Have a tensor, and all that share its storage, lie on the card or not."""
     tensor.untyped_storage().on_card = on_card
     return tensor
 
@@ -76,7 +77,7 @@ class _Places(TorchFunctionMode):
         device = kwargs.get("device") and torch.device(kwargs["device"])
         if device is None or device.type == "meta":
             return func(*args, **kwargs)
-        return _mark(func(*args, **{**kwargs, "device": CPU}), device.type == CARD.type)
+        return mark(func(*args, **{**kwargs, "device": CPU}), device.type == CARD.type)
 
     def _run(self, hook: Callable, parameter: Tensor) -> None:
         """Backward passes leave this mode, and not the other."""
@@ -107,7 +108,7 @@ def _move(tensor: Tensor, target: torch.device) -> Tensor:
     if (target.type == CARD.type) == is_on_card(tensor):
         return tensor
     assert not (tensor.requires_grad and torch.is_grad_enabled()), "no gradient flows over a move"
-    return _mark(tensor.detach().clone(), target.type == CARD.type)
+    return mark(tensor.detach().clone(), target.type == CARD.type)
 
 
 class _Operands(TorchDispatchMode):
@@ -122,7 +123,7 @@ class _Operands(TorchDispatchMode):
         on_card = _place_result(func, list(_tensors([*args, *kwargs.values()])))
         found = func(*args, **kwargs)
         for tensor in _tensors([found]) if on_card else ():
-            _mark(tensor, True)
+            mark(tensor, True)
         return found
 
 

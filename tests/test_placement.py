@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from emulated_device import CARD, emulated_card, is_on_card
+from emulated_device import CARD, emulated_card, is_on_card, mark
 
 from ablation.classifier.saved_models import load_classifier
 from ablation.classifier.tensor_files import checksum_tensors, read_tensors
@@ -183,10 +183,12 @@ def test_a_tensor_that_is_left_behind_is_refused(
 
 
 def test_moments_that_are_left_behind_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = AdamWInBackward.restore
+
     def restore(self: AdamWInBackward, moments: dict[str, torch.Tensor]) -> None:
-        for key, tensor in moments.items():
-            i, j, name = key.split(".")
-            self._moments[self._parts[int(i)][int(j)]][name] = tensor
+        real(self, moments)
+        for moment in self.moments().values():
+            mark(moment, on_card=False)
 
     config = small_row(1, device="cuda")
     output = OutputOptions(Path("card"), resume=True, checkpoint_every=1)

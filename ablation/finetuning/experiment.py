@@ -18,6 +18,7 @@ from ablation.config.runs import OutputOptions
 from ablation.data.corpora import load_vocabulary
 from ablation.data.own_data import require_ignored_class
 from ablation.finetuning.checkpoints import CHECKPOINT_NAME, Checkpoints
+from ablation.finetuning.forecast import announce_if_long
 from ablation.finetuning.memory import require_memory
 from ablation.finetuning.metrics import format_metrics, measure_classes
 from ablation.finetuning.outcomes import ExperimentResult, format_accuracies, format_minutes
@@ -82,6 +83,7 @@ def run_experiment(
         }
     )
     require_memory(texts, config)
+    announce_if_long(classifier, make_schedule(config), texts, config)
     inputs, states = shared.inputs(classifier, config)
     loaders = make_loaders(inputs, config.batch_size)
     with DeferredSignals(agree=largest) as signals:

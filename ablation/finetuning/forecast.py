@@ -1,0 +1,151 @@
+"""How long an experiment will take, said before it starts where that is long.
+
+A pass of some tokens through a block takes a fixed time and a time for each token. Both are
+measured on the model's own first block; how many passes there are follows from the options.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from ablation.classifier.build import Classifier, count_trained_blocks
+from ablation.config.options import ExperimentConfig
+from ablation.finetuning.frozen_features import TOKENS_PER_BATCH
+from ablation.finetuning.memory import count_positions, estimate_memory
+from ablation.finetuning.training import Schedule
+from ablation.system.errors import logger
+from ablation.system.parallel import size
+from data_utils import EncodedTexts, Splits
+
+LONG = 600.0  # seconds, from which on it is said
+TRIES = 4  # at most: other work on the machine makes a pass slower, and nothing makes it faster
+BACKWARD, BACKWARD_LORA = 2, 1  # passes that the gradients take; LoRA's weights stay, and have none
+
+
+@dataclass(frozen=True)
+class PassCost:
+    """Seconds of a forward pass through one block."""
+
+    fixed: float
+    per_token: float
+
+    def seconds(self, n_tokens: float) -> float:
+        """Those of a pass of so many tokens."""
+        return self.fixed + n_tokens * self.per_token
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds that the parts of a run take."""
+
+    states: float
+    training: float  # with the evaluations in between
+    evaluation: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.states + self.training + self.evaluation
+
+
+def forecast(
+    config: ExperimentConfig,
+    schedule: Schedule,
+    n_texts: Splits[int],
+    n_positions: int,
+    cost: PassCost,
+    tokens_at_once: int,
+) -> Forecast:
+    """What a run takes in which nothing is there already.
+
+    Args:
+        n_positions: of all texts together that go into batches, as ``count_positions`` has them.
+        tokens_at_once: in a batch of texts whose hidden states are computed.
+    """
+    batch, sizes = config.batch_size, vars(n_texts).values()
+    n_tokens = batch * n_positions / sum(sizes)  # in a batch
+    n_trained = count_trained_blocks(config)
+    reuses = not config.no_feature_reuse
+    n_frozen = config.gpt.n_layers - n_trained if reuses else 0
+    n_run = config.gpt.n_layers - n_frozen
+    backward = BACKWARD_LORA if config.uses_lora else BACKWARD
+    if reuses and not config.average_embeddings:  # the last block has one query a text
+        forward = max(0, n_run - 1) * cost.seconds(n_tokens) + cost.seconds(batch)
+        step = (1 + backward) * forward
+    else:
+        forward = n_run * cost.seconds(n_tokens)
+        step = forward + backward * n_trained * cost.seconds(n_tokens)
+    epochs = schedule.epoch_lengths(n_texts.train // batch)
+    n_evaluations = len(range(0, sum(epochs), config.eval_freq)) + len(epochs)
+    evaluated = sum(min(config.eval_iter, -(-n // batch)) for n in list(sizes)[:2])  # batches
+    return Forecast(
+        states=n_frozen * n_positions * cost.seconds(tokens_at_once) / tokens_at_once,
+        training=sum(epochs) * step + n_evaluations * evaluated * forward,
+        evaluation=sum(-(-n // batch) for n in sizes) * forward,
+    )
+
+
+def describe(seconds: Forecast, memory: float, disk: float) -> str:
+    """One line on a long run, with the bytes that it takes in memory and on disk."""
+    parts = {
+        "hidden states (less where some are stored)": seconds.states,
+        "training": seconds.training,
+        "the evaluation at the end": seconds.evaluation,
+    }
+    spent = ", ".join(f"{_format(s)} for {what}" for what, s in parts.items() if s >= 30)
+    on_disk = f", and up to {disk / 1e9:.1f} GB of disk (--feature_store)" if disk else ""
+    return (
+        f"This will take about {_format(seconds.total)} at the speed just measured: {spent}. It "
+        f"needs {memory / 1e9:.1f} GB of memory{on_disk}. Fewer texts or a smaller --model_size "
+        "take less."
+    )
+
+
+def _format(seconds: float) -> str:
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} min" if minutes < 120 else f"{seconds / 3600:.1f} h"
+
+
+def measure_pass(classifier: Classifier, n_texts: int, n_tokens: int, at_once: int) -> PassCost:
+    """Time two passes through the first block: of ``n_texts`` texts of one token, and of texts of
+    ``n_tokens``, about ``at_once`` together."""
+    few = _time_pass(classifier, n_texts, 1)
+    n_many = max(1, at_once // n_tokens)
+    many = _time_pass(classifier, n_many, n_tokens)
+    per_token = max(0.0, many - few) / max(1, n_many * n_tokens - n_texts)
+    return PassCost(max(0.0, few - n_texts * per_token), per_token)
+
+
+@torch.no_grad()
+def _time_pass(classifier: Classifier, n_texts: int, n_tokens: int) -> float:
+    tokens = torch.arange(n_texts * n_tokens).view(n_texts, n_tokens).to(classifier.device)
+    hidden = classifier.run_blocks(tokens % classifier.gpt.config.vocab_size, stop=0)
+    hidden.sum().item()  # a GPU has finished by then
+    started = time.perf_counter()
+    classifier.run_blocks(hidden, stop=1).sum().item()
+    return time.perf_counter() - started
+
+
+def announce_if_long(
+    classifier: Classifier,
+    schedule: Schedule,
+    texts: Splits[EncodedTexts],
+    config: ExperimentConfig,
+) -> None:
+    """Say what an experiment will take in time, memory and disk, if that is more than ``LONG``."""
+    n_tokens, n_positions = count_positions(texts, config)
+    at_once = TOKENS_PER_BATCH.get(classifier.device.type, TOKENS_PER_BATCH["cpu"])
+    found = []
+    for _ in range(TRIES):
+        cost = measure_pass(classifier, config.batch_size, n_tokens, at_once // 2)
+        cost = PassCost(cost.fixed, cost.per_token / size())
+        found.append(forecast(config, schedule, texts.map(len), n_positions, cost, at_once))
+        if found[-1].total < LONG:
+            return
+    seconds = min(found, key=lambda seconds: seconds.total)
+    states = n_positions * config.gpt.emb_dim * classifier.gpt.token_embedding.weight.itemsize
+    is_stored = seconds.states and config.feature_store != "off"
+    disk = states if is_stored and states <= config.feature_store_gb * 1e9 else 0
+    memory = estimate_memory(config, n_tokens, n_positions, size()).total
+    logger.info("%s", describe(seconds, memory, disk))
