@@ -4,7 +4,7 @@ import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import pandas as pd
 import tiktoken
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ablation.config.options import ExperimentConfig
 from ablation.system.errors import DataError
@@ -219,15 +219,32 @@ def encode_texts(
         yield ids or [PADDING_TOKEN]
 
 
+class Shuffled(Sampler[int]):
+    """The numbers of N texts as ``RandomSampler`` shuffles them, made into Python's only as they
+    are asked for: an evaluation takes the first few of a million."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator()
+        generator.manual_seed(int(torch.empty((), dtype=torch.int64).random_()))
+        for some in torch.randperm(self._n, generator=generator).split(1024):
+            yield from some.tolist()
+
+
 def make_loaders(datasets: Splits[LabelledTexts], batch_size: int) -> Splits[DataLoader]:
     """Loaders of :class:`Batch`: training shuffled and without a last, smaller batch.
 
     All of them draw from PyTorch's global generator each time they are iterated.
     """
 
-    def loader(dataset: LabelledTexts, **order: bool) -> DataLoader:
+    def loader(dataset: LabelledTexts, **order: Any) -> DataLoader:
         # The dataset gives whole batches, so there is nothing left to collate.
         return DataLoader(dataset, batch_size, collate_fn=lambda batch: batch, **order)
 
-    train = loader(datasets.train, shuffle=True, drop_last=True)
+    train = loader(datasets.train, sampler=Shuffled(len(datasets.train)), drop_last=True)
     return Splits(train, loader(datasets.validation), loader(datasets.test))

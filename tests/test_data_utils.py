@@ -204,6 +204,12 @@ def test_loaders() -> None:
     torch.manual_seed(3)
     plain = torch.utils.data.DataLoader(list(range(10)), 4, shuffle=True, drop_last=True)
     assert first == [labels.tolist() for labels in plain]
+    many = make_loaders(Splits(*[EncodedTexts([[1]] * 2500, range(2500))] * 3), batch_size=7).train
+    torch.manual_seed(4)
+    found = [[batch.labels.tolist() for batch in many] for _ in range(2)]
+    torch.manual_seed(4)
+    plain = torch.utils.data.DataLoader(list(range(2500)), 7, shuffle=True, drop_last=True)
+    assert found == [[labels.tolist() for labels in plain] for _ in range(2)]
     with pytest.raises(DataError, match="--batch_size 3 is more than the 2 training texts"):
         encode(batch_size=3)
 
