@@ -6,6 +6,7 @@ section 4.1. Unlike there, ``alpha`` multiplies as it is, not divided by the ran
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,7 +28,10 @@ class LoRALinear(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., in) -> (..., out)"""
-        return self.linear(inputs) + self.alpha * (inputs @ self.A @ self.B)
+        rows = inputs.flatten(0, -2)  # (N, in)
+        # linear(x) + alpha * (x A) B in one call, which reads and writes the outputs once.
+        outputs = torch.addmm(self.linear(rows), rows @ self.A, self.B, alpha=self.alpha)
+        return outputs.unflatten(0, inputs.shape[:-1])
 
     @property
     def weight(self) -> Tensor:
