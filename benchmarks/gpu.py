@@ -45,7 +45,7 @@ from ablation.system import machine
 
 COMPARED = (1, 16, 5, 11)  # rows; 16 shares the states of 1
 PRECISIONS = {"cuda": ("fp32", "tf32", "bf16"), "cpu": ("fp32", "bf16")}
-SHARES = {"reference": 0.3, "losses": 0.5, "rows": 0.85, "transformers": 1.0}  # when each ends
+SHARES = {"reference": 0.2, "losses": 0.4, "rows": 0.92, "transformers": 1.0}  # when each ends
 LOSSES = re.compile(r"\(Step (\d+)\): Train loss (\S+), Val loss (\S+)")
 NO_TIME, STOPPED = "not run: no time left", "stopped: no time left"
 Value = TypeVar("Value")
