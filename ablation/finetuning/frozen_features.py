@@ -152,10 +152,12 @@ class FrozenPrefix:
         self._n_computed = 0
         classifier.eval()
         try:
-            if reads_one:
-                values = self._read(classifier, needed, memory, store)
-            else:
-                values = self._advance(self._states, classifier, n_blocks, memory, store)
+            with Progress("hidden states", "texts", len(self._states.texts)) as progress:
+                ways = memory, store, progress
+                if reads_one:
+                    values = self._read(classifier, needed, *ways)
+                else:
+                    values = self._advance(self._states, classifier, n_blocks, *ways)
         finally:
             if store:
                 store.finish()
@@ -179,6 +181,7 @@ class FrozenPrefix:
         needed: Splits[EncodedTexts],
         memory: float | None,
         store: FeatureStore | None,
+        progress: Progress,
     ) -> Tensor | None:
         """The last block's states (N, D) of all texts at the position that is read, and no other;
         none if the states below it fit nowhere."""
@@ -190,7 +193,7 @@ class FrozenPrefix:
         # What no other experiment needs is forgotten once it is read.
         n_rows = len(self._states) if self._is_shared else WINDOW_BYTES // read[0].nbytes
         for numbers, states in self._states.windows(n_rows):
-            values = self._advance(states, classifier, stop, memory, store)
+            values = self._advance(states, classifier, stop, memory, store, progress)
             if values is None:
                 return None
             for batch in map(torch.tensor, batch_by_length(states.lengths.tolist(), classifier)):
@@ -209,26 +212,24 @@ class FrozenPrefix:
         stop: int,
         memory: float | None,
         store: FeatureStore | None,
+        progress: Progress,
     ) -> Tensor | None:
         """The states (R, D) after the blocks up to ``stop``, from a store or computed; none if they
         fit nowhere."""
         if not states.make_room(classifier.gpt.token_embedding.weight, memory):
             return None
         states.forget(states.n_blocks > stop)
-        if (states.n_blocks == stop).all():
-            return states.values
         if store:
             store.fill(states, stop)
+        progress.update(int((states.n_blocks == stop).sum()))
         try:
-            with Progress("hidden states", "texts", len(states.texts)) as progress:
-                progress.update(int((states.n_blocks == stop).sum()))
-                while (missing := states.n_blocks < stop).any():
-                    start = int(states.n_blocks[missing].min())
-                    for batch, seconds in self._compute(states, classifier, start, stop):
-                        progress.update(len(batch))
-                        self._n_computed += int(states.lengths[batch].sum())
-                        if store:
-                            store.collect(states, batch, stop, seconds)
+            while (missing := states.n_blocks < stop).any():
+                start = int(states.n_blocks[missing].min())
+                for batch, seconds in self._compute(states, classifier, start, stop):
+                    progress.update(len(batch))
+                    self._n_computed += int(states.lengths[batch].sum())
+                    if store:
+                        store.collect(states, batch, stop, seconds)
         finally:
             if store:
                 store.flush(states, stop)
