@@ -87,7 +87,6 @@ def test_what_takes_long_in_a_run_says_so(
         line for line in out.splitlines() if "minutes" not in line
     ], "results are the same"
     assert "hidden states: 40 of 40 texts, 0 s" in err.splitlines()
-    assert "last block: " in err
     assert "training: 1 of 2 steps, 0 s\ntraining: 2 of 2 steps, 0 s" in err
     assert err.count("evaluation: 1 of 1 batches, 0 s") == 2, "of validation and test"
     assert "evaluation: 3 of 3 batches, 0 s" in err
