@@ -50,6 +50,7 @@ TINY = ExperimentConfig(
 def everything_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """However little time it takes; a batch has two texts."""
     monkeypatch.setattr(feature_store, "PIECE_SECONDS", 0.0)
+    monkeypatch.setattr(feature_store, "BYTES_PER_SECOND", 1e12)
     monkeypatch.setitem(frozen_features.TOKENS_PER_BATCH, "cpu", 20)
 
 
@@ -269,7 +270,7 @@ def test_a_run_that_is_stopped_leaves_what_it_computed(
 
 
 SETTINGS = {
-    "ablation.finetuning.feature_store": {"PIECE_SECONDS": 0},
+    "ablation.finetuning.feature_store": {"PIECE_SECONDS": 0, "BYTES_PER_SECOND": 1e12},
     "ablation.finetuning.frozen_features": {"TOKENS_PER_BATCH": {"cpu": 40}},
 }
 
@@ -583,7 +584,7 @@ def test_little_work_and_fast_work_is_not_stored(
     monkeypatch.setattr(feature_store, "PIECE_SECONDS", 5.0)
     states_of(TINY, splits)
     monkeypatch.setattr(feature_store, "PIECE_SECONDS", 1e-9)
-    monkeypatch.setattr(feature_store, "PIECE_BYTES", 1000)
+    monkeypatch.setattr(feature_store, "BYTES_PER_SECOND", 1000)
     states_of(TINY, splits)
     assert not Path("data/features").exists()
 

@@ -128,6 +128,7 @@ def test_a_card_stores_states_and_finds_them(
 ) -> None:
     caplog.set_level(logging.INFO, "experiments")
     monkeypatch.setattr(feature_store, "PIECE_SECONDS", 0.0)
+    monkeypatch.setattr(feature_store, "BYTES_PER_SECOND", 1e12)
 
     def run_twice(number: int, device: str) -> tuple[list[tuple], list[bool]]:
         """The outcomes, and whether each found states."""

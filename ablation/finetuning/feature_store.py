@@ -31,8 +31,8 @@ from ablation.system.parallel import place, size, where_same
 
 # Of computing, for one piece. What takes less is not stored, and a run that is killed loses less.
 PIECE_SECONDS = 5.0
-# States that come faster than this are not stored: reading them would save little.
-PIECE_BYTES = 50e6 * PIECE_SECONDS
+# States that come faster are not stored: writing them would take more than a fiftieth of the time.
+BYTES_PER_SECOND = 10e6
 FREE_BYTES = 1e9  # that stay free on the disk, for records
 PATIENCE = 600.0  # seconds to wait for a process that computes the same, but stores nothing
 SUFFIX = ".states"
@@ -130,8 +130,9 @@ class FeatureStore:
             return
         self._pending.append(batch)
         self._pending_seconds += seconds
-        n_states = int(states.lengths[torch.cat(self._pending)].sum())
-        if n_states * _count_bytes(states.values[:1]) > PIECE_BYTES:
+        rows = states.rows(torch.cat(self._pending))
+        seconds = max(PIECE_SECONDS, float(states.seconds[rows].sum()))  # in all blocks
+        if len(rows) * _count_bytes(states.values[:1]) > BYTES_PER_SECOND * seconds:
             self._close()
         elif self._pending_seconds >= PIECE_SECONDS:
             if not self._lock and self._claim(n_blocks):
