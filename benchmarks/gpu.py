@@ -42,6 +42,7 @@ from ablation.data.corpora import load_corpus, load_encoding
 from ablation.finetuning.experiment import run_experiment
 from ablation.finetuning.shared_work import SharedWork
 from ablation.system import machine
+from ablation.system.errors import describe_error
 
 COMPARED = (1, 16, 5, 11)  # rows; 16 shares the states of 1
 PRECISIONS = {"cuda": ("fp32", "tf32", "bf16"), "cpu": ("fp32", "bf16")}
@@ -101,8 +102,8 @@ def attempt(run: Callable[[], Value], seconds: float) -> tuple[str, Value | None
         return STOPPED if seconds > 0 else NO_TIME, None
     except (MemoryError, torch.OutOfMemoryError):
         return "not enough memory", None
-    except RuntimeError as error:
-        return f"failed: {str(error).splitlines()[0]}", None
+    except Exception as error:  # whatever it is, the other parts of the table are worth having
+        return f"failed: {describe_error(error)}", None
     finally:
         if torch.cuda.is_available():
             gc.collect()
@@ -192,7 +193,7 @@ class Benchmark:
         try:
             from benchmarks.compare import count_work, make_batch, timers, transformers_loss
         except ImportError as error:
-            self.results["skipped"] = f"{error.name} is not installed"
+            self.results["skipped"] = str(error)
             return
         machine.set_precision("fp32")
         measured: dict[Any, tuple] = {}
@@ -253,7 +254,11 @@ def format_losses(results: dict[str, Any]) -> str:
     lines: dict[tuple[str, str], list[str]] = {}
     for case in results["losses"]:
         if case["part"] == "losses":
-            cell = case["status"] if case["difference"] is None else f"{case['difference']:.3f}"
+            cell = case["status"]
+            if case["difference"] is not None:
+                cell = f"{case['difference']:.3f}"
+            elif case["losses"]:
+                cell = "no losses of the CPU to compare with"
             reached = f"(to step {case['last_step']})" * (case["difference"] is not None)
             line = lines.setdefault((str(case["row"]), case["path"]), [])
             line.append(f"{cell} {reached}".strip())
@@ -263,8 +268,8 @@ def format_losses(results: dict[str, Any]) -> str:
 def format_rows(results: dict[str, Any]) -> str:
     """What each row cost."""
     phases = ("features", "training", "evaluation")
-    head = ["row", *(f"{phase}, s" for phase in phases), "first losses after, s", "peak, GB"]
-    table = [[*head, "minutes", "A100, published", "transformers, estimated", ""]]
+    head = ["row", *(f"{phase}, s" for phase in phases), "to first losses, s", "peak, GB"]
+    table = [[*head, "minutes", "A100, published", "transformers, fp32, estimated", ""]]
     for number, row in sorted(results["rows"].items()):
         seconds, other = row["seconds"], results["transformers"].get(number, {"status": ""})
         figures = [
@@ -297,9 +302,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run all parts; print Markdown, and write it and JSON to a folder."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Path("gpu"), help="folder (default: gpu)")
-    parser.add_argument("--data_dir", default="data", help="of the messages (default: data)")
-    parser.add_argument("--minutes", type=float, default=9.5, help="for all (default: 9.5)")
-    parser.add_argument("--precision", choices=PRECISIONS["cuda"], default="fp32", help="of cost")
+    parser.add_argument("--data_dir", default="data", help="folder of the messages (default: data)")
+    parser.add_argument("--minutes", type=float, default=9.5, help="time limit (default: 9.5)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS["cuda"], default="fp32", help="of the rows' cost"
+    )
     parser.add_argument("--tiny", action="store_true", help="tiny models, the demo's messages")
     options = parser.parse_args(argv)
     tiny = options.tiny or not torch.cuda.is_available()

@@ -39,7 +39,7 @@ def command(folder: Path, data_dir: str, *flags: str) -> list[str]:
 def run(folder: Path, data_dir: str, *flags: str) -> list[str]:
     """Run one command: its seconds, and the states that it found and computed."""
     started = time.perf_counter()
-    subprocess.run(command(folder, data_dir, *flags), check=True, capture_output=True)
+    subprocess.run(command(folder, data_dir, *flags), check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - started
     newest = max((folder / "runs").glob("*/result.json"), key=lambda path: path.stat().st_mtime)
     states = json.loads(newest.read_text())["states"]
@@ -52,6 +52,8 @@ def kill_midway(n_bytes: float, store: Path, *arguments: Any) -> None:
         command(*arguments), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         while size_of(store) < n_bytes:
+            if process.poll() is not None:
+                raise RuntimeError(f"it ended by itself, with {size_of(store):,} bytes stored")
             time.sleep(0.1)
         process.kill()
 

@@ -1,5 +1,7 @@
 import logging
+import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,6 +58,7 @@ class Counter:
 @pytest.mark.parametrize(
     ("trains", "options"),
     [
+        ("last_layer", {}),
         ("last_block", {}),
         ("last_two_blocks", {}),
         ("last_two_blocks", {"average_embeddings": True}),
@@ -98,17 +101,18 @@ def test_passes_have_a_time_of_their_own() -> None:
 
 def test_two_passes_give_both_costs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_time_pass", lambda _, n, length: 0.5 + 0.25 * n * length)
-    cost = measure_pass(build_classifier(TINY), 8, 30, 512)
+    cost = measure_pass(build_classifier(TINY), 30, 512)
     assert (cost.fixed, cost.per_token) == (0.5, 0.25)
 
 
 def test_a_long_run_is_described() -> None:
-    assert describe(Forecast(3 * 3600, 1500, 20), 7.14e9, 1.1e9) == (
-        "This will take about 3.4 h at the speed just measured: 3.0 h for hidden states (less "
-        "where some are stored), 25 min for training. It needs 7.1 GB of memory, and up to 1.1 GB "
-        "of disk (--feature_store). Fewer texts or a smaller --model_size take less."
+    assert describe(Forecast(3 * 3600, 1500, 20), 7.14e9, 9.2e9, 1.1e9) == (
+        "From the start, this takes about 3.4 h at the speed just measured: 3.0 h for hidden "
+        "states (less where some are there already), 25 min for training. It needs 7.1 GB of "
+        "memory, 9.2 GB of disk while it runs (--feature_memory), up to 1.1 GB in "
+        "--feature_store. Fewer texts or a smaller --model_size take less."
     )
-    assert "disk" not in describe(Forecast(0, 1500, 20), 7e9, 0)
+    assert "disk" not in describe(Forecast(0, 1500, 20), 7e9, 0, 0)
 
 
 @pytest.mark.parametrize(("per_token", "is_said"), [(0.01, False), (10.0, True)])
@@ -126,3 +130,42 @@ def test_only_long_runs_are_announced(
     with caplog.at_level(logging.INFO, "experiments"):
         announce_if_long(classifier, make_schedule(config), TEXTS, config)
     assert ("at the speed just measured" in caplog.text) == is_said
+
+
+@pytest.mark.parametrize(
+    ("options", "free", "said"),
+    [
+        ({"feature_memory": 0.0}, 10**12, "0.5 GB of memory, 0.1 GB of disk while it runs"),
+        ({"feature_memory": 0.0}, 0, None),
+        ({}, 10**12, "0.6 GB of memory, up to 0.1 GB in --feature_store"),
+        ({"feature_store": "off"}, 10**12, "0.6 GB of memory. Fewer"),
+        ({"feature_store_gb": 0.04}, 10**12, "up to 0.0 GB in --feature_store"),
+    ],
+)
+def test_states_are_where_they_will_be(
+    options: dict[str, object],
+    free: int,
+    said: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """288 positions in a model of 64 numbers, as if there were 400,000."""
+    config = replace(TINY, trainable_layers="last_block", **options)
+    monkeypatch.setattr(module, "measure_pass", lambda *_: PassCost(0, 10.0))
+    monkeypatch.setattr(module, "count_positions", lambda *_: (N_TOKENS, 400_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    with caplog.at_level(logging.INFO, "experiments"):
+        announce_if_long(build_classifier(config), make_schedule(config), TEXTS, config)
+    if said:
+        assert said in caplog.text
+    else:
+        assert "hidden states" not in caplog.text, "all blocks run in every step"
+        assert "disk" not in caplog.text
+
+
+def test_large_batches_do_not_hide_what_a_token_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(module, "_time_pass", lambda _, n, length: seen.append(n * length) or 1.0)
+    config = replace(TINY, batch_size=24, trainable_layers="all")
+    announce_if_long(build_classifier(config), make_schedule(config), TEXTS, config)
+    assert max(seen) >= 8 * min(seen)

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from ablation.system.parallel import add_gradients
+from ablation.system.parallel import add_gradients, size
 from gpt_model import GPTModel
 
 DEFAULTS = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False, "maximize": False}
 
 
 def trained_parts(gpt: GPTModel) -> list[list[nn.Parameter]]:
-    """What trains of each block, and of each other part."""
+    """The trainable parameters of each block, and of every other part."""
     others = [module for module in gpt.children() if module is not gpt.blocks]
     parts = ([p for p in part.parameters() if p.requires_grad] for part in (*gpt.blocks, *others))
     return [trained for trained in parts if trained]
@@ -27,7 +27,8 @@ class AdamWInBackward:
     """AdamW that updates each layer of a model as soon as its gradients are complete.
 
     They are freed at once, so that the gradients of a large model never are in memory together,
-    and those of a small one take the same memory, layer after layer, while a cache still holds it.
+    and in a small one each layer's reuse the memory of the last, which is still in the cache.
+    Several processes exchange gradients block by block, in fewer and larger messages.
     Backward passes add up gradients as usual, and update only within :meth:`last_pass`. Used in
     a ``with`` statement, at whose end it lets go of the model.
     """
@@ -37,6 +38,8 @@ class AdamWInBackward:
         self._parts = trained_parts(gpt)
         own = ([*module.parameters(recurse=False)] for module in gpt.modules())
         self._layers = [[p for p in layer if p.requires_grad] for layer in own]
+        if size() > 1:
+            self._layers = self._parts
         self._moments = {
             p: {
                 "step": torch.zeros((), device=p.device),

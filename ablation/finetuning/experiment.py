@@ -84,6 +84,8 @@ def run_experiment(
     )
     require_memory(texts, config)
     announce_if_long(classifier, make_schedule(config), texts, config)
+    if device.type == "cuda":  # whose peak the passes of the forecast would raise
+        reset_peak_memory(device)
     inputs, states = shared.inputs(classifier, config)
     loaders = make_loaders(inputs, config.batch_size)
     with DeferredSignals(agree=largest) as signals:

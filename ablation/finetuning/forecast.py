@@ -4,8 +4,10 @@ A pass of some tokens through a block takes a fixed time and a time for each tok
 measured on the model's own first block; how many passes there are follows from the options.
 """
 
+import shutil
+import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -15,12 +17,14 @@ from ablation.finetuning.frozen_features import TOKENS_PER_BATCH
 from ablation.finetuning.memory import count_positions, estimate_memory
 from ablation.finetuning.training import Schedule
 from ablation.system.errors import logger
+from ablation.system.machine import free_bytes
 from ablation.system.parallel import size
 from data_utils import EncodedTexts, Splits
 
-LONG = 600.0  # seconds, from which on it is said
+LONG = 600.0  # seconds; longer runs are announced
 TRIES = 4  # at most: other work on the machine makes a pass slower, and nothing makes it faster
-BACKWARD, BACKWARD_LORA = 2, 1  # passes that the gradients take; LoRA's weights stay, and have none
+# Forward passes that a backward pass costs. With LoRA, frozen weights need no gradient.
+BACKWARD, BACKWARD_LORA = 2, 1
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def forecast(
     n_run = config.gpt.n_layers - n_frozen
     backward = BACKWARD_LORA if config.uses_lora else BACKWARD
     if reuses and not config.average_embeddings:  # the last block has one query a text
-        forward = max(0, n_run - 1) * cost.seconds(n_tokens) + cost.seconds(batch)
+        forward = max(0, n_run - 1) * cost.seconds(n_tokens) + min(1, n_run) * cost.seconds(batch)
         step = (1 + backward) * forward
     else:
         forward = n_run * cost.seconds(n_tokens)
@@ -79,26 +83,31 @@ def forecast(
     epochs = schedule.epoch_lengths(n_texts.train // batch)
     n_evaluations = len(range(0, sum(epochs), config.eval_freq)) + len(epochs)
     evaluated = sum(min(config.eval_iter, -(-n // batch)) for n in list(sizes)[:2])  # batches
+    # Where even the last block is frozen, it has one query a text.
+    n_at_all = n_frozen - int(n_run == 0 and not config.average_embeddings)
+    n_states = n_at_all * n_positions + (n_frozen - n_at_all) * sum(sizes)
     return Forecast(
-        states=n_frozen * n_positions * cost.seconds(tokens_at_once) / tokens_at_once,
+        states=n_states * cost.seconds(tokens_at_once) / tokens_at_once,
         training=sum(epochs) * step + n_evaluations * evaluated * forward,
         evaluation=sum(-(-n // batch) for n in sizes) * forward,
     )
 
 
-def describe(seconds: Forecast, memory: float, disk: float) -> str:
-    """One line on a long run, with the bytes that it takes in memory and on disk."""
+def describe(seconds: Forecast, memory: float, on_disk: float, stored: float) -> str:
+    """One line on a long run, with the bytes that it takes in memory, on disk while it runs, and
+    at most in the store."""
     parts = {
-        "hidden states (less where some are stored)": seconds.states,
+        "hidden states (less where some are there already)": seconds.states,
         "training": seconds.training,
         "the evaluation at the end": seconds.evaluation,
     }
     spent = ", ".join(f"{_format(s)} for {what}" for what, s in parts.items() if s >= 30)
-    on_disk = f", and up to {disk / 1e9:.1f} GB of disk (--feature_store)" if disk else ""
+    needs = [f"{memory / 1e9:.1f} GB of memory"]
+    needs += [f"{on_disk / 1e9:.1f} GB of disk while it runs (--feature_memory)"] if on_disk else []
+    needs += [f"up to {stored / 1e9:.1f} GB in --feature_store"] if stored else []
     return (
-        f"This will take about {_format(seconds.total)} at the speed just measured: {spent}. It "
-        f"needs {memory / 1e9:.1f} GB of memory{on_disk}. Fewer texts or a smaller --model_size "
-        "take less."
+        f"From the start, this takes about {_format(seconds.total)} at the speed just measured: "
+        f"{spent}. It needs {', '.join(needs)}. Fewer texts or a smaller --model_size take less."
     )
 
 
@@ -107,9 +116,10 @@ def _format(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{seconds / 3600:.1f} h"
 
 
-def measure_pass(classifier: Classifier, n_texts: int, n_tokens: int, at_once: int) -> PassCost:
-    """Time two passes through the first block: of ``n_texts`` texts of one token, and of texts of
-    ``n_tokens``, about ``at_once`` together."""
+def measure_pass(classifier: Classifier, n_tokens: int, at_once: int) -> PassCost:
+    """Time two passes through the first block: of texts of ``n_tokens``, about ``at_once`` in all,
+    and of a sixteenth as many, each a text."""
+    n_texts = max(1, at_once // 16)
     few = _time_pass(classifier, n_texts, 1)
     n_many = max(1, at_once // n_tokens)
     many = _time_pass(classifier, n_many, n_tokens)
@@ -135,17 +145,26 @@ def announce_if_long(
 ) -> None:
     """Say what an experiment will take in time, memory and disk, if that is more than ``LONG``."""
     n_tokens, n_positions = count_positions(texts, config)
+    need = estimate_memory(replace(config, feature_memory=None), n_tokens, n_positions, size())
+    memory = free_bytes(classifier.device) / 2
+    if config.feature_memory is not None:
+        memory = config.feature_memory * 1e9
+    on_disk = need.states if need.states > memory else 0
+    if on_disk > shutil.disk_usage(tempfile.gettempdir()).free:  # then they are computed every time
+        config, on_disk = replace(config, no_feature_reuse=True), 0
+        need = estimate_memory(config, n_tokens, n_positions, size())
     at_once = TOKENS_PER_BATCH.get(classifier.device.type, TOKENS_PER_BATCH["cpu"])
+    n_measured = min(at_once // 2, n_positions if need.states else config.batch_size * n_tokens)
     found = []
     for _ in range(TRIES):
-        cost = measure_pass(classifier, config.batch_size, n_tokens, at_once // 2)
+        cost = measure_pass(classifier, n_tokens, n_measured)
         cost = PassCost(cost.fixed, cost.per_token / size())
         found.append(forecast(config, schedule, texts.map(len), n_positions, cost, at_once))
         if found[-1].total < LONG:
             return
     seconds = min(found, key=lambda seconds: seconds.total)
-    states = n_positions * config.gpt.emb_dim * classifier.gpt.token_embedding.weight.itemsize
-    is_stored = seconds.states and config.feature_store != "off"
-    disk = states if is_stored and states <= config.feature_store_gb * 1e9 else 0
-    memory = estimate_memory(config, n_tokens, n_positions, size()).total
-    logger.info("%s", describe(seconds, memory, disk))
+    stored = 0.0
+    if need.states and config.feature_store != "off":
+        state = config.gpt.emb_dim * classifier.gpt.token_embedding.weight.itemsize
+        stored = min(n_positions * state, config.feature_store_gb * 1e9)
+    logger.info("%s", describe(seconds, need.total - on_disk, on_disk, stored))
