@@ -320,10 +320,7 @@ def test_what_is_repeated_and_the_same_is_fine() -> None:
     assert parse_command_line([*flags, *flags]) == parse_command_line(flags)
 
 
-PATHS = (
-    *("output_dir", "data_dir", "weights_dir", "weights", "dataset", "export_hf"),
-    "feature_store",
-)
+PATHS = ("output_dir", "data_dir", "weights_dir", "weights", "dataset", "export_hf")
 BAD_PATHS = {
     "long": ("a" * 5000, "the name is too long"),
     "deep": ("/".join(["a" * 100] * 50), "the name is too long"),
@@ -345,7 +342,7 @@ def test_a_path_that_cannot_be_is_wrong_usage(name: str, kind: str, empty_folder
     assert [path.name for path in empty_folder.iterdir()] == ["loop"]
 
 
-@pytest.mark.parametrize("name", ["data_dir", "weights_dir", "weights", "dataset", "feature_store"])
+@pytest.mark.parametrize("name", ["data_dir", "weights_dir", "weights", "dataset"])
 def test_a_null_byte_in_a_path_is_a_problem(name: str) -> None:
     (problem,) = config_problems(ExperimentConfig(**{name: "a\0b"}))
     assert problem.startswith(f"--{name}")

@@ -19,7 +19,13 @@ from ablation.system.files import checksum_file
 from ablation.system.version import PROJECT, code_files, package_versions
 
 SETTLED_SECONDS = 2.0  # after a change, in which a second one might not show in the file's times
-COMPUTING = ("gpt_model.py", "ablation/classifier/build.py")  # the code that makes states
+# The code that makes hidden states, as it was when this program began.
+COMPUTING = (
+    *("gpt_model.py", "ablation/classifier/build.py", "ablation/classifier/published_weights.py"),
+    *("ablation/finetuning/frozen_features.py", "ablation/finetuning/text_states.py"),
+    "ablation/classifier/tensor_files.py",
+)
+COMPUTING_CODE = [checksum_file(PROJECT / name) for name in COMPUTING]
 
 _checksums: dict[tuple[int, ...], str] = {}  # of files as they were, for the length of a process
 
@@ -106,13 +112,13 @@ def identify_weights(
 
 
 def identify_states(
-    config: ExperimentConfig, base: dict[str, Any], bits: list[int], device: str
+    config: ExperimentConfig, base: dict[str, Any], bits: list[list[int]], device: str
 ) -> dict[str, Any]:
     """What hidden states follow from, besides the texts: equal for equal states.
 
     Args:
         base: what the model starts from, as :func:`identify_weights` has it.
-        bits: a hash of the embeddings, and of each block that the states passed.
+        bits: a hash of each parameter of the embeddings, and of the blocks that they passed.
         device: the kind of device that computes them.
     """
     weights = base.get("file_sha256") or base  # wherever the file is
@@ -123,7 +129,7 @@ def identify_states(
         "precision": config.precision,
         "device": device,
         "torch": version("torch"),
-        "code": [checksum_weights(PROJECT / name) for name in COMPUTING],
+        "code": COMPUTING_CODE,
     }
 
 

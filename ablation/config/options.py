@@ -159,7 +159,7 @@ class ExperimentConfig:
     """folder where hidden states that took long to compute are kept for other commands; by default
     features below --data_dir. Delete it to empty it; off keeps none"""
     feature_store_gb: float = option(5.0, Number(float, 0), "circumstance", "local")
-    """gigabytes that --feature_store may take; then what was not used for longest is deleted"""
+    """gigabytes that --feature_store may take; beyond that, the least recently used is deleted"""
     offline: bool = option(False, None, "circumstance", "local", "machine")
     """never use the network; whatever is missing is an error. HF_HUB_OFFLINE=1 and
     TRANSFORMERS_OFFLINE=1 mean the same"""

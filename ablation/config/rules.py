@@ -65,7 +65,7 @@ def machine_problems(config: ExperimentConfig) -> list[str]:
                 f'--weights "{weights}": no such file or folder; give pretrained, random, or '
                 "the path of a safetensors file"
             )
-    for name in ("data_dir", "weights_dir", "feature_store"):
+    for name in ("data_dir", "weights_dir"):
         if folder := getattr(config, name):
             problems.append(path_problem(name, folder, ROOM))
     return [*filter(None, problems), *_device_problems(config.device, config.precision)]

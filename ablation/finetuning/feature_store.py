@@ -27,6 +27,7 @@ from ablation.config.identity import checksum_json, identify_states
 from ablation.config.options import ExperimentConfig
 from ablation.finetuning.text_states import TOKEN, TextStates, pad_rows
 from ablation.system.errors import CheckpointError, logger
+from ablation.system.files import LEFT_OVER_SECONDS
 from ablation.system.parallel import place, size, where_same
 
 # Of computing, for one piece. What takes less is not stored, and a run that is killed loses less.
@@ -34,6 +35,7 @@ PIECE_SECONDS = 5.0
 # States that come faster are not stored: writing them would take more than a fiftieth of the time.
 BYTES_PER_SECOND = 10e6
 FREE_BYTES = 1e9  # that stay free on the disk, for records
+HEADER_BYTES = 10_000  # of a piece, at most
 PATIENCE = 600.0  # seconds to wait for a process that computes the same, but stores nothing
 SUFFIX = ".states"
 
@@ -50,7 +52,7 @@ class FeatureStore:
 
     Args:
         folder: of the store.
-        max_bytes: that it may take; beyond them, what has not been used for longest is deleted.
+        max_bytes: that it may take; beyond them, the least recently used pieces are deleted.
         made_by: what states follow from besides the texts, by the number of blocks they passed,
             as :func:`identify_states` has it.
         causal: whether the states of a text begin with those of its beginning.
@@ -69,7 +71,9 @@ class FeatureStore:
         self._lock: filelock.BaseFileLock | None = None  # none until it is asked for
         self.n_found = 0  # states that were there, after all blocks
         self.found_seconds = 0.0  # that these, and those after fewer, had taken
+        self.waited_seconds = 0.0  # for another process
         self._n_texts = torch.zeros(2, dtype=torch.long)  # the same in texts, and after fewer
+        self._n_computed = 0  # texts
         self._is_open = place().local_rank == 0  # to what is new
 
     @classmethod
@@ -86,7 +90,7 @@ class FeatureStore:
             return None
         embeddings = torch.nn.ModuleList([gpt.token_embedding, gpt.position_embedding])
         bits = [
-            sum(torch.hash_tensor(parameter).item() for parameter in module.parameters())
+            [torch.hash_tensor(parameter).item() for parameter in module.parameters()]
             for module in (embeddings, *gpt.blocks)
         ]
         made_by = [
@@ -123,9 +127,10 @@ class FeatureStore:
         """Take in the states of some texts (B,), which were computed in so many seconds, and write
         them with others once that took long enough to be worth it.
 
-        Before the first are written, this process waits for another that computes the same, and
-        puts in what that one stored.
+        Before the first are written, this process waits for another that is computing with the same
+        model, and puts in what that one stores.
         """
+        self._n_computed += len(batch)
         if not self._is_open:
             return
         self._pending.append(batch)
@@ -135,8 +140,8 @@ class FeatureStore:
         if len(rows) * _count_bytes(states.values[:1]) > BYTES_PER_SECOND * seconds:
             self._close()
         elif self._pending_seconds >= PIECE_SECONDS:
-            if not self._lock and self._claim(n_blocks):
-                self.fill(states, n_blocks)
+            if not self._lock:
+                self._claim(states, n_blocks)
             self._write(states, n_blocks)
 
     def flush(self, states: TextStates, n_blocks: int) -> None:
@@ -146,21 +151,32 @@ class FeatureStore:
         self._pending, self._pending_seconds = [], 0.0
 
     def finish(self) -> None:
-        """Say what was found, and let other processes compute."""
+        """Say what was found and computed, and let other processes compute."""
         n_whole, n_begun = self._n_texts.tolist()
         if n_whole or n_begun:
             begun = f", and of {n_begun:,} after fewer blocks" if n_begun else ""
             logger.info(
-                "Hidden states of %s texts were in %s%s: they had taken %.0f s",
-                *(f"{n_whole:,}", self.folder, begun, self.found_seconds),
+                "Hidden states of %s texts were in %s%s, and had taken %.0f s; %s texts computed",
+                *(f"{n_whole:,}", self.folder, begun, self.found_seconds, f"{self._n_computed:,}"),
             )
         self._close()
+
+    def _pieces(self, n_blocks: int) -> set[Path]:
+        """The pieces there are; none where the folder cannot be read, which is said."""
+        folder = self._folders[n_blocks]
+        try:
+            return {folder / name for name in os.listdir(folder) if name.endswith(SUFFIX)}
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+        except (OSError, ValueError) as error:
+            logger.warning("Stored hidden states cannot be read (%s): computing them", error)
+            return set()
 
     def _find(
         self, texts: Sequence[bytes], numbers: Sequence[int], n_blocks: int
     ) -> dict[Path, list[tuple[int, int]]]:
         """The pieces that have some of the texts: their numbers, and their first rows there."""
-        paths = set(self._folders[n_blocks].glob(f"*{SUFFIX}")) - self._damaged
+        paths = self._pieces(n_blocks) - self._damaged
         stored = sorted(text for path in paths for text in self._read_texts(path))
         places: dict[Path, list[tuple[int, int]]] = {}
         for number in numbers:
@@ -176,7 +192,9 @@ class FeatureStore:
             with safe_open(path, framework="pt") as file:
                 tokens = file.get_tensor("tokens").numpy().tobytes()
                 lengths = file.get_tensor("lengths")
-        except (OSError, SafetensorError) as error:
+                if lengths.dtype != torch.int64 or TOKEN.itemsize * lengths.sum() != len(tokens):
+                    raise ValueError("it does not hold texts")
+        except (OSError, SafetensorError, TypeError, ValueError) as error:
             self._discard(path, error)
             return
         ends = lengths.cumsum(0)
@@ -191,7 +209,7 @@ class FeatureStore:
             self._discard(path, error.__cause__ or error)
             return None
         if header.get("made_by") != self._made_by[n_blocks]:
-            self._discard(path, "it is of another model")
+            self._discard(path, "it belongs to another model")
             return None
         self._used.add(path)
         with contextlib.suppress(OSError):  # where nothing can be written, nothing is deleted
@@ -212,14 +230,13 @@ class FeatureStore:
         path = self._folders[n_blocks] / f"{uuid.uuid4().hex}{SUFFIX}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._make_room(sum(map(_count_bytes, tensors.values())))
+            self._make_room(HEADER_BYTES + sum(map(_count_bytes, tensors.values())))
             write_tensors(path, tensors, {"made_by": self._made_by[n_blocks]})
-        except (OSError, CheckpointError) as error:
-            logger.warning(
-                "Hidden states are no longer stored in %s: %s",
-                self.folder,
-                error.__cause__ or error,
-            )
+        except (OSError, ValueError, CheckpointError) as error:
+            reason = error.__cause__ or error
+            if isinstance(reason, FileExistsError | NotADirectoryError):
+                reason = "it is no folder; delete it, or name another --feature_store"
+            logger.warning("Hidden states are not stored in %s: %s", self.folder, reason)
             self._close()
             return
         if not self._used:
@@ -237,45 +254,57 @@ class FeatureStore:
             with contextlib.suppress(FileNotFoundError):  # another run deleted it
                 status = path.stat()
                 pieces.append((status.st_mtime, status.st_size, path))
+        own = sum(n for _, n, path in pieces if path in self._used)
+        if own + n_bytes > self._max_bytes:
+            limit = f"{self._max_bytes / 1e9:g} GB of --feature_store_gb"
+            raise OSError(f"this run's states need more than the {limit}")
         total = n_bytes + sum(n for _, n, _ in pieces)
-        for _, n, path in sorted(pieces):
-            if total > self._max_bytes and path not in self._used:
+        for changed, n, path in sorted(pieces):
+            is_being_written = path.name[0] == "." and time.time() - changed < LEFT_OVER_SECONDS
+            if total > self._max_bytes and path not in self._used and not is_being_written:
                 path.unlink(missing_ok=True)
                 total -= n
-        if total > self._max_bytes:
-            limit = f"{self._max_bytes / 1e9:g} GB (--feature_store_gb)"
-            raise OSError(f"this run's states take more than its {limit}")
 
-    def _claim(self, n_blocks: int) -> bool:
-        """Let no other process compute the same meanwhile. Returns whether one did."""
-        folder = self._folders[n_blocks]
+    def _claim(self, states: TextStates, n_blocks: int) -> None:
+        """Let no other process compute the same meanwhile. While one does, take what it stores."""
+        folder, started = self._folders[n_blocks], time.monotonic()
         self._lock = filelock.FileLock(folder.with_suffix(".lock"))
         if size() > 1:  # the others would wait for this one
-            return False
-        n_stored, since, has_waited = 0, time.monotonic(), False
+            return
+        since, known, has_waited = started, self._pieces(n_blocks), False
         while time.monotonic() - since < PATIENCE:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._lock.acquire(timeout=int(has_waited))
-                return has_waited
+                break
             except filelock.Timeout:
                 if not has_waited:
-                    logger.info("Waiting for another process that computes the same hidden states")
+                    logger.info("Waiting for another process that is computing hidden states")
                 has_waited = True
-                if (n := len(list(folder.glob(f"*{SUFFIX}")))) != n_stored:
-                    n_stored, since = n, time.monotonic()
-            except (OSError, NotImplementedError):  # no locks here: then both compute
-                return has_waited
-        logger.warning("That process has stored nothing for %.0f s; computing them here", PATIENCE)
-        return has_waited
+                if (pieces := self._pieces(n_blocks)) != known:
+                    known, n_missing = pieces, int((states.n_blocks < n_blocks).sum())
+                    self.fill(states, n_blocks)
+                    if (states.n_blocks < n_blocks).sum() < n_missing:
+                        since = time.monotonic()
+            except (OSError, ValueError, NotImplementedError):  # no locks here: then both compute
+                break
+        else:
+            logger.warning("It stored nothing of use for %.0f s; computing them here", PATIENCE)
+        if has_waited:
+            self.fill(states, n_blocks)
+            self.waited_seconds += time.monotonic() - started
 
     def _discard(self, path: Path, reason: object) -> None:
-        """Delete a piece that is of no use; another run may have done it."""
-        if not isinstance(reason, FileNotFoundError):
-            logger.warning("%s is damaged (%s): deleted, and computed anew", path, reason)
+        """Say that a piece is of no use, and delete it if it is damaged; another run may have."""
         self._damaged.add(path)
-        with contextlib.suppress(OSError):
-            path.unlink()
+        if isinstance(reason, FileNotFoundError):
+            return
+        done = ""
+        if not isinstance(reason, OSError):
+            with contextlib.suppress(OSError):
+                path.unlink()
+                done = "deleted, and "
+        logger.warning("%s cannot be used (%s): %scomputed anew", path, reason, done)
 
     def _close(self) -> None:
         """Store nothing more, and let other processes compute."""

@@ -162,7 +162,9 @@ class FrozenPrefix:
             if store:
                 store.finish()
         found = (store.found_seconds, store.n_found) if store else (0.0, 0)
-        self.cost = self.cost.plus(time.perf_counter() - started, *found, self._n_computed)
+        waited = store.waited_seconds if store else 0.0
+        seconds = time.perf_counter() - started - waited
+        self.cost = self.cost.plus(seconds, *found, self._n_computed)
         if values is None:
             return None
 

@@ -68,7 +68,11 @@ class MemoryNeed:
 
 
 def estimate_memory(
-    config: ExperimentConfig, n_tokens: int, n_states: int, n_processes: int = 1
+    config: ExperimentConfig,
+    n_tokens: int,
+    n_states: int,
+    n_processes: int = 1,
+    is_shared: bool = False,
 ) -> MemoryNeed:
     """What an experiment needs, or, run by several processes, each of them.
 
@@ -77,6 +81,7 @@ def estimate_memory(
         n_states: the same of all texts together, which is how many hidden states are kept where
             blocks are frozen. :func:`count_positions` finds both.
         n_processes: that share the texts of a batch; each has all hidden states.
+        is_shared: whether other experiments in the process use the same hidden states.
     """
     model = _build_gpt(*(getattr(config, name) for name in SHAPING))
     reading = Reading.of(config)
@@ -100,7 +105,8 @@ def estimate_memory(
     if reuses:
         state = config.gpt.emb_dim * model.token_embedding.weight.element_size()
         states = n_states * state
-        if n_trained_blocks == 0 and not reading.average:  # of each text, one is kept
+        # Of each text, one is kept.
+        if n_trained_blocks == 0 and not reading.average and not is_shared:
             states = min(states, WINDOW_BYTES + n_states // n_tokens * state)
         if config.feature_memory is not None and states > config.feature_memory * 1e9:
             states = 0

@@ -31,7 +31,7 @@ from ablation.finetuning.frozen_features import (
 from ablation.finetuning.text_states import StatesCost
 from ablation.system.errors import DataError, logger
 from ablation.system.machine import choose_device, set_precision
-from ablation.system.parallel import first_on_node
+from ablation.system.parallel import first_on_node, largest
 from data_utils import (
     Corpus,
     EncodedTexts,
@@ -137,10 +137,13 @@ class SharedWork:
                 self._prefix = FrozenPrefix(needs, (self._prefix_key, drawn))
             prefix, earlier = self._prefix, self._prefix.cost.seconds
             store = FeatureStore.of(config, self._base, classifier)
+            if largest(int(store is None)):  # one of several processes has none
+                store = None
         texts = self.texts(config)
         inputs = prepare_inputs(classifier, texts, config.feature_memory, prefix, store)
         cost = prefix.cost if prefix else StatesCost()
-        return inputs, replace(cost, seconds=earlier + time.perf_counter() - started)
+        spent = time.perf_counter() - started - (store.waited_seconds if store else 0.0)
+        return inputs, replace(cost, seconds=earlier + spent)
 
     def compute_prefix(self, config: ExperimentConfig) -> FrozenPrefix | None:
         """The hidden states that an experiment and others share, for the :class:`SharedWork` of

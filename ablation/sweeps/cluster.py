@@ -66,7 +66,11 @@ class Group:
         counts = {config: count_positions(shared.texts(config), config) for config in configs}
         n_states = max(n_states for _, n_states in counts.values())
         to_do = {replace(run.config, seed=0) for run in self.runs}
-        needs = [estimate_memory(config, counts[config][0], n_states) for config in to_do]
+        is_shared = len(self.configs) > 1
+        needs = [
+            estimate_memory(config, counts[config][0], n_states, is_shared=is_shared)
+            for config in to_do
+        ]
         return max(needs, key=lambda need: need.total)
 
 
