@@ -35,7 +35,7 @@ PIECE_SECONDS = 5.0
 # States that come faster are not stored: writing them would take more than a fiftieth of the time.
 BYTES_PER_SECOND = 10e6
 FREE_BYTES = 1e9  # that stay free on the disk, for records
-HEADER_BYTES = 10_000  # of a piece, at most
+HEADER_BYTES = 20_000  # of a piece, at most
 PATIENCE = 600.0  # seconds to wait for a process that computes the same, but stores nothing
 SUFFIX = ".states"
 
