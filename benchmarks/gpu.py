@@ -192,8 +192,8 @@ class Benchmark:
         """Seconds of every row in transformers and PEFT, from a step and an evaluation batch."""
         try:
             from benchmarks.compare import count_work, make_batch, timers, transformers_loss
-        except ImportError as error:
-            self.results["skipped"] = str(error)
+        except ModuleNotFoundError as error:
+            self.results["skipped"] = f"{error.name} is not installed"
             return
         machine.set_precision("fp32")
         measured: dict[Any, tuple] = {}

@@ -120,7 +120,7 @@ def test_what_did_not_fit_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert status[17] == status[19] == "not enough memory"
     assert status[5] == status[9] == status[10] == "stopped after step 50: no time left"
     assert status[1] == "whole"
-    assert status[18] == "failed: Expected all tensors to be on the same device"
+    assert status[18] == "failed: RuntimeError: Expected all tensors to be on the same device"
     cost = text.split("## Cost")[1]
     assert cells(cost, "| 19 |")[6:] == ["", "0.32", "not run: no time left", "not enough memory"]
     assert cells(cost, "| 1 |")[1:4] == ["60.00", "30.00", "1.00"]

@@ -37,9 +37,9 @@ PROCESS_BYTES = 500_000_000
 # stream, its normalised copy, and four before and four after the GELU. With one query, only the
 # input, where it is gathered from, and the normalised copy.
 RUNNING, RUNNING_WITH_ONE_QUERY = 11, 3
-# On a CPU, the short-lived tensors of LoRA leave holes between those that are kept, as large as
-# these: measured, and gone with a fixed MALLOC_MMAP_THRESHOLD_.
-LORA_HOLES = 2
+# On a CPU, the short-lived tensors of LoRA leave holes between those that are kept, half as large
+# as these: measured, and gone with a fixed MALLOC_MMAP_THRESHOLD_.
+LORA_HOLES = 1.5
 PRODUCT_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2}  # of a number in a product of matrices
 SHAPING = tagged("shape")
 
@@ -99,7 +99,7 @@ def estimate_memory(
     running = width * (RUNNING_WITH_ONE_QUERY if has_one_query else RUNNING)
     kept = _count_kept(classifier, tokens_trained)
     if config.uses_lora and device == "cpu":
-        kept *= LORA_HOLES
+        kept = int(kept * LORA_HOLES)
     activations = max(kept + running * tokens_trained, running * tokens_evaluated)
     states = 0
     if reuses:
