@@ -718,3 +718,30 @@ def test_a_limit_of_nothing_deletes_nothing(splits: Splits) -> None:
     before = pieces()
     states_of(replace(TINY, seed=124, feature_store_gb=0.0), splits)
     assert pieces() == before
+
+
+@pytest.mark.usefixtures("few_demo_messages")
+def test_states_that_were_deleted_before_resuming_count_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = replace(TINY, num_epochs=2, learning_rate=5e-4, context_length=40)
+    output = OutputOptions(folder=Path("run"), checkpoint_every=1, resume=True)
+    run_experiment(config, SharedWork([config]))  # fills the store
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "ablation.finetuning.experiment.classify_texts", lambda *_: pytest.fail("stop")
+        )
+        with pytest.raises(pytest.fail.Exception):
+            run_experiment(config, SharedWork([config]), output)
+    shutil.rmtree("data/features")
+    real = FeatureStore.collect
+
+    def slow(self: FeatureStore, *arguments: object) -> None:
+        time.sleep(0.1)
+        real(self, *arguments)
+
+    monkeypatch.setattr(FeatureStore, "collect", slow)
+    result = run_experiment(config, SharedWork([config]), output)
+    assert result.n_states["found"] == 0
+    assert result.seconds["features"] > 0.1
+    assert result.seconds["stored"] == 0

@@ -101,8 +101,9 @@ class Checkpoints:
             state.step = header["step"]
             state.epoch_generator = tensors["generators.epoch"]
             torch.set_rng_state(tensors["generators.now"])
+            # What was in a store then may have been computed since, and the other way round.
+            self._stored = max(0.0, header["seconds"].get("stored", 0.0) - self._features)
             self._features += header["seconds"]["features"]
-            self._stored = header["seconds"].get("stored", 0.0)  # of which it may be a part
             self._training = header["seconds"]["training"]
             lines = state.history.lines()
         except CheckpointError:
