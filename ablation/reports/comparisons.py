@@ -30,6 +30,7 @@ class Difference:
     p: float
     mcnemar: tuple[float, ...]  # the p-value of each seed
     values: np.ndarray  # (S, M): 1 where only b is right, -1 where only a is, else 0
+    n_pairs: int = 1  # pairs of configurations over which values are summed, and points averaged
 
     @property
     def n_seeds(self) -> int:
@@ -53,9 +54,26 @@ def compare(a: np.ndarray, b: np.ndarray) -> Difference:
     if len(values) == 1:
         p, (low, high) = per_seed[0], _paired_interval(values[0])
     else:
-        p, (low, high) = float(p_values(values)), _interval(values)
+        sums = sum_up(values)
+        p, (low, high) = float(p_values_of(sums)), _interval(sums)
     points = 100 * float(values.mean())
     return Difference(points, 100 * low, 100 * high, p, per_seed, values)
+
+
+def compare_pairs(a: np.ndarray, b: np.ndarray) -> Difference:
+    """The mean difference over several pairs of configurations, of seeds and messages that all
+    have, by the same test on each message's sum over the pairs.
+
+    It speaks of these pairs, on other messages and with other seeds.
+
+    Args:
+        a, b: (C, S, M), S at least 2; no configuration stands in two pairs.
+    """
+    sums = sum_up(values := (b.astype(np.int32) - a).sum(axis=0, dtype=np.int32), len(a))
+    low, high = _interval(sums)
+    points = 100 * float(sums.mean) / len(a)
+    p = float(p_values_of(sums))
+    return Difference(points, 100 * low, 100 * high, p, (), values, len(a))
 
 
 # ---------------------------------------------------------------- one seed: two runs
@@ -116,8 +134,47 @@ def smallest_difference(alpha: float = ALPHA, n_discordant: int = 0) -> int:
 # ---------------------------------------------------------------- several seeds
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What the tests know of values (..., S, M): sums of whole numbers.
+
+    They are exact, so that what does not vary has a variance of exactly 0; and those of other
+    messages can be added to them.
+    """
+
+    n_messages: int
+    by_seed: np.ndarray  # (..., S)
+    squares: np.ndarray  # (...): of all values
+    message_squares: np.ndarray  # (...): of each message's sum over seeds
+    leaning: np.ndarray  # (...): messages whose sum over seeds is not 0
+    n_pairs: int = 1  # of configurations, over which the values are summed
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean value (...)."""
+        return self.by_seed.sum(axis=-1) / (self.by_seed.shape[-1] * self.n_messages)
+
+
+def sum_up(values: np.ndarray, n_pairs: int = 1) -> Sums:
+    """Sum up values (..., S, M), whole numbers of a type that holds their squares."""
+    by_message = values.sum(axis=-2, dtype=np.int64)
+    return Sums(
+        n_messages=values.shape[-1],
+        by_seed=values.sum(axis=-1, dtype=np.int64),
+        squares=(values * values).sum(axis=(-2, -1), dtype=np.int64),
+        message_squares=(by_message * by_message).sum(axis=-1),
+        leaning=np.count_nonzero(by_message, axis=-1),
+        n_pairs=n_pairs,
+    )
+
+
 def p_values(values: np.ndarray) -> np.ndarray:
-    """Two-sided p-values (...) of the mean difference of values (..., S, M), S at least 2.
+    """Two-sided p-values (...) of the mean difference of values (..., S, M), S at least 2."""
+    return p_values_of(sum_up(values))
+
+
+def p_values_of(sums: Sums) -> np.ndarray:
+    """The same from sums of at least two seeds.
 
     The largest of three t-tests: over seeds, over messages, over both. A finding needs all three,
     so the one that knows least decides. None is below that of an exact sign test where as many
@@ -126,35 +183,35 @@ def p_values(values: np.ndarray) -> np.ndarray:
     Source of the maximum: R. Berger, "Multiparameter hypothesis testing and acceptance
     sampling", Technometrics 24 (1982).
     """
-    mean = np.abs(values.mean(axis=(-2, -1)))
-    errors, df = standard_errors(values)
+    mean = np.abs(sums.mean)
+    errors, df = standard_errors_of(sums)
     t = np.divide(mean, errors, out=np.full_like(errors, np.inf), where=errors > 0)
     p = (2 * stats.t.sf(t, df)).max(axis=0)
-    smallest = np.minimum(1.0, 2.0 ** (1.0 - _count_leaning(values)))
+    smallest = np.minimum(1.0, 2.0 ** (1.0 - sums.leaning))
     return np.where(mean > 0, np.maximum(p, smallest), 1.0)
 
 
-def _count_leaning(values: np.ndarray) -> np.ndarray:
-    """Messages that one of the two gets right with more seeds than the other."""
-    return np.count_nonzero(values.sum(axis=-2, dtype=np.int64), axis=-1)
-
-
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean difference of values (S, M), S at least 2; inverts ``p_values``."""
-    mean, half = float(values.mean()), _half_width(values, ALPHA)
-    n_leaning = int(_count_leaning(values))
+def _interval(sums: Sums) -> tuple[float, float]:
+    """95 % interval of the mean difference, over the pairs; inverts ``p_values_of``."""
+    mean, half = float(sums.mean) / sums.n_pairs, _half_width(sums, ALPHA)
+    n_leaning = int(sums.leaning)
     if 2.0 ** (1 - n_leaning) >= ALPHA:  # so few that their spread says little
-        half = max(half, exact_interval(n_leaning, values.shape[1])[1])
+        half = max(half, exact_interval(n_leaning, sums.n_messages)[1])
     return max(-1.0, mean - half), min(1.0, mean + half)
 
 
-def _half_width(values: np.ndarray, alpha: float) -> float:
-    errors, df = standard_errors(values)
-    return float((stats.t.isf(alpha / 2, df) * errors).max())
+def _half_width(sums: Sums, alpha: float) -> float:
+    errors, df = standard_errors_of(sums)
+    return float((stats.t.isf(alpha / 2, df) * errors).max()) / sums.n_pairs
 
 
 def standard_errors(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Standard errors of the mean of values (..., S, M), and their degrees of freedom: (3, ...).
+    """Standard errors of the mean of values (..., S, M), and their degrees of freedom: (3, ...)."""
+    return standard_errors_of(sum_up(values))
+
+
+def standard_errors_of(sums: Sums) -> tuple[np.ndarray, np.ndarray]:
+    """The same from sums.
 
     One for other seeds on these messages, one for other messages with these seeds, and one for
     both, in which what seeds and messages share is counted once, as in a model with crossed
@@ -165,18 +222,18 @@ def standard_errors(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     freedom, F. Satterthwaite, "An approximate distribution of estimates of variance components",
     Biometrics Bulletin 2 (1946).
     """
-    *leading, n_seeds, n_messages = values.shape
+    *leading, n_seeds = sums.by_seed.shape
+    n_messages = sums.n_messages
     if n_messages == 1:
         return np.full((3, *leading), np.inf), np.ones((3, *leading))
-    # Sums of whole numbers are exact, so that what does not vary has a variance of exactly 0.
-    by_seed = values.sum(axis=-1, dtype=np.int64)
-    by_message = values.sum(axis=-2, dtype=np.int64)
-    squares = (values * values).sum(axis=(-2, -1), dtype=np.int64)
     n, df_seeds, df_messages = n_seeds * n_messages, n_seeds - 1, n_messages - 1
-    # Mean squares: each is an estimate of n times the variance of the mean.
-    seeds = np.maximum(by_seed.var(axis=-1, ddof=1), 2 * ROUNDING) / n_messages
-    messages = by_message.var(axis=-1, ddof=1) / n_seeds
-    rest = squares - by_seed.sum(axis=-1) ** 2 / n - df_seeds * seeds - df_messages * messages
+    total = sums.by_seed.sum(axis=-1)
+    # Mean squares: each is an estimate of n times the variance of the mean. A value is made of two
+    # counts for each pair, and each count is rounded.
+    hidden = 2 * sums.n_pairs * ROUNDING
+    seeds = np.maximum(sums.by_seed.var(axis=-1, ddof=1), hidden) / n_messages
+    messages = (sums.message_squares - total**2 / n_messages) / df_messages / n_seeds
+    rest = sums.squares - total**2 / n - df_seeds * seeds - df_messages * messages
     shared = np.maximum(0, rest) / (df_seeds * df_messages)
     both = np.maximum(seeds + messages - shared, np.maximum(seeds, messages))
     scale = (seeds**2 + shared**2 / df_messages) / df_seeds + messages**2 / df_messages
@@ -195,8 +252,10 @@ def detectable_points(difference: Difference, alpha: float) -> float | None:
         n_discordant = int(np.count_nonzero(difference.values))
         share = smallest_difference(alpha, n_discordant) / difference.n_messages
     else:
-        fewest = smallest_difference(alpha) / difference.n_messages
-        share = max(fewest, _half_width(difference.values, alpha))
+        # Each of as few messages as that may lean in one pair alone.
+        fewest = smallest_difference(alpha) / difference.n_messages / difference.n_pairs
+        sums = sum_up(difference.values, difference.n_pairs)
+        share = max(fewest, _half_width(sums, alpha))
     return 100 * share if share <= 1 else None
 
 
@@ -225,7 +284,7 @@ def accuracy_interval(correct: np.ndarray) -> tuple[float, float]:
     mean = float(correct.mean())
     intervals = [exact_interval(mean * n_messages, n_messages)]
     if n_seeds > 1:
-        half = _half_width(correct.astype(np.int8), ALPHA)
+        half = _half_width(sum_up(correct.astype(np.int8)), ALPHA)
         quantiles = stats.norm.ppf((correct.sum(axis=1) + 0.5) / (n_messages + 1))
         deviation = quantiles.std(ddof=1)
         half_quantiles = stats.t.isf(ALPHA / 2, n_seeds - 1) * deviation / math.sqrt(n_seeds)
