@@ -9,6 +9,7 @@ from ablation.finetuning.outcomes import Predictions
 from ablation.system.output import printable
 from ablation.system.text_tables import TERMINAL_COLUMNS, align, cut_apart, display_width
 
+ALPHA = 0.05  # of intervals, which so have 95 %
 MAX_SHOWN = 12  # classes that are all shown on a terminal
 N_WORST = 5  # of more, the worst, and the most frequent confusions
 LABEL_COLUMNS = 32  # of a label in a table without the confusion, so that two fit into a line
@@ -42,6 +43,20 @@ def measure_classes(predictions: Predictions, class_names: Sequence[str]) -> dic
         ],
         "confusion": confusion.tolist(),
     }
+
+
+def exact_interval(k: float, n: int) -> tuple[float, float]:
+    """95 % interval of a proportion of which ``k`` out of ``n`` were seen.
+
+    Source: C. Clopper and E. Pearson, "The use of confidence or fiducial limits illustrated in
+    the case of the binomial", Biometrika 26 (1934).
+    """
+    from scipy import stats  # takes a second, and training needs none of it
+
+    # Over several seeds k is a mean and may be no whole number, which scipy's binomtest demands.
+    low = stats.beta.ppf(ALPHA / 2, k, n - k + 1) if k > 0 else 0.0
+    high = stats.beta.ppf(1 - ALPHA / 2, k + 1, n - k) if k < n else 1.0
+    return float(low), float(high)
 
 
 def format_metrics(metrics: dict[str, Any]) -> str:
