@@ -7,22 +7,22 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, repeat, tee
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablation.config.flag_types import Text, one_of, option, options_of, read_flags
+from ablation.config.flag_types import Number, Text, one_of, option, options_of, read_flags
 from ablation.config.flags import add_flags
 from ablation.config.options import OPTIONS, tagged
-from ablation.config.rules import encoding_problems
+from ablation.config.rules import column_problems, encoding_problems
 from ablation.config.runs import CONFIG_NAME
-from ablation.data.separated_values import TextFormat, are_positions
+from ablation.data.separated_values import TextFormat
 from ablation.system.console import Parser, run_for_people
 from ablation.system.errors import ConfigError, logger, shorten
-from ablation.system.files import path_fault, path_problem
-from ablation.system.output import disarm, printable, use_utf8, write
+from ablation.system.files import checksum_file, path_fault, path_problem
+from ablation.system.output import disarm, print_lines, printable, use_utf8, write
 from ablation.system.signals import ending_at_once
 
 if TYPE_CHECKING:  # imported where texts are classified: --help and mistakes need no PyTorch
@@ -40,6 +40,7 @@ LESS_MEMORY = (
 )
 FORMAT_OPTIONS = tuple(vars(TextFormat()))  # of a file of texts; the experiments have them, too
 FORMATS = ("text", "csv", "jsonl")
+ALWAYS = ("text", "label", "probability")  # in a line of JSON
 SHOWN_CHARACTERS = 80  # of a text, in the format for people
 
 
@@ -50,6 +51,8 @@ class Prediction:
     text: str
     label: str
     probability: float
+    # Those of several classes, where they are asked for, the most probable first.
+    probabilities: Mapping[str, float] = field(default_factory=dict)
 
 
 def predict(
@@ -57,18 +60,26 @@ def predict(
     encoding: tiktoken.Encoding,
     texts: Iterable[str],
     at_once: int = TEXTS_AT_ONCE,
+    top: int = 0,
 ) -> Iterator[Prediction]:
     """Classify texts, in their order, holding ``at_once`` of them in memory. Raises
-    :class:`DataError` if a text is not Unicode."""
+    :class:`DataError` if a text is not Unicode.
+
+    Args:
+        top: of how many classes to give the probabilities.
+    """
     from ablation.system.progress import Progress
 
+    names = classifier.class_names
     texts, first = iter(texts), 1
     with Progress("classified", "texts", None) as progress:
         while chunk := list(islice(texts, at_once)):
             rows = _probabilities(classifier, encoding, chunk, first, progress)
             for text, row in zip(chunk, rows, strict=True):
                 best = int(row.argmax())
-                yield Prediction(text, classifier.class_names[best], float(row[best]))
+                some = row.sort(descending=True, stable=True)[1][:top].tolist() if top else []
+                probabilities = {names[i]: float(row[i]) for i in some}
+                yield Prediction(text, names[best], float(row[best]), probabilities)
             first += len(chunk)
 
 
@@ -103,16 +114,51 @@ def _probabilities(
     return probabilities[which]
 
 
-def format_prediction(number: int, prediction: Prediction, form: str, width: int = 0) -> str:
+def format_prediction(
+    number: int,
+    prediction: Prediction,
+    form: str,
+    width: int = 0,
+    columns: Sequence[str] = (),
+    actual: str | None = None,
+) -> str:
     """The line for text ``number``, from 0, in one of ``FORMATS``. For people, labels are padded to
-    ``width``, and nothing moves the cursor; for a spreadsheet, no label is a formula."""
+    ``width``, and nothing moves the cursor; for a spreadsheet, no label is a formula.
+
+    Args:
+        columns: of CSV, the classes that have a column of their own; by default, each of several
+            probabilities stands behind its label.
+        actual: the class that the text has in its file.
+    """
+    probabilities = prediction.probabilities
+    best, several = (prediction.label, prediction.probability), [*probabilities.items()]
     if form == "csv":
-        label = disarm(prediction.label).replace('"', '""')
-        return f'{number},"{label}",{prediction.probability:.9g}'
+        pairs = [best] if columns else [best, *several[1:]]
+        cells = [cell for name, p in pairs for cell in (_quote(name), f"{p:.9g}")]
+        cells += [f"{probabilities[name]:.9g}" for name in columns]
+        cells += [_quote(actual)] if actual is not None else []
+        return ",".join([str(number), *cells])
     if form == "jsonl":
-        return json.dumps(vars(prediction))
-    shown = shorten(printable(prediction.text[: SHOWN_CHARACTERS + 1]), SHOWN_CHARACTERS)
-    return f"{printable(prediction.label):<{width}}  {prediction.probability:.4f}  {shown}"
+        given = {"probabilities": probabilities, "actual": actual}
+        shown = {name: value for name, value in given.items() if value}
+        return json.dumps({name: getattr(prediction, name) for name in ALWAYS} | shown)
+    shown = [f"{printable(name):<{width}}  {p:.4f}" for name, p in several or [best]]
+    shown += [f"{printable(actual):<{width}}"] if actual is not None else []
+    text = shorten(printable(prediction.text[: SHOWN_CHARACTERS + 1]), SHOWN_CHARACTERS)
+    return "  ".join([*shown, text])
+
+
+def format_head(columns: Sequence[str], n: int, has_actual: bool) -> str:
+    """The first line of CSV, above the lines of :func:`format_prediction` with ``n`` classes."""
+    names = ["index", "label", "probability"]
+    names += [f"{name}_{i}" for i in range(2, n + 1) for name in names[1:3]]
+    names += [_quote(f"probability_{name}") for name in columns]
+    return ",".join([*names, "actual"] if has_actual else names)
+
+
+def _quote(label: str) -> str:
+    """A label as a cell of CSV that no spreadsheet computes."""
+    return '"' + disarm(label).replace('"', '""') + '"'
 
 
 @dataclass(frozen=True)
@@ -124,10 +170,18 @@ class Flags:
     column: str = option("Text", Text("NAME"))
     """name of its text column, or its number from 1, for files whose first line has no names (if
     it has, add --header yes)"""
+    label_column: str | None = option(None, Text("NAME"))
+    """name of the column of true classes, or its number: print how well they are told apart, in
+    place of the predictions; with --format, print both, and the figures on standard error"""
     format: str = option("text", one_of(*FORMATS))
     """output format: text (for people), csv (the text's number from 0, its label, and the label's
     probability, in UTF-8; a label that a spreadsheet would take for a formula has an apostrophe
     before it), jsonl (lines of JSON with the exact label, its probability and the text)"""
+    probabilities: str = option("best", one_of("best", "all"))
+    """whether to print the probability of the best class, or of all, the most probable first; in
+    csv, each class then has a column"""
+    top: int | None = option(None, Number())
+    """print the N most probable classes of each text, with their probabilities"""
     weights: str | None = option(None, Text("PATH"))
     """the base weights, if they are not where they were"""
 
@@ -172,12 +226,19 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     form = TextFormat(**{name: getattr(arguments, name) for name in FORMAT_OPTIONS})
     if arguments.csv is None and form != TextFormat():
         problems.append("--header, --delimiter, --encoding and --quoting are about --csv FILE")
-    if form.header == "no" and not are_positions([arguments.column]):
-        problems.append(
-            f"--header no with --column {arguments.column}: a file without names has numbers for "
-            "its columns; give one of them"
-        )
+    if arguments.csv is None and arguments.label_column:
+        problems.append("--label_column is about --csv FILE: add it, or leave it out")
+    columns = {"column": arguments.column, "label_column": arguments.label_column}
+    problems += column_problems({n: c for n, c in columns.items() if c}, form.header)
     problems += encoding_problems(form.encoding)
+    if arguments.top and arguments.probabilities == "all":
+        problems.append(f"--top {arguments.top} with --probabilities all: give one of them")
+    arguments.print = arguments.label_column is None or "format" in given
+    if not arguments.print and (arguments.top or arguments.probabilities == "all"):
+        problems.append(
+            "--top and --probabilities with --label_column: the figures are printed in place of "
+            "the predictions; add --format text, csv or jsonl to have both"
+        )
     if any(text and os.path.isfile(os.path.join(text, CONFIG_NAME)) for text in arguments.texts):
         problems.append("more than one RUN_DIR: give the folder of one run")
     if files := [text for text in arguments.texts if os.path.isfile(text)]:
@@ -205,31 +266,69 @@ def perform(argv: Sequence[str] | None) -> int:
         arguments = parse_command_line(argv)
         from ablation.classifier.saved_models import load_classifier
         from ablation.data.corpora import load_encoding
-        from ablation.data.texts_to_classify import read_lines, read_texts
+        from ablation.data.texts_to_classify import (
+            read_lines,
+            read_texts,
+            require_known_classes,
+        )
 
     given = {name: getattr(arguments, name) for name in tagged("machine")}
     folder = Path(arguments.run_dir)
     classifier = load_classifier(folder, {name: value for name, value in given.items() if value})
+    names = classifier.class_names
+    if arguments.top and arguments.top > len(names):
+        words = f"the model has {len(names):,} classes; give no more, or --probabilities all"
+        raise ConfigError([f"--top {arguments.top:,}: {words}"])
     texts: Iterable[str] = arguments.texts
+    labels: Iterable[str | None] = repeat(None)
     if arguments.csv is not None:
-        texts = read_texts(Path(arguments.csv), arguments.column, arguments.form)
+        asked_for = (Path(arguments.csv), arguments.column, arguments.form, arguments.label_column)
+        rows = read_texts(*asked_for)
+        if arguments.label_column:
+            require_known_classes(rows, names, asked_for[0])  # now: to read it twice takes less
+            if checksum_file(asked_for[0]) == classifier.data_sha256:
+                logger.warning("%s: the model was trained on texts of this file", arguments.csv)
+            rows, again = tee(read_texts(*asked_for))
+            labels = (row.fields[-1].strip() for row in again)
+        texts = (row.fields[0] for row in rows)
     is_typed = not texts and sys.stdin.isatty()
+    by_class = arguments.probabilities == "all"
     predictions = predict(
         classifier,
         load_encoding(classifier.config),
         texts or read_lines(),
         at_once=1 if is_typed else TEXTS_AT_ONCE,
+        top=len(names) if by_class else arguments.top or 0,
     )
-    if arguments.format == "csv":
+    columns = names if by_class else ()
+    if arguments.format == "csv" and arguments.print:
         use_utf8()
-        write("index,label,probability")
-    width, blank = max(len(printable(label)) for label in classifier.class_names), 0
-    for number, prediction in enumerate(predictions):
-        write(format_prediction(number, prediction, arguments.format, width))
+        write(format_head(columns, arguments.top or 1, bool(arguments.label_column)))
+    width, blank = max(len(printable(label)) for label in names), 0
+    counts: Counter[tuple[str | None, str]] = Counter()
+    for number, (prediction, label) in enumerate(zip(predictions, labels, strict=False)):
+        if arguments.print:
+            line = format_prediction(number, prediction, arguments.format, width, columns, label)
+            write(line)
+        counts[label, prediction.label] += 1
         blank += not prediction.text.strip()
     if blank:
         logger.warning("Blank texts, classified like the others: %d of %d", blank, number + 1)
+    if arguments.label_column:
+        figures = _measure(counts, names)
+        logger.info(figures) if arguments.print else print_lines(figures)
     return 0
+
+
+def _measure(counts: Counter[tuple[str | None, str]], names: Sequence[str]) -> str:
+    """How well classes are told apart, going by how many texts of one were taken for another."""
+    import numpy as np
+
+    from ablation.finetuning.metrics import format_accuracy, format_metrics, measure_confusion
+
+    confusion = np.array([[counts[actual, label] for label in names] for actual in names])
+    metrics = measure_confusion(confusion, names)
+    return "\n".join([format_accuracy(metrics), format_metrics(metrics, recorded=False)])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

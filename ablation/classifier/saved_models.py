@@ -36,6 +36,7 @@ class SavedClassifier:
     config: ExperimentConfig
     class_names: tuple[str, ...]  # by number
     max_tokens: int  # that texts are cut to, and, if they are padded, padded to
+    data_sha256: str | None = None  # of the file that it was trained on
 
 
 def save_classifier(
@@ -88,6 +89,7 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
         content = parse_json(path.read_bytes())
         config = _read_options(content)
         labels, base = _read_labels(content), _read_base(content, config)
+        data_sha256 = str(content["data"]["file_sha256"]).partition("+")[0]
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path}: there is no such file. {folder} holds no saved model; train one with "
@@ -115,7 +117,7 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
     fill_trained(model.gpt, tensors, folder / WEIGHTS_NAME)
     set_precision(config.precision)
     model = model.eval().to(choose_device(config.device))
-    return SavedClassifier(model, config, tuple(labels), config.context_length)
+    return SavedClassifier(model, config, tuple(labels), config.context_length, data_sha256)
 
 
 def _is_whole(config: ExperimentConfig) -> bool:

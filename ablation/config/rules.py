@@ -106,6 +106,25 @@ def export_problems(config: ExperimentConfig) -> list[str]:
     return [f"--export_hf with {reason}" for reason, applies in reasons.items() if applies]
 
 
+def column_problems(columns: Mapping[str, str], header: str) -> Iterator[str]:
+    """Problems of columns of one file, each by the flag that names it; the first has the texts."""
+    shown = [f'--{flag} "{shorten(name, 60)}"' for flag, name in columns.items()]
+    flags = " and ".join(shown)
+    are_numbers = {name.isdecimal() for name in columns.values()}
+    if len(set(columns.values())) < len(columns):
+        yield f"{shown[0]} is also the --{list(columns)[1]}: name the two columns"
+    elif len(are_numbers) > 1:
+        yield (
+            f"{' with '.join(shown)}: give two names, or two numbers (with --header yes if the "
+            "first line has names)"
+        )
+    elif header == "no" and are_numbers == {False}:
+        yield (
+            f"--header no with {flags}: a file without names has numbers for its columns; give "
+            "these: 1, 2, ..."
+        )
+
+
 def encoding_problems(name: str) -> Iterator[str]:
     """A sentence if no encoding of texts has that name."""
     try:
@@ -146,19 +165,8 @@ def _dataset_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> Ite
         )
     for name in ("dataset", *PART_FILES.values()):
         yield from _file_problems(name, getattr(config, name))
-    text, label = config.text_column, config.label_column
-    if text == label:
-        yield f'--text_column "{text}" is also the --label_column: name the two columns'
-    elif text.isdecimal() != label.isdecimal():
-        yield (
-            f'--text_column "{text}" with --label_column "{label}": give two names, or two '
-            "numbers (with --header yes if the first line has names)"
-        )
-    elif config.header == "no" and not text.isdecimal():
-        yield (
-            f'--header no with --text_column "{text}" and --label_column "{label}": a file without '
-            "names has numbers for its columns; give these: 1, 2, ..."
-        )
+    names = ("text_column", "label_column")
+    yield from column_problems({name: getattr(config, name) for name in names}, config.header)
     yield from encoding_problems(config.encoding)
     shares = [name for name, file in PART_FILES.items() if not getattr(config, file)]
     for name in sorted(given.keys() & PART_FILES.keys() - {*shares}):

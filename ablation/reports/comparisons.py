@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-ALPHA = 0.05
+from ablation.finetuning.metrics import ALPHA, exact_interval
+
 ROUNDING = 1 / 12  # variance of what a whole number of messages hides
 
 
@@ -86,18 +87,6 @@ def _paired_interval(values: np.ndarray) -> tuple[float, float]:
     # Of the rate, the end that takes each bound further out.
     low, high = (2 * bound - 1 for bound in share)
     return low * rate[low < 0], high * rate[high > 0]
-
-
-def exact_interval(k: float, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion of which ``k`` out of ``n`` were seen.
-
-    Source: C. Clopper and E. Pearson, "The use of confidence or fiducial limits illustrated in
-    the case of the binomial", Biometrika 26 (1934).
-    """
-    # Over several seeds k is a mean and may be no whole number, which scipy's binomtest demands.
-    low = stats.beta.ppf(ALPHA / 2, k, n - k + 1) if k > 0 else 0.0
-    high = stats.beta.ppf(1 - ALPHA / 2, k + 1, n - k) if k < n else 1.0
-    return float(low), float(high)
 
 
 def smallest_difference(alpha: float = ALPHA, n_discordant: int = 0) -> int:
