@@ -84,6 +84,9 @@ class ExperimentConfig:
     """read the mean over all positions instead; with flexible, over the text's own tokens"""
     ignore_index: int = option(-100, Number(low=-(10**9)))
     """number of a class to leave out of the loss; no effect if there is no such class"""
+    class_weights: str = option("none", one_of("none", "balanced"))
+    """balanced: in the loss, a text counts n / (classes * texts of its class), of the training
+    texts, so that rare classes count as much as frequent ones. Printed losses are weighted too"""
     data_dir: str = option("data", DIR, "circumstance", "local")
     """folder of the SMS Spam Collection, which is downloaded if it is not there"""
     dataset: str | None = option(None, FILE, "local")
@@ -146,6 +149,12 @@ class ExperimentConfig:
     """weight decay of AdamW"""
     max_steps: int | None = option(None, Number())
     """stop training after this many batches"""
+    keep_best: bool = option(False)
+    """evaluate the whole validation part after each epoch, and end with the weights of the epoch
+    that has the best accuracy there (of equal ones, the lowest loss)"""
+    stop_after: int | None = option(None, Number())
+    """stop when so many epochs in a row were not better than the best before them; the same
+    evaluation decides. Add --keep_best to end with the weights of the best"""
     eval_freq: int = option(50, Number())
     """batches from one printed loss to the next"""
     eval_iter: int = option(5, Number())

@@ -47,13 +47,25 @@ def option_problems(config: ExperimentConfig, given: Mapping[str, Any] | None = 
 
 def value_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> list[str]:
     """The same for the rules that need no file: on each value, and on some together."""
-    found = [option.problem(getattr(config, name)) for name, option in OPTIONS.items()]
-    problems = [problem for problem in found if problem]
+    found = {name: option.problem(getattr(config, name)) for name, option in OPTIONS.items()}
+    problems = [problem for problem in found.values() if problem]
     if config.no_padding and config.batch_size != 1:
         problems.append(
             f"--no_padding with --batch_size {shorten(config.batch_size)}: texts of different "
             "lengths do not fit into one batch; add --batch_size 1 (and --accumulation_steps for "
             "updates of more than one text)"
+        )
+    n_epochs, patience = config.num_epochs, config.stop_after
+    if config.keep_best and n_epochs == 1:
+        problems.append(
+            "--keep_best with --num_epochs 1: there is one epoch, and nothing to choose from; "
+            "take more epochs, or leave it out"
+        )
+    if not (found["num_epochs"] or found["stop_after"]) and patience and patience > n_epochs - 2:
+        problems.append(
+            f"--stop_after {patience} with --num_epochs {n_epochs}: training ends before it could "
+            f"stop; take at least --num_epochs {patience + 2}, or a smaller --stop_after, or leave "
+            "it out"
         )
     if not config.uses_lora:
         problems += [
@@ -164,6 +176,11 @@ def _dataset_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> Ite
         return
     if config.demo:
         yield f"--dataset {config.dataset} with --demo: both say which texts; leave one out"
+    if config.balance and config.class_weights != "none":
+        yield (
+            f"--balance with --class_weights {config.class_weights}: the training texts have as "
+            "many of each class already; leave one of the two out"
+        )
     for name in ("dataset", *PART_FILES.values()):
         yield from _file_problems(name, getattr(config, name))
     named = {name: getattr(config, name) for name in COLUMN_FLAGS}

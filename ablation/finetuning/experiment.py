@@ -17,6 +17,7 @@ from ablation.config.rules import config_problems, machine_problems
 from ablation.config.runs import OutputOptions
 from ablation.data.corpora import load_vocabulary
 from ablation.data.own_data import require_ignored_class
+from ablation.finetuning.best_epoch import warn_if_inert
 from ablation.finetuning.checkpoints import CHECKPOINT_NAME, Checkpoints
 from ablation.finetuning.forecast import announce_if_long
 from ablation.finetuning.memory import require_memory
@@ -88,6 +89,8 @@ def run_experiment(
         reset_peak_memory(device)
     inputs, states = shared.inputs(classifier, config)
     loaders = make_loaders(inputs, config.batch_size)
+    schedule = make_schedule(config)
+    warn_if_inert(schedule, len(schedule.epoch_lengths(len(loaders.train))))
     with DeferredSignals(agree=largest) as signals:
         checkpoints = Checkpoints(
             output.folder and output.folder / CHECKPOINT_NAME,
@@ -98,7 +101,7 @@ def run_experiment(
             stored=states.stored_seconds,
             signals=signals,
         )
-        history = train(classifier, loaders, make_schedule(config), checkpoints)
+        history = train(classifier, loaders, schedule, checkpoints)
         checkpoints.end_training()
     seconds = checkpoints.seconds
     print_lines(format_minutes(seconds))
