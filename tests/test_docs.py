@@ -190,7 +190,8 @@ def shape(line: str) -> str:
         ("README.md", "--num_seeds"),
         ("README.md", "--save_model"),
         pytest.param("README.md", "--dataset", marks=needs_vocabulary),
-        pytest.param("own-data.md", "--dataset examples", marks=needs_vocabulary),
+        pytest.param("own-data.md", "--save_model", marks=needs_vocabulary),
+        pytest.param("own-data.md", "--group_column", marks=needs_vocabulary),
     ],
 )
 def test_commands_print_what_is_pasted(page: str, part: str, tmp_path: Path) -> None:

@@ -5,34 +5,12 @@ import numpy as np
 import pytest
 
 from ablation.reports import planning
-from ablation.reports.comparisons import ALPHA, p_values
-from ablation.reports.planning import DEFAULT, SEEDS, Spread, estimate_spread, plan
+from ablation.reports.comparisons import ALPHA
+from ablation.reports.planning import DEFAULT, SEEDS, estimate_spread, plan
 from benchmarks import false_findings
-from benchmarks.false_findings import COMMON, LIVELY, NOISY, QUIET, Effects
-
-
-def spread_of(effects: Effects, accuracy: float) -> Spread:
-    """What the benchmark simulates, as shares of its variance."""
-    total = 1 + effects.seed**2 + effects.message**2 + effects.rest**2
-    within = (1 + effects.message**2) / total
-    return Spread(accuracy, 1 / total, within, effects.seed**2 / total)
-
+from benchmarks.false_findings import COMMON, LIVELY, NOISY, QUIET, Effects, share_found, spread_of
 
 N_PAIRS = 1000
-
-
-def share_found(
-    effects: Effects, middle: float, points: float, size: tuple[int, int], alpha: float
-) -> float:
-    """How often so many seeds and texts find a difference, by another simulation, which draws
-    whole matrices, and the test on these."""
-    pair, gain = (effects, effects, middle - points / 200), points / 100
-    rng, found = np.random.default_rng(77), 0
-    for values in false_findings.simulate_pairs(pair, size[0], N_PAIRS, rng, gain, size[1]):
-        found += ((p_values(values) < alpha) & (values.mean(axis=(1, 2)) > 0)).sum()
-    return found / N_PAIRS
-
-
 # Of a share near 0.8, from as many pairs as the plan and these have.
 ERROR = math.sqrt(0.16 / planning.N_REPEATS + 0.16 / N_PAIRS)
 
@@ -54,10 +32,12 @@ def test_what_is_planned_shows_with_probability_0_8(
     """With the planned texts, and with 300, the test finds it as often as the plan says."""
     reached = 0
     for need in plan(spread_of(effects, middle), (points,), alpha, 300):
-        found = share_found(effects, middle, points, (need.n_seeds, 300), alpha)
+        found = share_found(effects, middle, points, (need.n_seeds, 300), alpha, N_PAIRS)
         assert found == pytest.approx(need.power_at_hand, abs=3.5 * ERROR), need
         if need.n_texts <= 1500 and need.n_seeds <= 10:
-            found = share_found(effects, middle, points, (need.n_seeds, int(need.n_texts)), alpha)
+            found = share_found(
+                effects, middle, points, (need.n_seeds, int(need.n_texts)), alpha, N_PAIRS
+            )
             # Tried numbers lie a step apart, so that a plan may be a little better than asked for.
             assert 0.8 - 3.5 * ERROR < found < 0.83 + 3.5 * ERROR, need
             reached += 1
@@ -69,7 +49,7 @@ def test_what_is_not_reachable_does_not_show_with_very_many_texts(effects: Effec
     needs = plan(spread_of(effects, 0.95), (2.0,), ALPHA)
     refused = [need for need in needs if math.isinf(need.n_texts)]
     assert [need.n_seeds for need in refused[:3]] == [2, 3, 5]
-    found = share_found(effects, 0.95, 2, (3, 6000), ALPHA)
+    found = share_found(effects, 0.95, 2, (3, 6000), ALPHA, 500)
     assert found < 0.8
 
 

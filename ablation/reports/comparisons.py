@@ -17,12 +17,57 @@ ROUNDING = 1 / 12  # variance of what a whole number of messages hides
 
 
 @dataclass(frozen=True)
+class Views:
+    """A mean difference (...) as three t-tests see it: their standard errors and degrees of
+    freedom, (3, ...) each.
+
+    A finding needs all three, so the one that knows least decides. ``leaning`` (...) is how many
+    of the messages lean either way.
+
+    Source of the maximum: R. Berger, "Multiparameter hypothesis testing and acceptance
+    sampling", Technometrics 24 (1982).
+    """
+
+    mean: np.ndarray
+    errors: np.ndarray
+    df: np.ndarray
+    leaning: np.ndarray
+    n_messages: int
+
+    @property
+    def p(self) -> np.ndarray:
+        """Two-sided p-values (...), the largest of three.
+
+        None is below that of an exact sign test where as many messages lean, and all one way; it
+        also decides where nothing varies.
+        """
+        mean = np.abs(self.mean)
+        t = np.divide(
+            mean, self.errors, out=np.full_like(self.errors, np.inf), where=self.errors > 0
+        )
+        p = (2 * stats.t.sf(t, self.df)).max(axis=0)
+        smallest = np.minimum(1.0, 2.0 ** (1.0 - self.leaning))
+        return np.where(mean > 0, np.maximum(p, smallest), 1.0)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of one mean; inverts ``p``."""
+        mean, half, n_leaning = float(self.mean), self.half_width(ALPHA), int(self.leaning)
+        if 2.0 ** (1 - n_leaning) >= ALPHA:  # so few that their spread says little
+            half = max(half, exact_interval(n_leaning, self.n_messages)[1])
+        return max(-1.0, mean - half), min(1.0, mean + half)
+
+    def half_width(self, alpha: float) -> float:
+        """Half the interval of one mean."""
+        return float((stats.t.isf(alpha / 2, self.df) * self.errors).max())
+
+
+@dataclass(frozen=True)
 class Difference:
     """Accuracy of ``b`` minus that of ``a``, in percentage points, over the seeds of both.
 
     ``p`` is what decides, and the interval leaves out 0 exactly where ``p`` is below ``ALPHA``.
-    With one seed both speak of these two runs, on other messages; with several, of other seeds
-    as well.
+    Of single runs both speak of these two, on other messages; else of other seeds as well.
     """
 
     points: float
@@ -31,7 +76,7 @@ class Difference:
     p: float
     mcnemar: tuple[float, ...]  # the p-value of each seed
     values: np.ndarray  # (S, M): 1 where only b is right, -1 where only a is, else 0
-    n_pairs: int = 1  # pairs of configurations over which values are summed, and points averaged
+    views: Views | None = None  # none of single runs
 
     @property
     def n_seeds(self) -> int:
@@ -52,13 +97,12 @@ def compare(a: np.ndarray, b: np.ndarray) -> Difference:
     """
     values = b.astype(np.int8) - a.astype(np.int8)
     per_seed = tuple(mcnemar(*pair) for pair in zip(a, b, strict=True))
-    if len(values) == 1:
-        p, (low, high) = per_seed[0], _paired_interval(values[0])
-    else:
-        sums = sum_up(values)
-        p, (low, high) = float(p_values_of(sums)), _interval(sums)
-    points = 100 * float(values.mean())
-    return Difference(points, 100 * low, 100 * high, p, per_seed, values)
+    if len(values) > 1:
+        return decide(values, views_of(sum_up(values)), per_seed)
+    low, high = _paired_interval(values[0])
+    return Difference(
+        100 * float(values.mean()), 100 * low, 100 * high, per_seed[0], per_seed, values
+    )
 
 
 def compare_pairs(a: np.ndarray, b: np.ndarray) -> Difference:
@@ -70,11 +114,14 @@ def compare_pairs(a: np.ndarray, b: np.ndarray) -> Difference:
     Args:
         a, b: (C, S, M), S at least 2; no configuration stands in two pairs.
     """
-    sums = sum_up(values := (b.astype(np.int32) - a).sum(axis=0, dtype=np.int32), len(a))
-    low, high = _interval(sums)
-    points = 100 * float(sums.mean) / len(a)
-    p = float(p_values_of(sums))
-    return Difference(points, 100 * low, 100 * high, p, (), values, len(a))
+    values = (b.astype(np.int32) - a).sum(axis=0, dtype=np.int32)
+    return decide(values, views_of(sum_up(values, n_pairs=len(a))))
+
+
+def decide(values: np.ndarray, views: Views, mcnemar: tuple[float, ...] = ()) -> Difference:
+    """The difference of values (S, M) as three t-tests see it."""
+    low, high = (100 * end for end in views.interval)
+    return Difference(100 * float(views.mean), low, high, float(views.p), mcnemar, values, views)
 
 
 # ---------------------------------------------------------------- one seed: two runs
@@ -138,11 +185,6 @@ class Sums:
     leaning: np.ndarray  # (...): messages whose sum over seeds is not 0
     n_pairs: int = 1  # of configurations, over which the values are summed
 
-    @property
-    def mean(self) -> np.ndarray:
-        """Mean value (...)."""
-        return self.by_seed.sum(axis=-1) / (self.by_seed.shape[-1] * self.n_messages)
-
 
 def sum_up(values: np.ndarray, n_pairs: int = 1) -> Sums:
     """Sum up values (..., S, M), whole numbers of a type that holds their squares."""
@@ -159,52 +201,21 @@ def sum_up(values: np.ndarray, n_pairs: int = 1) -> Sums:
 
 def p_values(values: np.ndarray) -> np.ndarray:
     """Two-sided p-values (...) of the mean difference of values (..., S, M), S at least 2."""
-    return p_values_of(sum_up(values))
-
-
-def p_values_of(sums: Sums) -> np.ndarray:
-    """The same from sums of at least two seeds.
-
-    The largest of three t-tests: over seeds, over messages, over both. A finding needs all three,
-    so the one that knows least decides. None is below that of an exact sign test where as many
-    messages lean, and all one way; it also decides where nothing varies.
-
-    Source of the maximum: R. Berger, "Multiparameter hypothesis testing and acceptance
-    sampling", Technometrics 24 (1982).
-    """
-    mean = np.abs(sums.mean)
-    errors, df = standard_errors_of(sums)
-    t = np.divide(mean, errors, out=np.full_like(errors, np.inf), where=errors > 0)
-    p = (2 * stats.t.sf(t, df)).max(axis=0)
-    smallest = np.minimum(1.0, 2.0 ** (1.0 - sums.leaning))
-    return np.where(mean > 0, np.maximum(p, smallest), 1.0)
-
-
-def _interval(sums: Sums) -> tuple[float, float]:
-    """95 % interval of the mean difference, over the pairs; inverts ``p_values_of``."""
-    mean, half = float(sums.mean) / sums.n_pairs, _half_width(sums, ALPHA)
-    n_leaning = int(sums.leaning)
-    if 2.0 ** (1 - n_leaning) >= ALPHA:  # so few that their spread says little
-        half = max(half, exact_interval(n_leaning, sums.n_messages)[1])
-    return max(-1.0, mean - half), min(1.0, mean + half)
-
-
-def _half_width(sums: Sums, alpha: float) -> float:
-    errors, df = standard_errors_of(sums)
-    return float((stats.t.isf(alpha / 2, df) * errors).max()) / sums.n_pairs
+    return views_of(sum_up(values)).p
 
 
 def standard_errors(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Standard errors of the mean of values (..., S, M), and their degrees of freedom: (3, ...)."""
-    return standard_errors_of(sum_up(values))
+    views = views_of(sum_up(values))
+    return views.errors, views.df
 
 
-def standard_errors_of(sums: Sums) -> tuple[np.ndarray, np.ndarray]:
-    """The same from sums.
+def views_of(sums: Sums) -> Views:
+    """The mean over the pairs, seen over seeds, over messages, and over both.
 
-    One for other seeds on these messages, one for other messages with these seeds, and one for
-    both, in which what seeds and messages share is counted once, as in a model with crossed
-    effects. S is at least 2; of one message, nothing is known of others.
+    One standard error is for other seeds on these messages, one for other messages with these
+    seeds, and one for both, in which what seeds and messages share is counted once, as in a model
+    with crossed effects. S is at least 2; of one message, nothing is known of others.
 
     Sources: R. Baayen, D. Davidson and D. Bates, "Mixed-effects modeling with crossed random
     effects for subjects and items", Journal of Memory and Language 59 (2008); for the degrees of
@@ -212,11 +223,12 @@ def standard_errors_of(sums: Sums) -> tuple[np.ndarray, np.ndarray]:
     Biometrics Bulletin 2 (1946).
     """
     *leading, n_seeds = sums.by_seed.shape
-    n_messages = sums.n_messages
-    if n_messages == 1:
-        return np.full((3, *leading), np.inf), np.ones((3, *leading))
+    n_messages, total = sums.n_messages, sums.by_seed.sum(axis=-1)
     n, df_seeds, df_messages = n_seeds * n_messages, n_seeds - 1, n_messages - 1
-    total = sums.by_seed.sum(axis=-1)
+    mean = total / (n * sums.n_pairs)
+    if n_messages == 1:
+        unknown, df = np.full((3, *leading), np.inf), np.ones((3, *leading))
+        return Views(mean, unknown, df, sums.leaning, n_messages)
     # Mean squares: each is an estimate of n times the variance of the mean. A value is made of two
     # counts for each pair, and each count is rounded.
     hidden = 2 * sums.n_pairs * ROUNDING
@@ -228,7 +240,8 @@ def standard_errors_of(sums: Sums) -> tuple[np.ndarray, np.ndarray]:
     scale = (seeds**2 + shared**2 / df_messages) / df_seeds + messages**2 / df_messages
     df_both = np.divide(both**2, scale, out=np.ones_like(both), where=both > 0)
     df = [np.full_like(both, df_seeds), np.full_like(both, df_messages), df_both]
-    return np.sqrt(np.stack([seeds, messages, both]) / n), np.stack(df)
+    errors = np.sqrt(np.stack([seeds, messages, both]) / n) / sums.n_pairs
+    return Views(mean, errors, np.stack(df), sums.leaning, n_messages)
 
 
 # ---------------------------------------------------------------- what is said of them
@@ -237,14 +250,12 @@ def standard_errors_of(sums: Sums) -> tuple[np.ndarray, np.ndarray]:
 def detectable_points(difference: Difference, alpha: float) -> float | None:
     """The difference, in points, from which on two configurations that vary as much as these
     would have been told apart at ``alpha``; none if no difference would have been."""
-    if difference.n_seeds == 1:
+    if difference.views:
+        fewest = smallest_difference(alpha) / difference.n_messages
+        share = max(fewest, difference.views.half_width(alpha))
+    else:
         n_discordant = int(np.count_nonzero(difference.values))
         share = smallest_difference(alpha, n_discordant) / difference.n_messages
-    else:
-        # Each of as few messages as that may lean in one pair alone.
-        fewest = smallest_difference(alpha) / difference.n_messages / difference.n_pairs
-        sums = sum_up(difference.values, difference.n_pairs)
-        share = max(fewest, _half_width(sums, alpha))
     return 100 * share if share <= 1 else None
 
 
@@ -273,7 +284,7 @@ def accuracy_interval(correct: np.ndarray) -> tuple[float, float]:
     mean = float(correct.mean())
     intervals = [exact_interval(mean * n_messages, n_messages)]
     if n_seeds > 1:
-        half = _half_width(sum_up(correct.astype(np.int8)), ALPHA)
+        half = views_of(sum_up(correct.astype(np.int8))).half_width(ALPHA)
         quantiles = stats.norm.ppf((correct.sum(axis=1) + 0.5) / (n_messages + 1))
         deviation = quantiles.std(ddof=1)
         half_quantiles = stats.t.isf(ALPHA / 2, n_seeds - 1) * deviation / math.sqrt(n_seeds)

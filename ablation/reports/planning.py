@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 from scipy.optimize import brentq
 
-from ablation.reports.comparisons import ALPHA, Sums, p_values_of
+from ablation.reports.comparisons import ALPHA, Sums, views_of
 
 POWER = 0.8
 SEEDS = (2, 3, 5, 10, 20)
@@ -168,7 +168,8 @@ def plan(
     simulated = _simulate(spread, limits, sizes, n_repeats)
     for n_texts, sums_of in zip(sizes, simulated, strict=True):
         for j, sums in enumerate(sums_of):
-            power = ((p_values_of(sums) < alpha) & (sums.mean > 0)).mean(axis=1)
+            views = views_of(sums)
+            power = ((views.p < alpha) & (views.mean > 0)).mean(axis=1)
             if n_texts in tried:
                 needed[np.isnan(needed[:, j]) & (power >= POWER), j] = n_texts
             if n_texts == at_hand:
