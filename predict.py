@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, repeat, tee
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ablation.config.flag_types import Text, one_of, option, options_of, read_flags
+from ablation.config.flag_types import Number, Text, one_of, option, options_of, read_flags
 from ablation.config.flags import add_flags
-from ablation.config.options import OPTIONS, tagged
-from ablation.config.rules import encoding_problems
+from ablation.config.options import COLUMNS, OPTIONS, split_columns, tagged
+from ablation.config.rules import column_problems, encoding_problems
 from ablation.config.runs import CONFIG_NAME
-from ablation.data.separated_values import TextFormat, are_positions
+from ablation.data.separated_values import TextFormat
+from ablation.finetuning.prediction_lines import (
+    FORMATS,
+    Prediction,
+    format_head,
+    format_prediction,
+)
 from ablation.system.console import Parser, run_for_people
 from ablation.system.errors import ConfigError, logger, shorten
-from ablation.system.files import path_fault, path_problem
-from ablation.system.output import disarm, printable, use_utf8, write
+from ablation.system.files import checksum_file, path_fault, path_problem
+from ablation.system.output import print_lines, printable, use_utf8, write
 from ablation.system.signals import ending_at_once
 
 if TYPE_CHECKING:  # imported where texts are classified: --help and mistakes need no PyTorch
@@ -39,17 +44,6 @@ LESS_MEMORY = (
     "smaller model."
 )
 FORMAT_OPTIONS = tuple(vars(TextFormat()))  # of a file of texts; the experiments have them, too
-FORMATS = ("text", "csv", "jsonl")
-SHOWN_CHARACTERS = 80  # of a text, in the format for people
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The class of a text, and the probability that the model gives it."""
-
-    text: str
-    label: str
-    probability: float
 
 
 def predict(
@@ -57,18 +51,26 @@ def predict(
     encoding: tiktoken.Encoding,
     texts: Iterable[str],
     at_once: int = TEXTS_AT_ONCE,
+    top: int = 0,
 ) -> Iterator[Prediction]:
     """Classify texts, in their order, holding ``at_once`` of them in memory. Raises
-    :class:`DataError` if a text is not Unicode."""
+    :class:`DataError` if a text is not Unicode.
+
+    Args:
+        top: of how many classes to give the probabilities.
+    """
     from ablation.system.progress import Progress
 
+    names = classifier.class_names
     texts, first = iter(texts), 1
     with Progress("classified", "texts", None) as progress:
         while chunk := list(islice(texts, at_once)):
             rows = _probabilities(classifier, encoding, chunk, first, progress)
             for text, row in zip(chunk, rows, strict=True):
                 best = int(row.argmax())
-                yield Prediction(text, classifier.class_names[best], float(row[best]))
+                some = row.sort(descending=True, stable=True)[1][:top].tolist() if top else []
+                probabilities = {names[i]: float(row[i]) for i in some}
+                yield Prediction(text, names[best], float(row[best]), probabilities)
             first += len(chunk)
 
 
@@ -103,31 +105,28 @@ def _probabilities(
     return probabilities[which]
 
 
-def format_prediction(number: int, prediction: Prediction, form: str, width: int = 0) -> str:
-    """The line for text ``number``, from 0, in one of ``FORMATS``. For people, labels are padded to
-    ``width``, and nothing moves the cursor; for a spreadsheet, no label is a formula."""
-    if form == "csv":
-        label = disarm(prediction.label).replace('"', '""')
-        return f'{number},"{label}",{prediction.probability:.9g}'
-    if form == "jsonl":
-        return json.dumps(vars(prediction))
-    shown = shorten(printable(prediction.text[: SHOWN_CHARACTERS + 1]), SHOWN_CHARACTERS)
-    return f"{printable(prediction.label):<{width}}  {prediction.probability:.4f}  {shown}"
-
-
 @dataclass(frozen=True)
 class Flags:
     """The flags; each field is the flag of the same name."""
 
     csv: str | None = option(None, Text("FILE"))
     """file of texts: CSV, TSV, JSON lines or Parquet, or one of them as .gz"""
-    column: str = option("Text", Text("NAME"))
+    column: str | None = option(None, COLUMNS, nargs="+")
     """name of its text column, or its number from 1, for files whose first line has no names (if
-    it has, add --header yes)"""
+    it has, add --header yes); several columns are one text, a line break between them. By default,
+    those that the model was trained on"""
+    label_column: str | None = option(None, Text("NAME"))
+    """name of the column of true classes, or its number: print how well they are told apart, in
+    place of the predictions; with --format, print both, and the figures on standard error"""
     format: str = option("text", one_of(*FORMATS))
     """output format: text (for people), csv (the text's number from 0, its label, and the label's
     probability, in UTF-8; a label that a spreadsheet would take for a formula has an apostrophe
     before it), jsonl (lines of JSON with the exact label, its probability and the text)"""
+    probabilities: str = option("best", one_of("best", "all"))
+    """whether to print the probability of the best class, or of all, the most probable first; in
+    csv, each class then has a column"""
+    top: int | None = option(None, Number())
+    """print the N most probable classes of each text, with their probabilities"""
     weights: str | None = option(None, Text("PATH"))
     """the base weights, if they are not where they were"""
 
@@ -162,7 +161,9 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = argparse.Namespace(**values | given)
     folder = Path(arguments.run_dir or "")
     if not arguments.run_dir:
-        problems.append("RUN_DIR is missing; give the folder of a run with --save_model")
+        problems.append(
+            "RUN_DIR is missing; give the folder of a run with --save_model before all flags"
+        )
     elif fault := path_fault(folder):
         problems.append(f"{shorten(folder, 60)}: {fault}")
     elif not folder.is_dir():
@@ -172,12 +173,19 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     form = TextFormat(**{name: getattr(arguments, name) for name in FORMAT_OPTIONS})
     if arguments.csv is None and form != TextFormat():
         problems.append("--header, --delimiter, --encoding and --quoting are about --csv FILE")
-    if form.header == "no" and not are_positions([arguments.column]):
-        problems.append(
-            f"--header no with --column {arguments.column}: a file without names has numbers for "
-            "its columns; give one of them"
-        )
+    if arguments.csv is None and arguments.label_column:
+        problems.append("--label_column is about --csv FILE: add it, or leave it out")
+    if arguments.column:
+        problems += _column_problems(arguments, arguments.column)
     problems += encoding_problems(form.encoding)
+    if arguments.top and arguments.probabilities == "all":
+        problems.append(f"--top {arguments.top} with --probabilities all: give one of them")
+    arguments.print = arguments.label_column is None or "format" in given
+    if not arguments.print and (arguments.top or arguments.probabilities == "all"):
+        problems.append(
+            "--top and --probabilities with --label_column: the figures are printed in place of "
+            "the predictions; add --format text, csv or jsonl to have both"
+        )
     if any(text and os.path.isfile(os.path.join(text, CONFIG_NAME)) for text in arguments.texts):
         problems.append("more than one RUN_DIR: give the folder of one run")
     if files := [text for text in arguments.texts if os.path.isfile(text)]:
@@ -193,6 +201,11 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def _column_problems(arguments: argparse.Namespace, column: str) -> Iterator[str]:
+    labels = {"label_column": arguments.label_column} if arguments.label_column else {}
+    yield from column_problems({"column": column, **labels}, arguments.header)
+
+
 def perform(argv: Sequence[str] | None) -> int:
     """Classify what is asked for. Returns the exit status.
 
@@ -205,30 +218,66 @@ def perform(argv: Sequence[str] | None) -> int:
         arguments = parse_command_line(argv)
         from ablation.classifier.saved_models import load_classifier
         from ablation.data.corpora import load_encoding
-        from ablation.data.texts_to_classify import read_lines, read_texts
+        from ablation.data.text_files import announce_columns
+        from ablation.data.texts_to_classify import (
+            read_lines,
+            read_texts,
+            require_known_classes,
+        )
 
     given = {name: getattr(arguments, name) for name in tagged("machine")}
     folder = Path(arguments.run_dir)
     classifier = load_classifier(folder, {name: value for name, value in given.items() if value})
+    names, column = classifier.class_names, arguments.column or classifier.text_column
+    problems = list(_column_problems(arguments, column)) if arguments.csv is not None else []
+    if arguments.top and arguments.top > len(names):
+        words = f"the model has {len(names):,} classes; give no more, or --probabilities all"
+        problems.append(f"--top {arguments.top:,}: {words}")
+    if problems:
+        raise ConfigError(problems)
     texts: Iterable[str] = arguments.texts
+    labels: Iterable[str | None] = repeat(None)
     if arguments.csv is not None:
-        texts = read_texts(Path(arguments.csv), arguments.column, arguments.form)
+        path, columns = Path(arguments.csv), split_columns(column)
+        asked_for = (path, columns, arguments.form, arguments.label_column)
+        announce_columns(columns)
+        rows = read_texts(*asked_for)
+        if arguments.label_column:
+            require_known_classes(rows, names, path)  # now: to read it twice takes less
+            if checksum_file(path) == classifier.data_sha256:
+                logger.warning("%s: the model was trained on texts of this file", arguments.csv)
+            rows, again = tee(read_texts(*asked_for))
+            labels = (row.fields[-1] for row in again)
+        texts = (row.fields[0] for row in rows)
     is_typed = not texts and sys.stdin.isatty()
+    by_class = arguments.probabilities == "all"
     predictions = predict(
         classifier,
         load_encoding(classifier.config),
         texts or read_lines(),
         at_once=1 if is_typed else TEXTS_AT_ONCE,
+        top=len(names) if by_class else arguments.top or 0,
     )
-    if arguments.format == "csv":
+    columns = names if by_class else ()
+    if arguments.format == "csv" and arguments.print:
         use_utf8()
-        write("index,label,probability")
-    width, blank = max(len(printable(label)) for label in classifier.class_names), 0
-    for number, prediction in enumerate(predictions):
-        write(format_prediction(number, prediction, arguments.format, width))
+        write(format_head(columns, arguments.top or 1, bool(arguments.label_column)))
+    width, blank = max(len(printable(label)) for label in names), 0
+    counts: Counter[tuple[str | None, str]] = Counter()
+    for number, (prediction, label) in enumerate(zip(predictions, labels, strict=False)):
+        if arguments.print:
+            line = format_prediction(number, prediction, arguments.format, width, columns, label)
+            write(line)
+        counts[label, prediction.label] += 1
         blank += not prediction.text.strip()
     if blank:
         logger.warning("Blank texts, classified like the others: %d of %d", blank, number + 1)
+    if arguments.label_column:
+        from ablation.finetuning.metrics import format_accuracy, format_metrics, measure_counts
+
+        metrics = measure_counts(counts, names)
+        figures = f"{format_accuracy(metrics)}\n{format_metrics(metrics, recorded=False)}"
+        logger.info(figures) if arguments.print else print_lines(figures)
     return 0
 
 

@@ -24,7 +24,9 @@ from scipy.special import digamma, polygamma
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from ablation.reports import planning
 from ablation.reports.comparisons import ALPHA, accuracy_interval, p_values, standard_errors
+from ablation.reports.folds import fold_views
 
 N_COMPARISONS = 18  # in the whole table of rows
 ALPHAS = (ALPHA, ALPHA / N_COMPARISONS)
@@ -242,6 +244,91 @@ def measure_coverage(regime: tuple[Effects, Effects, float], n_seeds: int, n_run
     return sum(inside) / n_runs
 
 
+# ---------------------------------------------------------------- plans
+
+
+def spread_of(effects: Effects, accuracy: float) -> planning.Spread:
+    """Effects as shares of the variance that they add up to."""
+    total = 1 + effects.seed**2 + effects.message**2 + effects.rest**2
+    within = (1 + effects.message**2) / total
+    return planning.Spread(accuracy, 1 / total, within, effects.seed**2 / total)
+
+
+def share_found(
+    effects: Effects,
+    middle: float,
+    points: float,
+    size: tuple[int, int],
+    alpha: float,
+    n_pairs: int,
+) -> float:
+    """How often so many seeds and texts find a difference around an accuracy, by drawing whole
+    matrices; the plan draws sums."""
+    pair, rng, found = (effects, effects, middle - points / 200), np.random.default_rng(77), 0
+    for values in simulate_pairs(pair, size[0], n_pairs, rng, points / 100, size[1]):
+        found += ((p_values(values) < alpha) & (values.mean(axis=(1, 2)) > 0)).sum()
+    return found / n_pairs
+
+
+# ---------------------------------------------------------------- folds
+
+FOLD_TEXTS = 1000  # of one's own data, all of which are tested
+FOLD_SHAPES = ((1, 5), (1, 10), (3, 5), (3, 10))  # seeds, folds
+
+
+def simulate_folds(
+    effects: Effects,
+    accuracy: float,
+    ease: np.ndarray,
+    shape: tuple[int, int],
+    rng: np.random.Generator,
+    shared: float,
+    data: float,
+) -> np.ndarray:
+    """Whether runs on folds (R, S, N) are right, on texts of some ease (R, 1, N).
+
+    Args:
+        shape: seeds and folds; text i is tested in fold i % K.
+        shared: of the variance of a run's luck, the part that a seed has in all folds.
+        data: deviation of what the training texts of a fold bring: the mean of what each other
+            fold brings, so that two folds share all but one part of K - 1.
+    """
+    n_seeds, n_folds = shape
+    n_pairs, _, n_texts = ease.shape
+    luck = np.sqrt(shared) * rng.standard_normal((n_pairs, n_seeds, 1))
+    luck = luck + np.sqrt(1 - shared) * rng.standard_normal((n_pairs, n_seeds, n_folds))
+    parts = rng.standard_normal((n_pairs, 1, n_folds))
+    brought = (parts.sum(axis=-1, keepdims=True) - parts) / np.sqrt(n_folds - 1)
+    by_run = (effects.seed * luck + data * brought)[..., np.arange(n_texts) % n_folds]
+    latent = ease + by_run + effects.message * rng.standard_normal((n_pairs, 1, n_texts))
+    latent += effects.rest * rng.standard_normal(latent.shape)
+    spread = np.sqrt(1 + effects.seed**2 + effects.message**2 + effects.rest**2 + data**2)
+    return latent > -stats.norm.ppf(accuracy) * spread
+
+
+def measure_folds(
+    regime: tuple[Effects, Effects, float],
+    n_seeds: int,
+    n_folds: int,
+    n_pairs: int,
+    gain: float = 0.0,
+    shared: float = 0.0,
+    data: float = 0.0,
+) -> np.ndarray:
+    """How often the test over folds is below each of ``ALPHAS``."""
+    rng, counts = np.random.default_rng((n_seeds, n_folds)), np.zeros(len(ALPHAS))
+    *both, accuracy = regime
+    for start in range(0, n_pairs, CHUNK // 5):
+        ease = rng.standard_normal((min(CHUNK // 5, n_pairs - start), 1, FOLD_TEXTS))
+        a, b = (
+            simulate_folds(e, level, ease, (n_seeds, n_folds), rng, shared, data).view(np.int8)
+            for e, level in zip(both, (accuracy - gain / 2, accuracy + gain / 2), strict=True)
+        )
+        p = fold_views(b - a, np.arange(FOLD_TEXTS) % n_folds).p
+        counts += [(p < alpha).sum() for alpha in ALPHAS]
+    return counts / n_pairs
+
+
 # ---------------------------------------------------------------- the document's tables
 
 N_PAIRS = 20_000
@@ -303,6 +390,40 @@ def coverage_table() -> str:
     return _table(("regime", *(f"S = {n}" for n in (1, *N_SEEDS))), lines)
 
 
+def folds_table() -> str:
+    """False findings over folds, and power for 3 points."""
+    cases = {"false findings": {}, "with shared luck": {"shared": 0.5}}
+    cases |= {"with luck of the data": {"data": 0.05}, "power for 3 points": {"gain": GAIN}}
+    lines = []
+    for name in ("quiet", "common", "lively", "noisy"):
+        for shape in FOLD_SHAPES:
+            found = [measure_folds(REGIMES[name], *shape, N_POWER, **kw) for kw in cases.values()]
+            lines.append((name, *map(str, shape), *map(_percent, found)))
+    return _table(("regime", "S", "folds", *cases), lines)
+
+
+def plan_table() -> str:
+    """What a plan says, and how often as many seeds and texts find the difference."""
+    lines = []
+    for name in ("quiet", "common", "lively"):
+        effects, _, accuracy = REGIMES[name]
+        for points in (2.0, 3.0, 5.0):
+            for alpha, count in ((ALPHA, 1), (ALPHA / N_COMPARISONS, N_COMPARISONS)):
+                needs = planning.plan(spread_of(effects, accuracy), (points,), alpha)
+                cells = []
+                for need in needs:
+                    if np.isfinite(need.n_texts):
+                        size = (need.n_seeds, int(need.n_texts))
+                        found = share_found(effects, accuracy, points, size, alpha, N_POWER)
+                        cells.append(f"{need.texts}: {100 * found:.0f} %")
+                    else:
+                        cells.append(need.texts)
+                lines.append((name, f"{points:g}", str(count), *cells))
+    seeds = (f"{n} seeds" for n in planning.SEEDS)
+    return _table(("regime", "points", "comparisons", *seeds), lines)
+
+
+TABLES = (single_table, sizes_table, power_table, mixed_table, coverage_table)
 if __name__ == "__main__":
-    for part in (single_table, sizes_table, power_table, mixed_table, coverage_table):
+    for part in (*TABLES, folds_table, plan_table):
         print(part(), end="\n\n", flush=True)

@@ -148,6 +148,11 @@ def run(texts: dict[str, list[list[int]]], labels: dict[str, list[int]], options
         kept = targets != options["ignore_index"]
         log_probabilities = logits - logits.logsumexp(-1, keepdim=True)
         picked = log_probabilities[range(len(targets)), targets]
+        if options["class_weights"] == "balanced":
+            n_classes = 2 - (options["ignore_index"] in (0, 1))
+            n_kept = sum(label != options["ignore_index"] for label in labels["train"])
+            own = [n_kept / n_classes / labels["train"].count(int(label)) for label in targets]
+            picked = picked * torch.tensor(own)
         return -picked[kept].sum() / kept.sum()
 
     def mean_loss(part: str) -> float:
@@ -163,7 +168,13 @@ def run(texts: dict[str, list[list[int]]], labels: dict[str, list[int]], options
                 total += len(targets)
         return correct, total
 
-    numbers, step = [], 0
+    def whole_validation() -> tuple[int, float]:
+        items = loaders["validation"].dataset
+        logits, targets = logits_of(items)
+        correct = int((logits[:, 1] > logits[:, 0]).eq(targets.bool()).sum())
+        return correct, loss_of(items).item()
+
+    numbers, step, best, n_since = [], 0, None, 0
     for _ in range(options["num_epochs"]):
         pending = []
         for i, batch in enumerate(loaders["train"]):
@@ -180,5 +191,16 @@ def run(texts: dict[str, list[list[int]]], labels: dict[str, list[int]], options
             step += 1
         pair = (accuracy(part, options["eval_iter"]) for part in ("train", "validation"))
         numbers.append(("accuracies", *pair))
+        correct, loss = whole_validation()
+        if best is None or correct > best[0] or (correct == best[0] and loss < best[1]):
+            best, n_since = (correct, loss, [tensor.detach().clone() for tensor in trained]), 0
+        else:
+            n_since += 1
+        numbers.append(("whole", correct, loss))
+        if n_since == options["stop_after"]:
+            break
+    if options["keep_best"]:
+        for tensor, kept in zip(trained, best[2], strict=True):
+            tensor.data.copy_(kept)
     numbers.append(("final", *(accuracy(part, None) for part in texts)))
     return numbers

@@ -68,6 +68,8 @@ def outcome(result: ExperimentResult) -> tuple:
         ),
         ("--trainable_layers last_layer --no_feature_reuse", 2, [5]),
         ("--precision bf16 --accumulation_steps 2", 3, [4, 7]),
+        ("--keep_best --learning_rate 1e-2", 1, [1, 3, 4, 7, 11]),
+        ("--keep_best --stop_after 1 --class_weights balanced --learning_rate 2e-3", 2, [5, 6]),
     ],
 )
 def test_resumed_equals_uninterrupted(
@@ -95,6 +97,32 @@ def test_resumed_equals_uninterrupted(
     lines = [line for line in captured.out.splitlines() if "completed in" not in line]
     assert lines == [line for line in printed if "completed in" not in line]
     assert resumed.seconds["training"] > 0
+
+
+def test_a_checkpoint_from_before_an_option_was_added_still_continues(tmp_path: Path) -> None:
+    config, path = config_from_flags(DEMO), tmp_path / CHECKPOINT_NAME
+    whole = run_experiment(config, output=OutputOptions(tmp_path, checkpoint_every=6))
+    header, tensors = read_tensors(path)
+    for name in ("class_weights", "keep_best", "stop_after"):
+        del header["identity"]["options"][name]
+    header["step"] = 11
+    write_tensors(path, tensors, header)
+    output = OutputOptions(tmp_path, resume=True)
+    assert outcome(run_experiment(config, output=output)) == outcome(whole)
+    other = replace(config, class_weights="balanced")
+    with pytest.raises(CheckpointError, match="belongs to a run on other data"):
+        run_experiment(other, output=output)
+
+
+def test_a_checkpoint_without_the_weights_of_the_best_epoch_is_damaged(tmp_path: Path) -> None:
+    config = config_from_flags(["--demo", "--keep_best", "--num_epochs", "2"])
+    run_experiment(config, output=OutputOptions(tmp_path, checkpoint_every=6))
+    header, tensors = read_tensors(tmp_path / CHECKPOINT_NAME)
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("best.")}
+    assert len(kept) < len(tensors)
+    write_tensors(tmp_path / CHECKPOINT_NAME, kept, header)
+    with pytest.raises(CheckpointError, match=r"damaged.*too many or too few"):
+        run_experiment(config, output=OutputOptions(tmp_path, resume=True))
 
 
 def test_a_checkpoint_holds_what_trains_and_no_more(tmp_path: Path) -> None:

@@ -48,6 +48,9 @@ def test_defaults_are_the_protocols() -> None:
         "accumulation_steps": 1,
         "disable_causal_mask": False,
         "ignore_index": -100,
+        "class_weights": "none",
+        "keep_best": False,
+        "stop_after": None,
         "seed": 123,
         "learning_rate": 5e-5,
         "weight_decay": 0.1,
@@ -66,6 +69,8 @@ def test_defaults_are_the_protocols() -> None:
         "dataset": None,
         "text_column": "Text",
         "label_column": "Label",
+        "group_column": None,
+        "fold": None,
         "header": "auto",
         "delimiter": None,
         "encoding": "utf-8",
@@ -94,10 +99,13 @@ def test_every_flag_is_read(tmp_path: Path) -> None:
         "trainable_token_pos": "first",
         "average_embeddings": True,
         "ignore_index": -1,
+        "keep_best": True,
+        "stop_after": 3,
         "data_dir": "d",
         "dataset": str(tmp_path / "a.csv"),
         "text_column": "what",
         "label_column": "which",
+        "group_column": "whose",
         "header": "yes",
         "delimiter": "semicolon",
         "encoding": "cp1252",
@@ -109,7 +117,7 @@ def test_every_flag_is_read(tmp_path: Path) -> None:
         "balance": True,
         "context_length": 77,
         "no_padding": True,
-        "num_epochs": 2,
+        "num_epochs": 12,
         "batch_size": 1,
         "accumulation_steps": 4,
         "learning_rate": 1e-3,
@@ -129,8 +137,10 @@ def test_every_flag_is_read(tmp_path: Path) -> None:
     own = {name: str(tmp_path / "a.csv") for name in ("dataset", "val_dataset", "test_dataset")}
     (tmp_path / "a.csv").touch()
     demo = {"demo": True, "weights": "random"}
-    assert {*values, *own, *demo} == set(OPTIONS)
-    for together in (values, own):
+    weighted = {"class_weights": "balanced"}
+    fold = {"dataset": own["dataset"], "fold": "2/5"}
+    assert {*values, *own, *demo, *weighted, *fold} == set(OPTIONS)
+    for together in (values, own, weighted, fold):
         command = [
             word
             for name, value in together.items()
@@ -143,11 +153,17 @@ def test_every_flag_is_read(tmp_path: Path) -> None:
 BAD = [
     ("--balance", ["--balance", "add --dataset"]),
     ("--test_fraction 0.1", ["--test_fraction 0.1: it is", "add --dataset"]),
+    ("--dataset a.csv --balance --class_weights balanced", ["--balance with --class_weights"]),
+    ("--class_weights even", ['--class_weights "even"', '"none", "balanced"']),
+    ("--keep_best --num_epochs 1", ["--keep_best with --num_epochs 1", "more epochs"]),
+    ("--stop_after 0", ["--stop_after 0: not a whole number"]),
+    ("--stop_after 4", ["--stop_after 4 with --num_epochs 5", "at least --num_epochs 6"]),
+    ("--stop_after 1 --num_epochs 2", ["--stop_after 1 with", "at least --num_epochs 3"]),
     ("--dataset a.csv --demo", ["--dataset a.csv with --demo"]),
     ("--dataset nix.csv", ['--dataset "nix.csv": no such file']),
     ("--dataset tests", ['--dataset "tests": no such file']),
     ("--dataset a.csv --label_column Text", ['--text_column "Text" is also']),
-    ("--dataset a.csv --label_column 1", ['--label_column "1": give two names']),
+    ("--dataset a.csv --label_column 1", ['--label_column "1": give names only']),
     ("--quoting none", ["--quoting none: it is", "add --dataset"]),
     ("--drop_incomplete", ["--drop_incomplete: it is", "add --dataset"]),
     ("--dataset a.csv --min_texts_per_class 0", ["--min_texts_per_class 0", "at least 1"]),

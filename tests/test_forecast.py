@@ -65,6 +65,7 @@ class Counter:
         ("last_block", {"no_feature_reuse": True}),
         ("last_two_blocks", {"accumulation_steps": 2, "max_steps": None, "num_epochs": 2}),
         ("all", {"eval_iter": 1}),
+        ("last_two_blocks", {"keep_best": True, "max_steps": None, "num_epochs": 2}),
         ("lora", {"max_steps": 4}),
     ],
 )

@@ -14,6 +14,7 @@ from ablation.data.demo import byte_encoding
 from ablation.data.sms import split_messages
 from ablation.finetuning import frozen_features
 from ablation.finetuning.frozen_features import HiddenStates, count_frozen_blocks, prepare_inputs
+from ablation.finetuning.losses import Loss
 from ablation.finetuning.text_states import TextStates
 from ablation.finetuning.training import _backward, group_batches
 from ablation.system.errors import HiddenStateError
@@ -159,7 +160,7 @@ def test_merged_batches_are_what_they_were(few_splits: Splits[pd.DataFrame]) -> 
     merged = model(together)
     torch.testing.assert_close(merged, one_by_one, rtol=1e-10, atol=1e-12)
     assert together.labels.tolist() == texts.train.labels.tolist()
-    gradients = []
+    gradients, loss = [], Loss(class_weights=torch.tensor([0.6, 3.0]))
     for path in (model, plain_path(model)):
         inputs = prepare_inputs(path, texts)
         model.zero_grad()
@@ -167,7 +168,7 @@ def test_merged_batches_are_what_they_were(few_splits: Splits[pd.DataFrame]) -> 
         groups = list(group_batches(window, path))
         assert len(groups) == (1 if path.reading.reuse else 6)
         for group in groups:
-            _backward(path, group, len(window), ignore_index=-100, step=0)
+            _backward(path, group, len(window), loss, step=0)
         gradients.append(model.gpt.blocks[3].feed_forward.in_proj.weight.grad.clone())
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-12)
 

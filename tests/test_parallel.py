@@ -109,6 +109,8 @@ MORE_FLAGS = [
     ["--rows", "11", "--accumulation_steps", "3"],
     ["--rows", "5", "--batch_size", "5"],
     ["--ignore_index", "1"],
+    ["--rows", "15", "--class_weights", "balanced", "--keep_best"],
+    ["--keep_best", "--stop_after", "1", "--learning_rate", "2e-3", "--num_epochs", "4"],
 ]
 
 

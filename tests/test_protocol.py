@@ -42,6 +42,11 @@ COMBINATIONS = [
     {"no_padding": True, "batch_size": 1, "accumulation_steps": 5, "trainable_layers": "all"},
     {"accumulation_steps": 2, "batch_size": 5, "learning_rate": 1e-3, "weight_decay": 0.5},
     {"accumulation_steps": 100, "batch_size": 7, "ignore_index": 1, "num_epochs": 3},
+    {"class_weights": "balanced", "accumulation_steps": 3, "batch_size": 5},
+    {"class_weights": "balanced", "trainable_layers": "all", "ignore_index": 1},
+    {"keep_best": True, "learning_rate": 2e-3, "num_epochs": 6, "batch_size": 5},
+    {"keep_best": True, "stop_after": 2, "learning_rate": 2e-3, "num_epochs": 6, "batch_size": 5},
+    {"stop_after": 1, "trainable_layers": "lora", "learning_rate": 2e-3, "num_epochs": 3},
     {"context_length": 200, "disable_causal_mask": True, "trainable_layers": "last_two_blocks"},
 ]
 
@@ -81,6 +86,10 @@ def test_equals_the_plain_implementation(
     accuracies = [entry[1:] for entry in expected if entry[0] == "accuracies"]
     counts = [tuple((a.correct, a.total) for a in p) for p in result.history.epoch_accuracies]
     assert counts == accuracies
+    whole = [entry[1:] for entry in expected if entry[0] == "whole"]
+    if config.keep_best or config.stop_after:
+        found = [(v.accuracy.correct, v.loss) for v in result.history.validations]
+        assert found == [(correct, pytest.approx(loss, abs=2e-4)) for correct, loss in whole]
     final = [(a.correct, a.total) for a in vars(result.accuracy).values()]
     assert final == list(expected[-1][1:])
 

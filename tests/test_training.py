@@ -1,3 +1,4 @@
+import math
 import re
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from ablation.data import corpora
 from ablation.finetuning import adamw as adamw_module
 from ablation.finetuning.adamw import AdamWInBackward
 from ablation.finetuning.experiment import make_schedule, run_experiment
+from ablation.finetuning.losses import Loss, balanced_weights
 from ablation.finetuning.outcomes import Accuracy
 from ablation.finetuning.shared_work import SharedWork
 from ablation.finetuning.training import batch_losses, classify_texts, train
@@ -67,6 +69,7 @@ LIVE = {
     "trainable_token_pos flexible": {"trainable_token_pos": "flexible"},
     "average_embeddings": {"average_embeddings": True},
     "ignore_index": {"ignore_index": 1},
+    "class_weights": {"class_weights": "balanced"},
     "context_length": {"context_length": 20},
     "no_padding": {"no_padding": True, "batch_size": 1, "num_epochs": 1},
     "num_epochs": {"num_epochs": 1},
@@ -164,6 +167,16 @@ def test_accumulation_equals_the_large_batch(gradients: Callable) -> None:
     assert not torch.allclose(at_once[0], at_once[1], rtol=1e-2)
 
 
+def test_weighted_texts_of_one_batch_each_add_up_to_the_large_batch(gradients: Callable) -> None:
+    """PyTorch's weighted mean would cancel the weight of a batch's only text."""
+    weighted = {"class_weights": "balanced", "ignore_index": 50256}
+    one_by_one = gradients(batch_size=1, accumulation_steps=4, **weighted)
+    at_once = gradients(batch_size=4, **weighted)
+    for window, batch in zip(one_by_one, at_once, strict=True):
+        torch.testing.assert_close(window, batch, rtol=1e-4, atol=1e-7)
+    assert not torch.allclose(at_once[0], gradients(batch_size=4)[0], rtol=1e-3)
+
+
 def test_the_last_window_is_a_mean_over_its_own_batches(gradients: Callable) -> None:
     windows = gradients(batch_size=8, accumulation_steps=2)  # 3 batches: windows of 2 and 1
     single = gradients(batch_size=8)
@@ -234,7 +247,7 @@ def test_evaluation_counts_whole_loaders() -> None:
     assert classify_texts(model, loaders.test).accuracy == Accuracy(correct, 8)
     assert model.training, "evaluation leaves the model as it was"
     loss = -torch.log_softmax(model.gpt(batch.inputs)[:, -1], -1)[range(8), batch.labels].mean()
-    (found,) = batch_losses(model, [batch])
+    (found,) = batch_losses(model, [batch], Loss())
     torch.testing.assert_close(found, loss)
 
 
@@ -275,9 +288,42 @@ def test_an_ignored_class_takes_no_part_in_the_loss() -> None:
     model = build_classifier(config)
     batch = next(iter(loaders.test))
     losses = -torch.log_softmax(model.gpt(batch.inputs)[:, -1], -1)[range(8), batch.labels]
-    (found,) = batch_losses(model, [batch], config.ignore_index)
+    (found,) = batch_losses(model, [batch], Loss(config.ignore_index))
     torch.testing.assert_close(found, losses[batch.labels == 0].mean())
     assert not torch.allclose(found, losses.mean(), rtol=1e-3)
+
+
+# ---------------------------------------------------------------- class weights
+
+
+def test_balanced_weights_are_those_of_scikit_learn() -> None:
+    labels = torch.tensor([0, 2, 0, 1, 0, 1, 0, 0, 1, 0])
+    expected = [10 / (3 * 6), 10 / (3 * 3), 10 / (3 * 1)]
+    assert balanced_weights(labels, 3).tolist() == pytest.approx(expected)
+    assert balanced_weights(labels, 3)[labels].mean().item() == pytest.approx(1)
+    # The other classes share what is left of the texts.
+    ignored = balanced_weights(labels, 3, ignore_index=0)
+    assert ignored.tolist() == pytest.approx([0, 4 / (2 * 3), 4 / (2 * 1)])
+    assert balanced_weights(labels, 3, ignore_index=-100).tolist() == pytest.approx(expected)
+
+
+def test_a_weighted_loss_is_the_mean_of_weighted_texts() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(9, 3), torch.tensor([0, 0, 0, 0, 0, 1, 1, 2, 2])
+    weights = torch.tensor([0.5, 1.5, 4.0])
+    each = [
+        float(weights[c]) * (math.log(sum(math.exp(x) for x in row)) - row[c])
+        for row, c in zip(logits.tolist(), labels.tolist(), strict=True)
+    ]
+    found = Loss(class_weights=weights)(logits, labels)
+    assert found.item() == pytest.approx(sum(each) / 9, rel=1e-6)
+    theirs = torch.nn.functional.cross_entropy(logits, labels, weights)  # over weights, not texts
+    assert found.item() == pytest.approx(theirs.item() * float(weights[labels].sum()) / 9, rel=1e-6)
+    without_second = Loss(1, weights)(logits, labels)
+    assert without_second.item() == pytest.approx(sum(each[:5] + each[7:]) / 7, rel=1e-6)
+    assert Loss(1)(logits, labels) == torch.nn.functional.cross_entropy(
+        logits, labels, ignore_index=1
+    )
 
 
 # ---------------------------------------------------------------- AdamW

@@ -21,6 +21,7 @@ TRAINABLE_LAYERS = (
     *("lora", "lora_alternative"),
 )
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
+BETWEEN_COLUMNS = " + "  # the names of those that make one text
 CONTEXT_LENGTHS = ("longest_training_example", "model_context_length")
 # The title of each group of options, and its first option.
 GROUPS = {
@@ -49,6 +50,7 @@ def delimiter(text: str) -> str:
 POSITIVE = Number(float, 0, above=True)
 SHARE = Number(float, 0, 1, above=True, below=True)
 DIR, FILE, NAME = Text("DIR"), Text("FILE"), Text("NAME")
+COLUMNS = Text("NAME", glue=BETWEEN_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -82,14 +84,18 @@ class ExperimentConfig:
     """read the mean over all positions instead; with flexible, over the text's own tokens"""
     ignore_index: int = option(-100, Number(low=-(10**9)))
     """number of a class to leave out of the loss; no effect if there is no such class"""
+    class_weights: str = option("none", one_of("none", "balanced"))
+    """balanced: in the loss, a text counts n / (classes * texts of its class), of the training
+    texts, so that rare classes count as much as frequent ones. Printed losses are weighted too"""
     data_dir: str = option("data", DIR, "circumstance", "local")
     """folder of the SMS Spam Collection, which is downloaded if it is not there"""
     dataset: str | None = option(None, FILE, "local")
     """train on your own texts and classes instead: a CSV, TSV, JSON lines or Parquet file, also
     as .gz"""
-    text_column: str = option("Text", NAME, "dataset")
+    text_column: str = option("Text", COLUMNS, "dataset", nargs="+")
     """name of the text column, or its number from 1, for files whose first line has no names
-    (if it has, add --header yes)"""
+    (if it has, add --header yes). Several columns are one text, a line break between them:
+    --text_column subject body, or "subject + body\""""
     label_column: str = option("Label", NAME, "dataset")
     """name of the label column, or its number"""
     header: str = option("auto", one_of("auto", "yes", "no"), "dataset")
@@ -114,6 +120,11 @@ class ExperimentConfig:
     """file for validation, instead of a share of --dataset"""
     test_dataset: str | None = option(None, FILE, "dataset", "local")
     """file for the test, instead of a share of --dataset"""
+    group_column: str | None = option(None, NAME, "dataset")
+    """name or number of a column of groups, such as senders: texts of one group stay in one part"""
+    fold: str | None = option(None, Text("I/K"), "dataset")
+    """take fold I of K for the test, such as 2/5; the K tests have no text in common, and together
+    they are the whole file"""
     balance: bool = option(False, None, "dataset")
     """train on as many texts of each class as of the rarest, drawn at random; validation and test
     stay as they are"""
@@ -138,6 +149,12 @@ class ExperimentConfig:
     """weight decay of AdamW"""
     max_steps: int | None = option(None, Number())
     """stop training after this many batches"""
+    keep_best: bool = option(False)
+    """evaluate the whole validation part after each epoch, and end with the weights of the epoch
+    that has the best accuracy there (of equal ones, the lowest loss)"""
+    stop_after: int | None = option(None, Number())
+    """stop when so many epochs in a row were not better than the best before them; the same
+    evaluation decides. Add --keep_best to end with the weights of the best"""
     eval_freq: int = option(50, Number())
     """batches from one printed loss to the next"""
     eval_iter: int = option(5, Number())
@@ -176,6 +193,21 @@ class ExperimentConfig:
 
 
 OPTIONS = options_of(ExperimentConfig)
+
+
+def split_columns(names: str) -> list[str]:
+    """The columns that a value of ``--text_column`` names."""
+    return names.split(BETWEEN_COLUMNS)
+
+
+def read_fold(text: str) -> tuple[int, int]:
+    """The number of a fold, from 1, and how many there are. Raises ``ValueError`` if it is none."""
+    if not re.fullmatch(r"[1-9][0-9]{0,3}/[1-9][0-9]{0,3}", text):
+        raise ValueError(text)
+    number, n = map(int, text.split("/"))
+    if number > n or n < 2:
+        raise ValueError(text)
+    return number, n
 
 
 def tagged(*tags: str) -> list[str]:

@@ -8,7 +8,6 @@ is complete.
 import functools
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from ablation.classifier.tensor_files import (
     trained_tensors,
     write_tensors,
 )
+from ablation.config.options import OPTIONS, without
 from ablation.finetuning.outcomes import History
 from ablation.finetuning.training import TrainingState
 from ablation.system.errors import CheckpointError, DataError, logger
@@ -30,6 +30,7 @@ from ablation.system.parallel import from_first, is_first, tensors_from_first
 from ablation.system.signals import DeferredSignals
 
 CHECKPOINT_NAME = "checkpoint.safetensors"
+OPTION_DEFAULTS = {name: OPTIONS[name].default for name in without("circumstance")}
 
 
 class Checkpoints:
@@ -90,14 +91,18 @@ class Checkpoints:
         if header is None:
             return
         try:
-            if header["identity"] != self._identify():
+            identity = _complete(header["identity"])
+            if identity != self._identify():
                 raise CheckpointError(
                     f"{self._path} belongs to a run on other data, weights or versions. Delete it "
                     "to start anew; a single run does so without --resume, too."
                 )
+            state.history = History.from_json(header["history"])
+            state.best = _below("best", tensors)
+            if identity["options"]["keep_best"] and state.history.validations:
+                fill_trained(state.model, state.best, self._path)  # they fit
             fill_trained(state.model, _below("model", tensors), self._path)
             state.optimizer.restore(_below("moments", tensors))
-            state.history = History.from_json(header["history"])
             state.step = header["step"]
             state.epoch_generator = tensors["generators.epoch"]
             torch.set_rng_state(tensors["generators.now"])
@@ -144,12 +149,13 @@ class Checkpoints:
             header = {
                 "identity": self._identify(),
                 "step": state.step,
-                "history": asdict(state.history),
+                "history": state.history.to_json(),
                 "seconds": self.seconds,
             }
             groups = {
                 "model": trained_tensors(state.model),
                 "moments": state.optimizer.moments(),
+                "best": state.best,
                 "generators": {"epoch": state.epoch_generator, "now": self._generator},
             }
             tensors = {
@@ -164,6 +170,11 @@ class Checkpoints:
 
     def _note(self, state: TrainingState) -> None:
         self._state, self._generator = state, torch.get_rng_state()
+
+
+def _complete(identity: dict[str, Any]) -> dict[str, Any]:
+    """The identity in a checkpoint, with the options that were added to the project since."""
+    return {**identity, "options": {**OPTION_DEFAULTS, **identity["options"]}}
 
 
 def _below(group: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from ablation.config.rules import config_problems, machine_problems
 from ablation.config.runs import OutputOptions
 from ablation.data.corpora import load_vocabulary
 from ablation.data.own_data import require_ignored_class
+from ablation.finetuning.best_epoch import warn_if_inert
 from ablation.finetuning.checkpoints import CHECKPOINT_NAME, Checkpoints
 from ablation.finetuning.forecast import announce_if_long
 from ablation.finetuning.memory import require_memory
@@ -40,7 +41,10 @@ from data_utils import count_max_tokens, make_loaders
 
 
 def run_experiment(
-    config: ExperimentConfig, shared: SharedWork | None = None, output: OutputOptions | None = None
+    config: ExperimentConfig,
+    shared: SharedWork | None = None,
+    output: OutputOptions | None = None,
+    *callbacks: Any,
 ) -> ExperimentResult:
     """Run one experiment, printing the protocol's lines on standard output.
 
@@ -48,6 +52,7 @@ def run_experiment(
         shared: with the other experiments of this process; who made it has checked the rules
             on their options.
         output: by default, nothing is kept.
+        callbacks: of :func:`train`, before that of checkpoints.
 
     Raises:
         ConfigError: options break rules; nothing was downloaded or built.
@@ -88,6 +93,8 @@ def run_experiment(
         reset_peak_memory(device)
     inputs, states = shared.inputs(classifier, config)
     loaders = make_loaders(inputs, config.batch_size)
+    schedule = make_schedule(config)
+    warn_if_inert(schedule, len(schedule.epoch_lengths(len(loaders.train))))
     with DeferredSignals(agree=largest) as signals:
         checkpoints = Checkpoints(
             output.folder and output.folder / CHECKPOINT_NAME,
@@ -98,7 +105,7 @@ def run_experiment(
             stored=states.stored_seconds,
             signals=signals,
         )
-        history = train(classifier, loaders, make_schedule(config), checkpoints)
+        history = train(classifier, loaders, schedule, *callbacks, checkpoints)
         checkpoints.end_training()
     seconds = checkpoints.seconds
     print_lines(format_minutes(seconds))

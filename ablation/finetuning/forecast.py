@@ -83,12 +83,13 @@ def forecast(
     epochs = schedule.epoch_lengths(n_texts.train // batch)
     n_evaluations = len(range(0, sum(epochs), config.eval_freq)) + len(epochs)
     evaluated = sum(min(config.eval_iter, -(-n // batch)) for n in list(sizes)[:2])  # batches
+    n_whole = -(-n_texts.validation // batch) if schedule.compares_epochs else 0
     # Where even the last block is frozen, it has one query a text.
     n_at_all = n_frozen - int(n_run == 0 and not config.average_embeddings)
     n_states = n_at_all * n_positions + (n_frozen - n_at_all) * sum(sizes)
     return Forecast(
         states=n_states * cost.seconds(tokens_at_once) / tokens_at_once,
-        training=sum(epochs) * step + n_evaluations * evaluated * forward,
+        training=sum(epochs) * step + (n_evaluations * evaluated + len(epochs) * n_whole) * forward,
         evaluation=sum(-(-n // batch) for n in sizes) * forward,
     )
 

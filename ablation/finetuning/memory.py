@@ -53,13 +53,14 @@ class MemoryNeed:
     moments: int  # AdamW's two, in fp32
     activations: int  # of the largest pass: what is kept for its backward pass, and at work
     states: int  # hidden states below the first trained block; 0 where they go to disk
+    best: int  # the copy of what trains that --keep_best has; on a GPU it is in the CPU's memory
     loading: int  # on the CPU all weights in fp32, before what does not train is cast
     process: int = PROCESS_BYTES
 
     @property
     def training(self) -> int:
         """What training adds to weights and states."""
-        return self.gradients + self.moments + self.activations
+        return self.gradients + self.moments + self.activations + self.best
 
     @property
     def total(self) -> int:
@@ -120,6 +121,7 @@ def estimate_memory(
         moments=2 * sum(gradients),
         activations=activations,
         states=states,
+        best=sum(gradients) if config.keep_best and device == "cpu" else 0,
         loading=4 * sum(p.numel() for p in model.parameters()) if device == "cpu" else 0,
     )
 

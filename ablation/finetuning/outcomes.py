@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -70,19 +70,53 @@ def format_epoch(train: Accuracy, validation: Accuracy) -> str:
     return f"Training accuracy: {train} | Validation accuracy: {validation}"
 
 
+@dataclass(frozen=True)
+class Validation:
+    """The whole validation part, with the weights that an epoch ended with."""
+
+    accuracy: Accuracy
+    loss: float
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Greater for a better epoch: by accuracy, and where that is equal, by loss."""
+        return self.accuracy.correct, -self.loss
+
+
 @dataclass
 class History:
-    """What a training run left behind."""
+    """What a training run left behind. ``validations``, by epoch, and the epoch whose weights were
+    kept (from 1) are there only where ``--keep_best`` or ``--stop_after`` asks for them."""
 
     losses: list[LossRecord] = field(default_factory=list)
     epoch_accuracies: list[tuple[Accuracy, Accuracy]] = field(default_factory=list)
+    validations: list[Validation] = field(default_factory=list)
+    kept_epoch: int | None = None
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> "History":
-        """What ``dataclasses.asdict`` and JSON made of it, turned back."""
+        """What :meth:`to_json` and JSON made of it, turned back."""
         losses = [LossRecord(**loss) for loss in content["losses"]]
         pairs = content["epoch_accuracies"]
-        return cls(losses, [tuple(Accuracy.from_json(part) for part in pair) for pair in pairs])
+        whole = content.get("validations", [])
+        return cls(
+            losses,
+            [tuple(Accuracy.from_json(part) for part in pair) for pair in pairs],
+            [Validation(Accuracy.from_json(v["accuracy"]), v["loss"]) for v in whole],
+            content.get("kept_epoch"),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Ready for JSON, without what was not asked for."""
+        optional = ("validations", "kept_epoch")
+        return {k: v for k, v in asdict(self).items() if v or k not in optional}
+
+    @property
+    def best_epoch(self) -> int:
+        """The best epoch by its :class:`Validation`, from 1, and of equal ones the first; 0 before
+        there is one."""
+        ranks = [validation.rank for validation in self.validations]
+        return 1 + ranks.index(max(ranks)) if ranks else 0
 
     def lines(self) -> list[str]:
         """The lines that were printed on the way."""

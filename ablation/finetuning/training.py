@@ -3,84 +3,62 @@
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ablation.classifier.build import Classifier
 from ablation.finetuning.adamw import AdamWInBackward
-from ablation.finetuning.outcomes import History, LossRecord, Predictions, format_epoch
+from ablation.finetuning.best_epoch import (
+    end_with_best,
+    has_stalled,
+    note_epoch,
+    unchanged_generator,
+)
+from ablation.finetuning.losses import Loss, make_loss
+from ablation.finetuning.outcomes import (
+    History,
+    LossRecord,
+    Predictions,
+    Validation,
+    format_epoch,
+)
+from ablation.finetuning.training_state import Schedule, TrainingState
 from ablation.system.errors import TrainingError
 from ablation.system.output import print_lines
 from ablation.system.parallel import size
 from ablation.system.progress import Progress, follow
 from data_utils import Batch, Splits, merge_batches
-from gpt_model import GPTModel
 
 MAX_MERGED_TEXTS = 32  # in one pass over several batches
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The numbers of a training run, each that of the flag of its name."""
-
-    num_epochs: int
-    max_steps: int | None
-    accumulation_steps: int
-    learning_rate: float
-    weight_decay: float
-    ignore_index: int
-    eval_freq: int
-    eval_iter: int
-    seed: int
-
-    def epoch_lengths(self, batches_per_epoch: int) -> list[int]:
-        """How many batches each epoch has; ``max_steps`` cuts the last one short."""
-        n_steps = self.num_epochs * batches_per_epoch
-        if self.max_steps is not None:
-            n_steps = min(n_steps, self.max_steps)
-        starts = range(0, n_steps, batches_per_epoch)
-        return [min(batches_per_epoch, n_steps - start) for start in starts]
-
-
-@dataclass
-class TrainingState:
-    """Where training stands between two updates: with PyTorch's generator, all to go on from."""
-
-    model: GPTModel
-    optimizer: AdamWInBackward
-    history: History = field(default_factory=History)
-    step: int = 0  # batches that were trained on
-    # PyTorch's global generator as it was before the order of this epoch was drawn.
-    epoch_generator: Tensor = field(default_factory=torch.get_rng_state)
 
 
 def train(
     classifier: Classifier,
     loaders: Splits[DataLoader],
     schedule: Schedule,
-    callback: Any = None,
+    *callbacks: Any,
 ) -> History:
     """Train what of a classifier needs a gradient, printing losses and accuracies on the way.
 
     The loaders draw from PyTorch's global generator whenever they are iterated, also to evaluate;
-    that order is part of the protocol. Raises ``TrainingError`` if a loss is not finite.
+    that order is part of the protocol. With ``keep_best``, it is left with the weights of its best
+    epoch. Raises ``TrainingError`` if a loss is not finite.
 
-    ``callback`` looks after the run: ``restore(state)`` brings a :class:`TrainingState` to where it
+    ``callbacks`` look after the run: ``restore(state)`` brings a :class:`TrainingState` to where it
     was before the first step, and ``after_update(state, ends_epoch)`` follows each update and its
-    evaluations. What it raises ends training.
+    evaluations. What they raise ends training.
     """
     torch.manual_seed(schedule.seed)
+    loss = make_loss(schedule, loaders.train.dataset.labels, len(classifier.gpt.head.bias))
     epochs = schedule.epoch_lengths(len(loaders.train))
 
     def evaluate_if_due(epoch: int, step: int) -> None:
         if step % schedule.eval_freq == 0:
-            losses = mean_losses(classifier, loaders, schedule.eval_iter, schedule.ignore_index)
+            losses = mean_losses(classifier, loaders, schedule.eval_iter, loss)
             _require_finite(sum(losses), f"A loss evaluated after step {step}")
             state.history.losses.append(LossRecord(epoch, step, *losses))
             print_lines(str(state.history.losses[-1]))
@@ -92,37 +70,46 @@ def train(
         ]
         state.history.epoch_accuracies.append(tuple(found))
         print_lines(format_epoch(*found))
+        if schedule.compares_epochs:
+            with unchanged_generator():
+                predictions = classify_texts(classifier, loaders.validation)
+            validation_loss = loss(predictions.logits, predictions.labels).item()
+            _require_finite(validation_loss, "The loss of the validation part")
+            note_epoch(state, schedule, Validation(predictions.accuracy, validation_loss))
 
     classifier.train()
     with (
         AdamWInBackward(classifier.gpt, schedule.learning_rate, schedule.weight_decay) as optimizer,
         Progress("training", "steps", sum(epochs)) as progress,
     ):
-        state = TrainingState(classifier.gpt, optimizer)
-        if callback:
+        state = TrainingState(classifier.gpt, optimizer, epoch_ends=list(accumulate(epochs)))
+        for callback in callbacks:
             callback.restore(state)
         progress.update(state.step)
-        for epoch, end in enumerate(accumulate(epochs), start=1):
+        for epoch, end in enumerate(state.epoch_ends, start=1):
+            if has_stalled(state.history, schedule):
+                break
             batches = _rest_of_epoch(loaders.train, state, epochs[epoch - 1], end)
             while window := list(islice(batches, schedule.accumulation_steps)):
                 *groups, last_group = group_batches(window, classifier)
                 step = state.step
                 for group in groups:
-                    _backward(classifier, group, len(window), schedule.ignore_index, step)
+                    _backward(classifier, group, len(window), loss, step)
                     step += len(group)
                 # Up to the window's last, steps are evaluated with the weights before its update.
                 last_step = state.step + len(window) - 1
                 for earlier_step in range(state.step, last_step):
                     evaluate_if_due(epoch, earlier_step)
                 with optimizer.last_pass():
-                    _backward(classifier, last_group, len(window), schedule.ignore_index, step)
+                    _backward(classifier, last_group, len(window), loss, step)
                 evaluate_if_due(epoch, last_step)
                 state.step = last_step + 1
                 progress.update(len(window))
                 if state.step == end:
                     evaluate_epoch()
-                if callback:
+                for callback in callbacks:
                     callback.after_update(state, ends_epoch=state.step == end)
+    end_with_best(state, schedule, len(epochs))
     return state.history
 
 
@@ -158,30 +145,28 @@ def group_batches(batches: Iterable[Batch], classifier: Classifier) -> Iterator[
         yield [batch, *islice(batches, max(0, n_more))]
 
 
-def batch_losses(
-    classifier: Classifier, group: list[Batch], ignore_index: int = -100
-) -> list[Tensor]:
-    """Cross-entropy of each batch of a group: scalars, each the mean over its texts."""
+def batch_losses(classifier: Classifier, group: list[Batch], loss: Loss) -> list[Tensor]:
+    """The loss of each batch of a group: scalars, each the mean over its texts."""
     merged = merge_batches(group).to(classifier.device)
     sizes = [len(batch) for batch in group]
     parts = zip(classifier(merged).split(sizes), merged.labels.split(sizes), strict=True)
-    return [F.cross_entropy(*part, ignore_index=ignore_index) for part in parts]
+    return [loss(*part) for part in parts]
 
 
 def _backward(
-    classifier: Classifier, group: list[Batch], window: int, ignore_index: int, step: int
+    classifier: Classifier, group: list[Batch], window: int, loss: Loss, step: int
 ) -> None:
     """Add the gradient of a group, whose first batch is that of ``step``, to that of the mean over
     ``window`` batches."""
-    losses = batch_losses(classifier, group, ignore_index)
-    for i, loss in enumerate(losses):
-        _require_finite(loss.item(), f"The training loss at step {step + i}")
+    losses = batch_losses(classifier, group, loss)
+    for i, found in enumerate(losses):
+        _require_finite(found.item(), f"The training loss at step {step + i}")
     (torch.stack(losses).sum() / window).backward()
 
 
 @torch.no_grad()
 def mean_losses(
-    classifier: Classifier, loaders: Splits[DataLoader], n_batches: int, ignore_index: int = -100
+    classifier: Classifier, loaders: Splits[DataLoader], n_batches: int, loss: Loss
 ) -> list[float]:
     """The mean training loss and validation loss over the first ``n_batches`` batches, or over all
     if there are fewer."""
@@ -189,8 +174,8 @@ def mean_losses(
     means = []
     for loader in (loaders.train, loaders.validation):
         groups = group_batches(islice(loader, n_batches), classifier)
-        losses = [batch_losses(classifier, group, ignore_index) for group in groups]
-        numbers = [loss.item() for group in losses for loss in group]
+        losses = [batch_losses(classifier, group, loss) for group in groups]
+        numbers = [found.item() for group in losses for found in group]
         means.append(sum(numbers) / len(numbers))
     classifier.train()
     return means

@@ -11,8 +11,55 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-ALPHA = 0.05
+from ablation.finetuning.metrics import ALPHA, exact_interval
+
 ROUNDING = 1 / 12  # variance of what a whole number of messages hides
+
+
+@dataclass(frozen=True)
+class Views:
+    """A mean difference (...) as three t-tests see it: their standard errors and degrees of
+    freedom, (3, ...) each.
+
+    A finding needs all three, so the one that knows least decides. ``leaning`` (...) is how many
+    of the messages lean either way.
+
+    Source of the maximum: R. Berger, "Multiparameter hypothesis testing and acceptance
+    sampling", Technometrics 24 (1982).
+    """
+
+    mean: np.ndarray
+    errors: np.ndarray
+    df: np.ndarray
+    leaning: np.ndarray
+    n_messages: int
+
+    @property
+    def p(self) -> np.ndarray:
+        """Two-sided p-values (...), the largest of three.
+
+        None is below that of an exact sign test where as many messages lean, and all one way; it
+        also decides where nothing varies.
+        """
+        mean = np.abs(self.mean)
+        t = np.divide(
+            mean, self.errors, out=np.full_like(self.errors, np.inf), where=self.errors > 0
+        )
+        p = (2 * stats.t.sf(t, self.df)).max(axis=0)
+        smallest = np.minimum(1.0, 2.0 ** (1.0 - self.leaning))
+        return np.where(mean > 0, np.maximum(p, smallest), 1.0)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of one mean; inverts ``p``."""
+        mean, half, n_leaning = float(self.mean), self.half_width(ALPHA), int(self.leaning)
+        if 2.0 ** (1 - n_leaning) >= ALPHA:  # so few that their spread says little
+            half = max(half, exact_interval(n_leaning, self.n_messages)[1])
+        return max(-1.0, mean - half), min(1.0, mean + half)
+
+    def half_width(self, alpha: float) -> float:
+        """Half the interval of one mean."""
+        return float((stats.t.isf(alpha / 2, self.df) * self.errors).max())
 
 
 @dataclass(frozen=True)
@@ -20,8 +67,7 @@ class Difference:
     """Accuracy of ``b`` minus that of ``a``, in percentage points, over the seeds of both.
 
     ``p`` is what decides, and the interval leaves out 0 exactly where ``p`` is below ``ALPHA``.
-    With one seed both speak of these two runs, on other messages; with several, of other seeds
-    as well.
+    Of single runs both speak of these two, on other messages; else of other seeds as well.
     """
 
     points: float
@@ -30,6 +76,7 @@ class Difference:
     p: float
     mcnemar: tuple[float, ...]  # the p-value of each seed
     values: np.ndarray  # (S, M): 1 where only b is right, -1 where only a is, else 0
+    views: Views | None = None  # none of single runs
 
     @property
     def n_seeds(self) -> int:
@@ -50,12 +97,31 @@ def compare(a: np.ndarray, b: np.ndarray) -> Difference:
     """
     values = b.astype(np.int8) - a.astype(np.int8)
     per_seed = tuple(mcnemar(*pair) for pair in zip(a, b, strict=True))
-    if len(values) == 1:
-        p, (low, high) = per_seed[0], _paired_interval(values[0])
-    else:
-        p, (low, high) = float(p_values(values)), _interval(values)
-    points = 100 * float(values.mean())
-    return Difference(points, 100 * low, 100 * high, p, per_seed, values)
+    if len(values) > 1:
+        return decide(values, views_of(sum_up(values)), per_seed)
+    low, high = _paired_interval(values[0])
+    return Difference(
+        100 * float(values.mean()), 100 * low, 100 * high, per_seed[0], per_seed, values
+    )
+
+
+def compare_pairs(a: np.ndarray, b: np.ndarray) -> Difference:
+    """The mean difference over several pairs of configurations, of seeds and messages that all
+    have, by the same test on each message's sum over the pairs.
+
+    It speaks of these pairs, on other messages and with other seeds.
+
+    Args:
+        a, b: (C, S, M), S at least 2; no configuration stands in two pairs.
+    """
+    values = (b.astype(np.int32) - a).sum(axis=0, dtype=np.int32)
+    return decide(values, views_of(sum_up(values, n_pairs=len(a))))
+
+
+def decide(values: np.ndarray, views: Views, mcnemar: tuple[float, ...] = ()) -> Difference:
+    """The difference of values (S, M) as three t-tests see it."""
+    low, high = (100 * end for end in views.interval)
+    return Difference(100 * float(views.mean), low, high, float(views.p), mcnemar, values, views)
 
 
 # ---------------------------------------------------------------- one seed: two runs
@@ -88,18 +154,6 @@ def _paired_interval(values: np.ndarray) -> tuple[float, float]:
     return low * rate[low < 0], high * rate[high > 0]
 
 
-def exact_interval(k: float, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion of which ``k`` out of ``n`` were seen.
-
-    Source: C. Clopper and E. Pearson, "The use of confidence or fiducial limits illustrated in
-    the case of the binomial", Biometrika 26 (1934).
-    """
-    # Over several seeds k is a mean and may be no whole number, which scipy's binomtest demands.
-    low = stats.beta.ppf(ALPHA / 2, k, n - k + 1) if k > 0 else 0.0
-    high = stats.beta.ppf(1 - ALPHA / 2, k + 1, n - k) if k < n else 1.0
-    return float(low), float(high)
-
-
 def smallest_difference(alpha: float = ALPHA, n_discordant: int = 0) -> int:
     """The fewest messages by which two runs must differ for an exact McNemar test below ``alpha``.
 
@@ -116,73 +170,78 @@ def smallest_difference(alpha: float = ALPHA, n_discordant: int = 0) -> int:
 # ---------------------------------------------------------------- several seeds
 
 
-def p_values(values: np.ndarray) -> np.ndarray:
-    """Two-sided p-values (...) of the mean difference of values (..., S, M), S at least 2.
+@dataclass(frozen=True)
+class Sums:
+    """What the tests know of values (..., S, M): sums of whole numbers.
 
-    The largest of three t-tests: over seeds, over messages, over both. A finding needs all three,
-    so the one that knows least decides. None is below that of an exact sign test where as many
-    messages lean, and all one way; it also decides where nothing varies.
-
-    Source of the maximum: R. Berger, "Multiparameter hypothesis testing and acceptance
-    sampling", Technometrics 24 (1982).
+    They are exact, so that what does not vary has a variance of exactly 0; and those of other
+    messages can be added to them.
     """
-    mean = np.abs(values.mean(axis=(-2, -1)))
-    errors, df = standard_errors(values)
-    t = np.divide(mean, errors, out=np.full_like(errors, np.inf), where=errors > 0)
-    p = (2 * stats.t.sf(t, df)).max(axis=0)
-    smallest = np.minimum(1.0, 2.0 ** (1.0 - _count_leaning(values)))
-    return np.where(mean > 0, np.maximum(p, smallest), 1.0)
+
+    n_messages: int
+    by_seed: np.ndarray  # (..., S)
+    squares: np.ndarray  # (...): of all values
+    message_squares: np.ndarray  # (...): of each message's sum over seeds
+    leaning: np.ndarray  # (...): messages whose sum over seeds is not 0
+    n_pairs: int = 1  # of configurations, over which the values are summed
 
 
-def _count_leaning(values: np.ndarray) -> np.ndarray:
-    """Messages that one of the two gets right with more seeds than the other."""
-    return np.count_nonzero(values.sum(axis=-2, dtype=np.int64), axis=-1)
+def sum_up(values: np.ndarray, n_pairs: int = 1) -> Sums:
+    """Sum up values (..., S, M), whole numbers of a type that holds their squares."""
+    by_message = values.sum(axis=-2, dtype=np.int64)
+    return Sums(
+        n_messages=values.shape[-1],
+        by_seed=values.sum(axis=-1, dtype=np.int64),
+        squares=(values * values).sum(axis=(-2, -1), dtype=np.int64),
+        message_squares=(by_message * by_message).sum(axis=-1),
+        leaning=np.count_nonzero(by_message, axis=-1),
+        n_pairs=n_pairs,
+    )
 
 
-def _interval(values: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean difference of values (S, M), S at least 2; inverts ``p_values``."""
-    mean, half = float(values.mean()), _half_width(values, ALPHA)
-    n_leaning = int(_count_leaning(values))
-    if 2.0 ** (1 - n_leaning) >= ALPHA:  # so few that their spread says little
-        half = max(half, exact_interval(n_leaning, values.shape[1])[1])
-    return max(-1.0, mean - half), min(1.0, mean + half)
-
-
-def _half_width(values: np.ndarray, alpha: float) -> float:
-    errors, df = standard_errors(values)
-    return float((stats.t.isf(alpha / 2, df) * errors).max())
+def p_values(values: np.ndarray) -> np.ndarray:
+    """Two-sided p-values (...) of the mean difference of values (..., S, M), S at least 2."""
+    return views_of(sum_up(values)).p
 
 
 def standard_errors(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Standard errors of the mean of values (..., S, M), and their degrees of freedom: (3, ...).
+    """Standard errors of the mean of values (..., S, M), and their degrees of freedom: (3, ...)."""
+    views = views_of(sum_up(values))
+    return views.errors, views.df
 
-    One for other seeds on these messages, one for other messages with these seeds, and one for
-    both, in which what seeds and messages share is counted once, as in a model with crossed
-    effects. S is at least 2; of one message, nothing is known of others.
+
+def views_of(sums: Sums) -> Views:
+    """The mean over the pairs, seen over seeds, over messages, and over both.
+
+    One standard error is for other seeds on these messages, one for other messages with these
+    seeds, and one for both, in which what seeds and messages share is counted once, as in a model
+    with crossed effects. S is at least 2; of one message, nothing is known of others.
 
     Sources: R. Baayen, D. Davidson and D. Bates, "Mixed-effects modeling with crossed random
     effects for subjects and items", Journal of Memory and Language 59 (2008); for the degrees of
     freedom, F. Satterthwaite, "An approximate distribution of estimates of variance components",
     Biometrics Bulletin 2 (1946).
     """
-    *leading, n_seeds, n_messages = values.shape
-    if n_messages == 1:
-        return np.full((3, *leading), np.inf), np.ones((3, *leading))
-    # Sums of whole numbers are exact, so that what does not vary has a variance of exactly 0.
-    by_seed = values.sum(axis=-1, dtype=np.int64)
-    by_message = values.sum(axis=-2, dtype=np.int64)
-    squares = (values * values).sum(axis=(-2, -1), dtype=np.int64)
+    *leading, n_seeds = sums.by_seed.shape
+    n_messages, total = sums.n_messages, sums.by_seed.sum(axis=-1)
     n, df_seeds, df_messages = n_seeds * n_messages, n_seeds - 1, n_messages - 1
-    # Mean squares: each is an estimate of n times the variance of the mean.
-    seeds = np.maximum(by_seed.var(axis=-1, ddof=1), 2 * ROUNDING) / n_messages
-    messages = by_message.var(axis=-1, ddof=1) / n_seeds
-    rest = squares - by_seed.sum(axis=-1) ** 2 / n - df_seeds * seeds - df_messages * messages
+    mean = total / (n * sums.n_pairs)
+    if n_messages == 1:
+        unknown, df = np.full((3, *leading), np.inf), np.ones((3, *leading))
+        return Views(mean, unknown, df, sums.leaning, n_messages)
+    # Mean squares: each is an estimate of n times the variance of the mean. A value is made of two
+    # counts for each pair, and each count is rounded.
+    hidden = 2 * sums.n_pairs * ROUNDING
+    seeds = np.maximum(sums.by_seed.var(axis=-1, ddof=1), hidden) / n_messages
+    messages = (sums.message_squares - total**2 / n_messages) / df_messages / n_seeds
+    rest = sums.squares - total**2 / n - df_seeds * seeds - df_messages * messages
     shared = np.maximum(0, rest) / (df_seeds * df_messages)
     both = np.maximum(seeds + messages - shared, np.maximum(seeds, messages))
     scale = (seeds**2 + shared**2 / df_messages) / df_seeds + messages**2 / df_messages
     df_both = np.divide(both**2, scale, out=np.ones_like(both), where=both > 0)
     df = [np.full_like(both, df_seeds), np.full_like(both, df_messages), df_both]
-    return np.sqrt(np.stack([seeds, messages, both]) / n), np.stack(df)
+    errors = np.sqrt(np.stack([seeds, messages, both]) / n) / sums.n_pairs
+    return Views(mean, errors, np.stack(df), sums.leaning, n_messages)
 
 
 # ---------------------------------------------------------------- what is said of them
@@ -191,12 +250,12 @@ def standard_errors(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def detectable_points(difference: Difference, alpha: float) -> float | None:
     """The difference, in points, from which on two configurations that vary as much as these
     would have been told apart at ``alpha``; none if no difference would have been."""
-    if difference.n_seeds == 1:
+    if difference.views:
+        fewest = smallest_difference(alpha) / difference.n_messages
+        share = max(fewest, difference.views.half_width(alpha))
+    else:
         n_discordant = int(np.count_nonzero(difference.values))
         share = smallest_difference(alpha, n_discordant) / difference.n_messages
-    else:
-        fewest = smallest_difference(alpha) / difference.n_messages
-        share = max(fewest, _half_width(difference.values, alpha))
     return 100 * share if share <= 1 else None
 
 
@@ -225,7 +284,7 @@ def accuracy_interval(correct: np.ndarray) -> tuple[float, float]:
     mean = float(correct.mean())
     intervals = [exact_interval(mean * n_messages, n_messages)]
     if n_seeds > 1:
-        half = _half_width(correct.astype(np.int8), ALPHA)
+        half = views_of(sum_up(correct.astype(np.int8))).half_width(ALPHA)
         quantiles = stats.norm.ppf((correct.sum(axis=1) + 0.5) / (n_messages + 1))
         deviation = quantiles.std(ddof=1)
         half_quantiles = stats.t.isf(ALPHA / 2, n_seeds - 1) * deviation / math.sqrt(n_seeds)

@@ -23,7 +23,7 @@ from ablation.config.options import ExperimentConfig, changed_options, tagged
 from ablation.config.rows import SOURCE
 from ablation.config.rules import value_problems
 from ablation.finetuning.metrics import measure_classes
-from ablation.finetuning.outcomes import Predictions
+from ablation.finetuning.outcomes import History, Predictions
 from ablation.system.output import printable
 from data_utils import PARTS
 
@@ -108,6 +108,8 @@ COMPLETE = {
     "history": {
         "losses": [STEP, 1, math.inf],
         "epoch_accuracies": [[COUNT, 2, 2], 0, math.inf],
+        "validations?": [{"accuracy": COUNT, "loss": LOSS}, 1, math.inf],
+        "kept_epoch?": whole(low=1),
     },
     "test?": {
         "balanced_accuracy": SHARE,
@@ -202,7 +204,9 @@ def _flags_in(command: str) -> list[str]:
 
 def _figure_contradictions(result: Mapping[str, Any], config: ExperimentConfig) -> Iterator[str]:
     losses, accuracies = result["history"]["losses"], result["history"]["epoch_accuracies"]
+    validations = result["history"].get("validations", [])
     counts = [result["accuracy"][part] for part in PARTS]
+    counts += [validation["accuracy"] for validation in validations]
     for count in (*counts, *(count for pair in accuracies for count in pair)):
         if count["correct"] > count["total"]:
             yield f"{count['correct']} of {count['total']} texts are correct"
@@ -210,8 +214,12 @@ def _figure_contradictions(result: Mapping[str, Any], config: ExperimentConfig) 
         yield "more parameters are trained than there are"
     if any(loss["step"] != i * config.eval_freq for i, loss in enumerate(losses)):
         yield f"history: its steps are not the multiples of {config.eval_freq}"
-    if max([*(loss["epoch"] for loss in losses), len(accuracies)]) > config.num_epochs:
+    n_epochs = [*(loss["epoch"] for loss in losses), len(accuracies), len(validations)]
+    if max(n_epochs) > config.num_epochs:
         yield f"history: more than {config.num_epochs} epochs"
+    best = History.from_json(result["history"]).best_epoch if config.keep_best else None
+    if result["history"].get("kept_epoch") != best:
+        yield f"history.kept_epoch is not {best}"
     test = result.get("test", {"classes": [], "confusion": []})
     if {len(test["classes"])} != {len(row) for row in (test["confusion"], *test["confusion"])}:
         yield "test.confusion is not as long and as wide as there are classes"

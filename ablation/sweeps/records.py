@@ -127,7 +127,7 @@ def write_complete(
         "peak_memory_bytes": result.peak_memory,
         "accuracy": {part: asdict(getattr(result.accuracy, part)) for part in PARTS},
         "test": measure_classes(result.test, result.class_names),
-        "history": asdict(result.history),
+        "history": result.history.to_json(),
         "predictions_sha256": "",  # once they are written
         "kept": result.kept,
         "not_kept": result.not_kept,

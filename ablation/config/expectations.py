@@ -1,0 +1,52 @@
+"""What somebody expects of a table, as in ``row 16 > row 1``: read here, judged by the report."""
+
+import difflib
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from ablation.system.errors import shorten
+
+SIDE = r"""(?:row\s+)?(?P<{0}>"[^"]*"|'[^']*'|[^<>="'\s][^<>="']*?)"""
+EXPRESSION = re.compile(
+    rf"\s*{SIDE.format('first')}\s*(?P<sign>[<>])\s*{SIDE.format('second')}\s*", re.DOTALL
+)
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """That ``better`` is the better of two rows on other texts and with other seeds, by name."""
+
+    text: str
+    better: str
+    worse: str
+
+
+def read_expectation(text: str, names: Collection[str]) -> tuple[Expectation | None, str | None]:
+    """What an expression says of the rows of a table, or what is wrong with it.
+
+    Args:
+        text: two names or numbers of rows, each with or without "row" or quotes, and > or < between
+            them; the side that is open towards a row says that it is better.
+    """
+    shown = f'--fail_unless "{shorten(text)}"'
+    found = EXPRESSION.fullmatch(text)
+    if not found:
+        return None, f'{shown}: cannot be read; write it as in "row 16 > row 1"'
+    sides = []
+    for name in found["first"], found["second"]:
+        bare = name[1:-1] if name[0] in "\"'" else name
+        if bare not in names:
+            near = difflib.get_close_matches(bare, names, n=1)
+            hint = f'did you mean "{near[0]}"?' if near else f"there are {_some(names)}"
+            return None, f"{shown}: the table has no row {shorten(bare, 60)}; {hint}"
+        sides.append(bare)
+    if sides[0] == sides[1]:
+        return None, f"{shown}: names one row twice; give two different rows"
+    better, worse = sides if found["sign"] == ">" else reversed(sides)
+    return Expectation(text, better, worse), None
+
+
+def _some(names: Collection[str]) -> str:
+    first = [*names]
+    return ", ".join(first if len(first) <= 20 else [*first[:19], f"... ({len(first)} in all)"])

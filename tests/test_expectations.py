@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+
+from ablation.config.expectations import Expectation, read_expectation
+from ablation.reports.comparisons import compare
+from ablation.reports.findings import Finding
+from ablation.reports.verdicts import exit_status, judge
+
+NAMES = ["1", "16", "own last", "row 3", "lr=2e-05"]
+
+
+@pytest.mark.parametrize(
+    ("text", "better", "worse"),
+    [
+        ("row 16 > row 1", "16", "1"),
+        ("row 16 < row 1", "1", "16"),
+        ("16>1", "16", "1"),
+        ("  row  16  >  1 ", "16", "1"),
+        ("own last > row 1", "own last", "1"),
+        ('row "own last" < 1', "1", "own last"),
+        ("'lr=2e-05' > 1", "lr=2e-05", "1"),
+        ('"row 3" > 1', "row 3", "1"),
+    ],
+)
+def test_expressions(text: str, better: str, worse: str) -> None:
+    assert read_expectation(text, NAMES) == (Expectation(text, better, worse), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("row 16", "cannot be read"),
+        ("", "cannot be read"),
+        (" > ", "cannot be read"),
+        ("row 16 >", "cannot be read"),
+        ("row 16 >= row 1", "cannot be read"),
+        ("row 16 = row 1", "cannot be read"),
+        ("1 < 16 < 1", "cannot be read"),
+        ("row 16 > row 17", "no row 17; did you mean"),
+        ("row 16 > row ", "no row row; did you mean"),
+        ("own lost > 1", 'did you mean "own last"'),
+        ("row 16 > row 16", "one row twice"),
+        ("1 > " + "9" * 5000, "no row 999"),
+        (" " * 5000, "cannot be read"),
+        ("1 > zz", "no row zz; there are 1, 16, own last, row 3, lr=2e-05"),
+    ],
+)
+def test_expressions_that_are_none(text: str, problem: str) -> None:
+    found, said = read_expectation(text, NAMES)
+    assert found is None
+    assert problem in said
+    assert said.startswith("--fail_unless")
+    assert len(said) < 500
+
+
+# ---------------------------------------------------------------- verdicts
+
+
+def finding(points: int, n_seeds: int = 5, corrected_p: float | None = None) -> Finding:
+    """Row 16 against row 1, on 300 texts."""
+    a = np.arange(300)[None] < np.full((n_seeds, 1), 240)
+    b = np.arange(300)[None] < np.full((n_seeds, 1), 240 + points)
+    difference = compare(a, b)
+    p = difference.p if corrected_p is None else corrected_p
+    return Finding(False, "own last", (1, 16), [*range(n_seeds)], difference, p, 1)
+
+
+UP, DOWN = Expectation("row 16 > row 1", "16", "1"), Expectation("16 < 1", "1", "16")
+
+
+@pytest.mark.parametrize(
+    ("expectation", "found", "outcome"),
+    [
+        (UP, finding(30), "supported"),
+        (UP, finding(-30), "contradicted"),
+        (DOWN, finding(30), "contradicted"),
+        (DOWN, finding(-30), "supported"),
+        (UP, finding(0), "undecided"),
+        (UP, finding(30, corrected_p=0.051), "undecided"),  # Holm's p decides
+        (UP, finding(30, n_seeds=1), "undecided"),
+        (UP, finding(-30, n_seeds=1), "undecided"),
+    ],
+)
+def test_verdicts(expectation: Expectation, found: Finding, outcome: str) -> None:
+    (verdict,) = judge(expectation, [found])
+    assert verdict.outcome == outcome
+    assert verdict.line.startswith(f"{expectation.text}: {outcome}. ")
+    assert ("One seed" in verdict.line) == (len(found.seeds) == 1)
+
+
+def test_what_was_not_run_is_undecided() -> None:
+    (verdict,) = judge(Expectation("2 > 1", "2", "1"), [finding(30)])
+    assert verdict.outcome == "undecided"
+    assert "no complete runs" in verdict.line
+
+
+def test_the_worst_decides() -> None:
+    supported, contradicted, undecided = (judge(UP, [finding(points)]) for points in (30, -30, 0))
+    assert exit_status(supported) == 0
+    assert exit_status(supported + undecided) == 3
+    assert exit_status(undecided + contradicted + supported) == 1
+    assert exit_status(judge(UP, [finding(30), finding(0)])) == 3
+    assert exit_status([]) == 0
