@@ -1,5 +1,6 @@
 """The rules on and between the options of an experiment, checked before any work."""
 
+import importlib.util
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import combinations
@@ -140,6 +141,16 @@ def column_problems(columns: Mapping[str, str], header: str) -> Iterator[str]:
         yield (
             f"--header no with {' and '.join(shown)}: a file without names has numbers for its "
             "columns; give these: 1, 2, ..."
+        )
+
+
+def tracker_problems(name: str | None) -> Iterator[str]:
+    """A sentence if the package of a tracker is not installed."""
+    found = importlib.util.find_spec(name) if name else None
+    if name and not (found and found.origin):  # a folder of that name is no package
+        yield (
+            f"--track {name}: the package {name} is not installed; python -m pip install {name}, "
+            "or leave it out"
         )
 
 
