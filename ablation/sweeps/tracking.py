@@ -59,14 +59,15 @@ class Tracking:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 env=environment(kind, place, is_offline(config.offline)),
                 start_new_session=True,  # a signal from the terminal is for the run
             )
-        except OSError as error:
+            threading.Thread(target=self._write, daemon=True).start()  # a full pipe makes it wait
+        except (OSError, RuntimeError) as error:
             self._give_up(str(error))
             return
-        threading.Thread(target=self._write, daemon=True).start()  # a full pipe makes it wait
         options = {name: getattr(config, name) for name in without("circumstance")}
         options["command"] = format_command(config)
         self._calls.put({"name": folder.name, "folder": str(place), "options": options})
