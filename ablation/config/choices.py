@@ -49,7 +49,7 @@ def choose_rows(asked: Given, given: Given, n_seeds: int) -> tuple[Choice, list[
         names, row_problems = parse_rows(" ".join(asked["rows"]), table)
         if not problems:  # else they may be of the table that cannot be read
             problems += row_problems
-    choosing = {name: given[name] for name in given if name in without("circumstance", "seed")}
+    choosing = {name: given[name] for name in given if name in without("circumstance", "repeat")}
     for name in ("cross", "yes"):
         if name in asked and "vary" not in asked:
             problems.append(f"--{name} without --vary: there is nothing to combine; leave it out")
@@ -76,7 +76,7 @@ def make_runs(choice: Choice, seeds: list[int], asked: Given) -> tuple[list[Run]
     """A run for each row and seed, and the problems of their options: those of some rows only
     name these."""
     # What is computed elsewhere need not be possible here.
-    is_here = asked.get("ray", LOCAL) == LOCAL
+    is_here, n_folds = asked.get("ray", LOCAL) == LOCAL, asked.get("folds", 0)
     problems_of = rules.config_problems if is_here else rules.option_problems
     configs = {name: configure(choice.table.rows.get(name), choice.beside) for name in choice.names}
     uses_lora = any(config.uses_lora for config in configs.values())
@@ -85,6 +85,8 @@ def make_runs(choice: Choice, seeds: list[int], asked: Given) -> tuple[list[Run]
         given = {**choice.beside, **choice.purpose.get(name, {})}
         # Beside rows that use LoRA, its flags are for them, and no mistake for the others.
         ignored = tagged("lora") if uses_lora and not config.uses_lora else ()
+        if config.dataset and n_folds > 1:
+            config = replace(config, fold=f"1/{n_folds}")
         by_row[name] = problems_of(config, {n: v for n, v in given.items() if n not in ignored})
     everywhere = set.intersection(*map(set, by_row.values())) if by_row else set()
     problems = [p for p in next(iter(by_row.values()), []) if p in everywhere] + [
@@ -93,9 +95,18 @@ def make_runs(choice: Choice, seeds: list[int], asked: Given) -> tuple[list[Run]
         for problem in found
         if problem not in everywhere
     ]
+    if n_folds and "fold" in choice.beside:
+        problems.append("--folds with --fold: give one of them")
+    if n_folds and not all(config.dataset for config in configs.values()):
+        problems.append(
+            "--folds without --dataset: the SMS data have one split, the published one; give texts "
+            "of your own"
+        )
+    folds = [{"fold": f"{i}/{n_folds}"} for i in range(1, n_folds + 1)] or [{}]
     runs = [
-        Run(replace(config, seed=seed), choice.overrides, choice.table)
+        Run(replace(config, seed=seed, **fold), choice.overrides, choice.table)
         for config in configs.values()
         for seed in seeds
+        for fold in folds
     ]
     return runs, problems

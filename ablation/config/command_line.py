@@ -26,7 +26,7 @@ from ablation.system.processes import is_launched
 from ablation.system.version import describe_version
 
 # Flags that make a sweep also of one row.
-SWEEPING = ("seeds", "num_seeds", "ray", "vary")
+SWEEPING = ("seeds", "num_seeds", "folds", "ray", "vary")
 # Flags with which nothing is run, and what means something beside them.
 PLACES = {"output_dir", "data_dir", "offline", "table"}
 READING = {"version": set(), "list": {"output_dir", "table"}, "report": PLACES, "compare": PLACES}

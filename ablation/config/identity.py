@@ -12,7 +12,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ablation.config.options import OPTIONS, ExperimentConfig, changed_options, without
+from ablation.config.options import (
+    OPTIONS,
+    ExperimentConfig,
+    changed_options,
+    read_fold,
+    tagged,
+    without,
+)
 from ablation.config.sizes import PUBLISHED_WEIGHTS
 from ablation.system.errors import DataError
 from ablation.system.files import checksum_file
@@ -40,8 +47,8 @@ def identify(config: ExperimentConfig) -> str:
 
 
 def identify_experiment(config: ExperimentConfig) -> str:
-    """The same for runs that differ in nothing but their seed and circumstances."""
-    return identify(replace(config, seed=OPTIONS["seed"].default))
+    """The same for runs that differ in nothing but their seed, fold and circumstances."""
+    return identify(replace(config, **{name: OPTIONS[name].default for name in tagged("repeat")}))
 
 
 def chosen_options(config: ExperimentConfig) -> dict[str, Any]:
@@ -50,8 +57,8 @@ def chosen_options(config: ExperimentConfig) -> dict[str, Any]:
     return {
         # 16 and 16.0 are one choice.
         name: float(changed[name]) if isinstance(OPTIONS[name].default, float) else changed[name]
-        for name in without("circumstance", "seed")
-        if name in changed
+        for name in without("circumstance")
+        if name in changed and name != "seed"
     }
 
 
@@ -84,6 +91,20 @@ def identify_data(corpus: Any) -> dict[str, Any]:
         "file_sha256": corpus.file_sha256,
         "split_sha256": hashlib.sha256(texts.encode()).hexdigest(),
     }
+
+
+def identify_texts(config: ExperimentConfig, data: dict[str, Any]) -> dict[str, Any]:
+    """What runs that belong in one table were made on: their data; for folds, the file, and how it
+    is split.
+
+    Args:
+        data: as :func:`identify_data` has it.
+    """
+    if not config.fold:
+        return data
+    options = {n: getattr(config, n) for n in tagged("dataset") if n in without("local", "repeat")}
+    file = {name: value for name, value in data.items() if name != "split_sha256"}
+    return {**file, **options, "folds": read_fold(config.fold)[1]}
 
 
 def identify_weights(

@@ -3,7 +3,7 @@
 Tags say what an option is about, wherever that matters:
 
 - ``circumstance``: it may differ without making a run another run.
-- ``seed``: it makes another run of the same experiment.
+- ``repeat``: it makes another run of the same experiment.
 - ``local``: it may differ between the machines that share a run.
 - ``dataset``: it means something only with ``--dataset``; ``lora``: only if LoRA trains.
 - ``model``: it says what a kept classifier is; ``shape``: which parameters there are, their
@@ -122,7 +122,7 @@ class ExperimentConfig:
     """file for the test, instead of a share of --dataset"""
     group_column: str | None = option(None, NAME, "dataset")
     """name or number of a column of groups, such as senders: texts of one group stay in one part"""
-    fold: str | None = option(None, Text("I/K"), "dataset")
+    fold: str | None = option(None, Text("I/K"), "dataset", "repeat")
     """take fold I of K for the test, such as 2/5; the K tests have no text in common, and together
     they are the whole file"""
     balance: bool = option(False, None, "dataset")
@@ -159,7 +159,7 @@ class ExperimentConfig:
     """batches from one printed loss to the next"""
     eval_iter: int = option(5, Number())
     """batches averaged for each printed loss"""
-    seed: int = option(123, Number(low=0, high=2**63 - 1), "seed", "model")
+    seed: int = option(123, Number(low=0, high=2**63 - 1), "repeat", "model")
     """for weights, classifier, LoRA and batches; the split has its own"""
     device: str = option("auto", one_of("auto", "cpu", "cuda", "mps"), "circumstance", "machine")
     """where to compute; auto is cuda if there is one, else cpu"""

@@ -15,7 +15,7 @@ from ablation.system.output import printable
 from ablation.system.version import PROJECT
 
 RESULTS = PROJECT / "results"
-COSTING = [name for name in without("circumstance", "seed") if name != "weights"]
+COSTING = [name for name in without("circumstance", "repeat") if name != "weights"]
 
 
 def list_rows(table: Table, output_dir: Path) -> str:

@@ -66,8 +66,8 @@ def read_table(path: Path) -> Table:
 
 def fixed_because(option: Option) -> str | None:
     """Why an option cannot differ between the rows of a table; none if it can."""
-    if "seed" in option.tags:
-        return "each row is run with each seed; give --seeds or --num_seeds"
+    if "repeat" in option.tags:
+        return "each row is run with each seed and fold; give --seeds, --num_seeds or --folds"
     if "circumstance" in option.tags:
         return f"it makes no other experiment; give --{option.name} beside the table, for all rows"
     if "dataset" in option.tags or option.name in CHOOSING_TEXTS:
@@ -150,7 +150,7 @@ class _Reader:
                 nearest = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.5)
                 hint = f'; did you mean "{nearest[0]}"?' if nearest else ""
                 self.problems.append(f"{place}: {shorten(name)}: no such option{hint}")
-            elif not option.tags.isdisjoint(("circumstance", "seed")):
+            elif not option.tags.isdisjoint(("circumstance", "repeat")):
                 self.problems.append(f"{place}: {name}: {fixed_because(option)}")
             elif (option.values is None) != isinstance(value, bool) or isinstance(
                 value, list | dict

@@ -89,7 +89,7 @@ def configure(row: Row | None, given: Mapping[str, Any]) -> ExperimentConfig:
 
 def differing(config: ExperimentConfig, row: Row) -> dict[str, Any]:
     """The options that make ``config`` a variant of ``row`` and not the row."""
-    values = {name: getattr(config, name) for name in without("circumstance", "seed")}
+    values = {name: getattr(config, name) for name in without("circumstance", "repeat")}
     return {name: v for name, v in values.items() if v != getattr(row.config, name)}
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ablation.config.commands import format_command, format_flags
-from ablation.config.identity import identify_experiment
+from ablation.config.identity import identify_experiment, identify_texts
 from ablation.config.published import PUBLISHED_SEED, messages_apart, published_count
 from ablation.config.rows import SOURCE
 from ablation.config.tables import Name, Published, Row, Table, configure
@@ -242,7 +242,8 @@ def require_one_dataset(records: Sequence[Record]) -> None:
     """Raise ``RecordError`` unless all records were made on the same data and split."""
     for record in records[1:]:
         first = records[0]
-        if record.result["data"] != first.result["data"]:
+        texts = [identify_texts(part.config, part.result["data"]) for part in (first, record)]
+        if texts[0] != texts[1]:
             raise RecordError(
                 f"{first.folder} and {record.folder} were made on different data or another split "
                 f"({first.result['data']['name']} and {record.result['data']['name']}), so they do "

@@ -188,7 +188,7 @@ def _flag_contradictions(result: Mapping[str, Any], config: ExperimentConfig) ->
         if name in ("weights", "seed")
     }
     # LoRA's flags may be given beside several rows, for those that use it.
-    unused = tagged("circumstance", "seed", *([] if config.uses_lora else ["lora"]))
+    unused = tagged("circumstance", "repeat", *([] if config.uses_lora else ["lora"]))
     for name, value in (result["overrides"] or {}).items():
         if name not in unused:
             said[f"overrides.{name}"] = (name, value)

@@ -9,7 +9,7 @@ from pathlib import Path
 from ablation.classifier.export import require_export_folder
 from ablation.classifier.weight_files import WEIGHTS_NAME
 from ablation.config.commands import format_command
-from ablation.config.identity import identify, identify_data
+from ablation.config.identity import identify, identify_data, identify_texts
 from ablation.config.runs import OutputOptions, Run
 from ablation.data.corpora import load_corpus
 from ablation.data.split_files import write_split
@@ -155,7 +155,7 @@ def run_sweep(
         RecordError: a record cannot be written, or :func:`require_one_table` says why not.
         Interrupted: the process was asked to stop.
     """
-    failed, shared, clock = [], None, Clock([0.0] * len(runs))
+    failed, shared, fold, clock = [], None, None, Clock([0.0] * len(runs))
     output = replace(output or OutputOptions(), resume=True)
     for number, run in enumerate(runs, start=1):
         place = f"Run {number} of {len(runs)}: {describe_run(run)}"
@@ -164,8 +164,9 @@ def run_sweep(
             logger.info("%s is done already", place)
             clock.skip()
             continue
-        if not shared:
-            shared = SharedWork([run.config for run in runs])
+        if not shared or fold != run.config.fold:  # each has a corpus of its own
+            fold, shared = run.config.fold, None  # before there is another
+            shared = SharedWork([other.config for other in runs if other.config.fold == fold])
             known = require_one_table(output_dir, shared.corpus, runs)
             clock = Clock(estimate_time(runs[number - 1 :], known, shared.corpus).seconds)
         logger.info("%s (about %s left)", place, clock.left)
@@ -188,11 +189,12 @@ def require_one_table(
 ) -> list[records.Record]:
     """The complete records of a folder. Raises :class:`RecordError` if they do not belong in one
     table with these runs: on other data, or from what ``--weights PATH`` was before."""
-    data, ours = identify_data(corpus), {identify(run.config) for run in runs}
+    data = identify_texts(runs[0].config, identify_data(corpus))
+    ours = {identify(run.config) for run in runs}
     names = {run.config.weights for run in runs}
     complete = [record for record in records.read_records(output_dir) if record.is_complete]
     for record in complete:
-        if record.result["data"] != data:
+        if identify_texts(record.config, record.result["data"]) != data:
             raise RecordError(
                 f"{record.folder} was made on other data or another split "
                 f"({record.result['data']['name']}), so it does not belong in one table "

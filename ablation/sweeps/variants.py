@@ -10,9 +10,11 @@ from ablation.config.tables import configure, differing
 
 
 def describe_run(run: Run) -> str:
-    """The run in words: its row or its command, and its seed."""
-    row = run.row
-    return format_command(run.config) if row is None else f"Row {row}, seed {run.config.seed}"
+    """The run in words: its row or its command, its seed, and its fold."""
+    row, fold = run.row, run.config.fold
+    if row is None:
+        return format_command(run.config)
+    return f"Row {row}, seed {run.config.seed}" + (f", fold {fold}" if fold else "")
 
 
 def compare_with_published(run: Run, correct: int, total: int) -> str | None:
@@ -22,7 +24,7 @@ def compare_with_published(run: Run, correct: int, total: int) -> str | None:
     is nothing to say.
     """
     if row := run.table.row_of(run.config):
-        if row.published.test is None:
+        if row.published.test is None or run.config.fold:
             return None
         seed = "" if run.config.seed == PUBLISHED_SEED else f", seed {run.config.seed}"
         return f"Row {row.name}{seed}: {messages_apart('test', correct, total, row.published.test)}"
