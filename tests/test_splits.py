@@ -14,9 +14,9 @@ from helpers import config_from_flags
 
 import predict
 from ablation.classifier.tensor_files import read_tensors, write_tensors
+from ablation.config.commands import format_command
 from ablation.config.identity import checksum_json, identify
 from ablation.config.options import ExperimentConfig
-from ablation.config.rows import format_command
 from ablation.config.rules import option_problems
 from ablation.data.own_data import load_own_corpus
 from ablation.data.splits import assign_groups
