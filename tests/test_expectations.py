@@ -20,6 +20,8 @@ NAMES = ["1", "16", "own last", "row 3", "lr=2e-05"]
         ('row "own last" < 1', "1", "own last"),
         ("'lr=2e-05' > 1", "lr=2e-05", "1"),
         ('"row 3" > 1', "row 3", "1"),
+        ("row 3 > row 1", "row 3", "1"),
+        ("row lr=2e-05 < 1", "1", "lr=2e-05"),
     ],
 )
 def test_expressions(text: str, better: str, worse: str) -> None:
@@ -31,18 +33,19 @@ def test_expressions(text: str, better: str, worse: str) -> None:
     [
         ("row 16", "cannot be read"),
         ("", "cannot be read"),
-        (" > ", "cannot be read"),
+        (" > ", "no row"),
         ("row 16 >", "cannot be read"),
         ("row 16 >= row 1", "cannot be read"),
+        ("row 16 =< row 1", 'no row "16 ="'),
         ("row 16 = row 1", "cannot be read"),
         ("1 < 16 < 1", "cannot be read"),
-        ("row 16 > row 17", "no row 17; did you mean"),
-        ("row 16 > row ", "no row row; did you mean"),
+        ("row 16 > row 17", 'no row "17"; did you mean'),
+        ("row 16 > row ", 'no row "row"; did you mean'),
         ("own lost > 1", 'did you mean "own last"'),
         ("row 16 > row 16", "one row twice"),
-        ("1 > " + "9" * 5000, "no row 999"),
+        ("1 > " + "9" * 5000, 'no row "999'),
         (" " * 5000, "cannot be read"),
-        ("1 > zz", "no row zz; there are 1, 16, own last, row 3, lr=2e-05"),
+        ("1 > zz", 'no row "zz"; there are 1, 16, own last, row 3, lr=2e-05'),
     ],
 )
 def test_expressions_that_are_none(text: str, problem: str) -> None:
