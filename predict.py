@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice, repeat, tee
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ablation.config.flag_types import Number, Text, one_of, option, options_of, read_flags
 from ablation.config.flags import add_flags
-from ablation.config.options import OPTIONS, tagged
+from ablation.config.options import COLUMNS, OPTIONS, split_columns, tagged
 from ablation.config.rules import column_problems, encoding_problems
 from ablation.config.runs import CONFIG_NAME
 from ablation.data.separated_values import TextFormat
+from ablation.finetuning.prediction_lines import (
+    FORMATS,
+    Prediction,
+    format_head,
+    format_prediction,
+)
 from ablation.system.console import Parser, run_for_people
 from ablation.system.errors import ConfigError, logger, shorten
 from ablation.system.files import checksum_file, path_fault, path_problem
-from ablation.system.output import disarm, print_lines, printable, use_utf8, write
+from ablation.system.output import print_lines, printable, use_utf8, write
 from ablation.system.signals import ending_at_once
 
 if TYPE_CHECKING:  # imported where texts are classified: --help and mistakes need no PyTorch
@@ -39,20 +44,6 @@ LESS_MEMORY = (
     "smaller model."
 )
 FORMAT_OPTIONS = tuple(vars(TextFormat()))  # of a file of texts; the experiments have them, too
-FORMATS = ("text", "csv", "jsonl")
-ALWAYS = ("text", "label", "probability")  # in a line of JSON
-SHOWN_CHARACTERS = 80  # of a text, in the format for people
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The class of a text, and the probability that the model gives it."""
-
-    text: str
-    label: str
-    probability: float
-    # Those of several classes, where they are asked for, the most probable first.
-    probabilities: Mapping[str, float] = field(default_factory=dict)
 
 
 def predict(
@@ -114,62 +105,16 @@ def _probabilities(
     return probabilities[which]
 
 
-def format_prediction(
-    number: int,
-    prediction: Prediction,
-    form: str,
-    width: int = 0,
-    columns: Sequence[str] = (),
-    actual: str | None = None,
-) -> str:
-    """The line for text ``number``, from 0, in one of ``FORMATS``. For people, labels are padded to
-    ``width``, and nothing moves the cursor; for a spreadsheet, no label is a formula.
-
-    Args:
-        columns: of CSV, the classes that have a column of their own; by default, each of several
-            probabilities stands behind its label.
-        actual: the class that the text has in its file.
-    """
-    probabilities = prediction.probabilities
-    best, several = (prediction.label, prediction.probability), [*probabilities.items()]
-    if form == "csv":
-        pairs = [best] if columns else [best, *several[1:]]
-        cells = [cell for name, p in pairs for cell in (_quote(name), f"{p:.9g}")]
-        cells += [f"{probabilities[name]:.9g}" for name in columns]
-        cells += [_quote(actual)] if actual is not None else []
-        return ",".join([str(number), *cells])
-    if form == "jsonl":
-        given = {"probabilities": probabilities, "actual": actual}
-        shown = {name: value for name, value in given.items() if value}
-        return json.dumps({name: getattr(prediction, name) for name in ALWAYS} | shown)
-    shown = [f"{printable(name):<{width}}  {p:.4f}" for name, p in several or [best]]
-    shown += [f"{printable(actual):<{width}}"] if actual is not None else []
-    text = shorten(printable(prediction.text[: SHOWN_CHARACTERS + 1]), SHOWN_CHARACTERS)
-    return "  ".join([*shown, text])
-
-
-def format_head(columns: Sequence[str], n: int, has_actual: bool) -> str:
-    """The first line of CSV, above the lines of :func:`format_prediction` with ``n`` classes."""
-    names = ["index", "label", "probability"]
-    names += [f"{name}_{i}" for i in range(2, n + 1) for name in names[1:3]]
-    names += [_quote(f"probability_{name}") for name in columns]
-    return ",".join([*names, "actual"] if has_actual else names)
-
-
-def _quote(label: str) -> str:
-    """A label as a cell of CSV that no spreadsheet computes."""
-    return '"' + disarm(label).replace('"', '""') + '"'
-
-
 @dataclass(frozen=True)
 class Flags:
     """The flags; each field is the flag of the same name."""
 
     csv: str | None = option(None, Text("FILE"))
     """file of texts: CSV, TSV, JSON lines or Parquet, or one of them as .gz"""
-    column: str = option("Text", Text("NAME"))
+    column: str | None = option(None, COLUMNS, nargs="+")
     """name of its text column, or its number from 1, for files whose first line has no names (if
-    it has, add --header yes)"""
+    it has, add --header yes); several columns are one text, a line break between them. By default,
+    those that the model was trained on"""
     label_column: str | None = option(None, Text("NAME"))
     """name of the column of true classes, or its number: print how well they are told apart, in
     place of the predictions; with --format, print both, and the figures on standard error"""
@@ -216,7 +161,9 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = argparse.Namespace(**values | given)
     folder = Path(arguments.run_dir or "")
     if not arguments.run_dir:
-        problems.append("RUN_DIR is missing; give the folder of a run with --save_model")
+        problems.append(
+            "RUN_DIR is missing; give the folder of a run with --save_model before all flags"
+        )
     elif fault := path_fault(folder):
         problems.append(f"{shorten(folder, 60)}: {fault}")
     elif not folder.is_dir():
@@ -228,8 +175,8 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
         problems.append("--header, --delimiter, --encoding and --quoting are about --csv FILE")
     if arguments.csv is None and arguments.label_column:
         problems.append("--label_column is about --csv FILE: add it, or leave it out")
-    columns = {"column": arguments.column, "label_column": arguments.label_column}
-    problems += column_problems({n: c for n, c in columns.items() if c}, form.header)
+    if arguments.column:
+        problems += _column_problems(arguments, arguments.column)
     problems += encoding_problems(form.encoding)
     if arguments.top and arguments.probabilities == "all":
         problems.append(f"--top {arguments.top} with --probabilities all: give one of them")
@@ -254,6 +201,11 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
+def _column_problems(arguments: argparse.Namespace, column: str) -> Iterator[str]:
+    labels = {"label_column": arguments.label_column} if arguments.label_column else {}
+    yield from column_problems({"column": column, **labels}, arguments.header)
+
+
 def perform(argv: Sequence[str] | None) -> int:
     """Classify what is asked for. Returns the exit status.
 
@@ -266,6 +218,7 @@ def perform(argv: Sequence[str] | None) -> int:
         arguments = parse_command_line(argv)
         from ablation.classifier.saved_models import load_classifier
         from ablation.data.corpora import load_encoding
+        from ablation.data.text_files import announce_columns
         from ablation.data.texts_to_classify import (
             read_lines,
             read_texts,
@@ -275,21 +228,26 @@ def perform(argv: Sequence[str] | None) -> int:
     given = {name: getattr(arguments, name) for name in tagged("machine")}
     folder = Path(arguments.run_dir)
     classifier = load_classifier(folder, {name: value for name, value in given.items() if value})
-    names = classifier.class_names
+    names, column = classifier.class_names, arguments.column or classifier.text_column
+    problems = list(_column_problems(arguments, column)) if arguments.csv is not None else []
     if arguments.top and arguments.top > len(names):
         words = f"the model has {len(names):,} classes; give no more, or --probabilities all"
-        raise ConfigError([f"--top {arguments.top:,}: {words}"])
+        problems.append(f"--top {arguments.top:,}: {words}")
+    if problems:
+        raise ConfigError(problems)
     texts: Iterable[str] = arguments.texts
     labels: Iterable[str | None] = repeat(None)
     if arguments.csv is not None:
-        asked_for = (Path(arguments.csv), arguments.column, arguments.form, arguments.label_column)
+        path, columns = Path(arguments.csv), split_columns(column)
+        asked_for = (path, columns, arguments.form, arguments.label_column)
+        announce_columns(columns)
         rows = read_texts(*asked_for)
         if arguments.label_column:
-            require_known_classes(rows, names, asked_for[0])  # now: to read it twice takes less
-            if checksum_file(asked_for[0]) == classifier.data_sha256:
+            require_known_classes(rows, names, path)  # now: to read it twice takes less
+            if checksum_file(path) == classifier.data_sha256:
                 logger.warning("%s: the model was trained on texts of this file", arguments.csv)
             rows, again = tee(read_texts(*asked_for))
-            labels = (row.fields[-1].strip() for row in again)
+            labels = (row.fields[-1] for row in again)
         texts = (row.fields[0] for row in rows)
     is_typed = not texts and sys.stdin.isatty()
     by_class = arguments.probabilities == "all"
@@ -315,20 +273,12 @@ def perform(argv: Sequence[str] | None) -> int:
     if blank:
         logger.warning("Blank texts, classified like the others: %d of %d", blank, number + 1)
     if arguments.label_column:
-        figures = _measure(counts, names)
+        from ablation.finetuning.metrics import format_accuracy, format_metrics, measure_counts
+
+        metrics = measure_counts(counts, names)
+        figures = f"{format_accuracy(metrics)}\n{format_metrics(metrics, recorded=False)}"
         logger.info(figures) if arguments.print else print_lines(figures)
     return 0
-
-
-def _measure(counts: Counter[tuple[str | None, str]], names: Sequence[str]) -> str:
-    """How well classes are told apart, going by how many texts of one were taken for another."""
-    import numpy as np
-
-    from ablation.finetuning.metrics import format_accuracy, format_metrics, measure_confusion
-
-    confusion = np.array([[counts[actual, label] for label in names] for actual in names])
-    metrics = measure_confusion(confusion, names)
-    return "\n".join([format_accuracy(metrics), format_metrics(metrics, recorded=False)])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

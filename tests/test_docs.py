@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 from helpers import environment_without_network, make_result
 
+from ablation.config import rules
 from ablation.config.command_line import parse_command_line
 from ablation.config.options import ExperimentConfig
 from ablation.config.rows import ROWS
@@ -119,6 +120,7 @@ def test_the_tree_is_that_of_the_project() -> None:
 @pytest.mark.parametrize("name", sorted(TEXTS.keys() - {"extending.md"}))
 def test_commands_parse(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)  # some name files that are there
+    monkeypatch.setattr(rules, "tracker_problems", lambda name: [])  # they need not be installed
     commands = re.findall(
         r"(?:python|torchrun [^\n`]+) additional_experiments\.py([^\n`|;&]*)", TEXTS[name]
     )
@@ -188,7 +190,8 @@ def shape(line: str) -> str:
         ("README.md", "--num_seeds"),
         ("README.md", "--save_model"),
         pytest.param("README.md", "--dataset", marks=needs_vocabulary),
-        pytest.param("own-data.md", "--dataset examples", marks=needs_vocabulary),
+        pytest.param("own-data.md", "--save_model", marks=needs_vocabulary),
+        pytest.param("own-data.md", "--group_column", marks=needs_vocabulary),
     ],
 )
 def test_commands_print_what_is_pasted(page: str, part: str, tmp_path: Path) -> None:

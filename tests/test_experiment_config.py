@@ -67,6 +67,8 @@ def test_defaults_are_the_protocols() -> None:
         "dataset": None,
         "text_column": "Text",
         "label_column": "Label",
+        "group_column": None,
+        "fold": None,
         "header": "auto",
         "delimiter": None,
         "encoding": "utf-8",
@@ -101,6 +103,7 @@ def test_every_flag_is_read(tmp_path: Path) -> None:
         "dataset": str(tmp_path / "a.csv"),
         "text_column": "what",
         "label_column": "which",
+        "group_column": "whose",
         "header": "yes",
         "delimiter": "semicolon",
         "encoding": "cp1252",
@@ -133,8 +136,9 @@ def test_every_flag_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.csv").touch()
     demo = {"demo": True, "weights": "random"}
     weighted = {"class_weights": "balanced"}
-    assert {*values, *own, *demo, *weighted} == set(OPTIONS)
-    for together in (values, own, weighted):
+    fold = {"dataset": own["dataset"], "fold": "2/5"}
+    assert {*values, *own, *demo, *weighted, *fold} == set(OPTIONS)
+    for together in (values, own, weighted, fold):
         command = [
             word
             for name, value in together.items()
@@ -157,7 +161,7 @@ BAD = [
     ("--dataset nix.csv", ['--dataset "nix.csv": no such file']),
     ("--dataset tests", ['--dataset "tests": no such file']),
     ("--dataset a.csv --label_column Text", ['--text_column "Text" is also']),
-    ("--dataset a.csv --label_column 1", ['--label_column "1": give two names']),
+    ("--dataset a.csv --label_column 1", ['--label_column "1": give names only']),
     ("--quoting none", ["--quoting none: it is", "add --dataset"]),
     ("--drop_incomplete", ["--drop_incomplete: it is", "add --dataset"]),
     ("--dataset a.csv --min_texts_per_class 0", ["--min_texts_per_class 0", "at least 1"]),

@@ -11,7 +11,7 @@ import pytest
 from helpers import config_from_flags, small_gpt2_encoding
 
 from ablation.config.options import ExperimentConfig
-from ablation.data import own_data
+from ablation.data import own_data, text_files
 from ablation.data.own_data import load_own_corpus
 from ablation.data.text_files import read_rows
 from ablation.sweeps.records import read_records
@@ -177,10 +177,10 @@ def test_missing_labels_and_texts(
 
 
 def test_what_pandas_takes_for_missing_is_missing(tmp_path: Path) -> None:
-    values = [*own_data.MISSING, "na", "none", "0", "-", "nil"]
+    values = [*text_files.MISSING, "na", "none", "0", "-", "nil"]
     (tmp_path / "a").write_text("x,y\n" + "".join(f'"{value}",1\n' for value in values))
     missing = pd.read_csv(tmp_path / "a")["x"].isna()
-    assert set(pd.Series(values)[missing]) == own_data.MISSING
+    assert set(pd.Series(values)[missing]) == text_files.MISSING
 
 
 def test_labels_lose_their_spaces_and_alike_ones_are_named(

@@ -391,7 +391,7 @@ def test_too_little_memory_names_flags_that_there_are(
 
 def texts_of(content: bytes, column: str = "1", **form: str) -> list[str]:
     Path("a.txt").write_bytes(content)
-    return [row.fields[0] for row in read_texts(Path("a.txt"), column, TextFormat(**form))]
+    return [row.fields[0] for row in read_texts(Path("a.txt"), [column], TextFormat(**form))]
 
 
 def test_files_are_read_as_for_training() -> None:
@@ -437,7 +437,7 @@ def test_files_are_streamed(tmp_path: Path) -> None:
     with open(tmp_path / "a.csv", "w") as file:
         file.write("Text,n\n" + "hello,1\n" * 200_000)
     tracemalloc.start()
-    texts = read_texts(tmp_path / "a.csv", "Text", TextFormat())
+    texts = read_texts(tmp_path / "a.csv", ["Text"], TextFormat())
     assert sum(row.fields == ["hello"] for row in texts) == 200_000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

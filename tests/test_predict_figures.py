@@ -127,7 +127,7 @@ def test_one_class_and_blank_texts_are_measured(answer: Callable, tmp_path: Path
     [
         ("hot --label_column kind", "--label_column is about --csv FILE"),
         ("--csv x --column kind --label_column kind", '--column "kind" is also the --label_column'),
-        ("--csv x --column 1 --label_column kind", "give two names, or two numbers"),
+        ("--csv x --column 1 --label_column kind", "give names only, or numbers only"),
         ("--csv x --column said --label_column kind --header no", "--header no with --column"),
         ("--csv x --column said --label_column kind --top 2", "add --format text, csv or jsonl"),
         ("hot --top 0", "--top 0: not a whole number"),

@@ -36,6 +36,7 @@ class SavedClassifier:
     config: ExperimentConfig
     class_names: tuple[str, ...]  # by number
     max_tokens: int  # that texts are cut to, and, if they are padded, padded to
+    text_column: str = OPTIONS["text_column"].default  # as --text_column has it
     data_sha256: str | None = None  # of the file that it was trained on
 
 
@@ -63,7 +64,10 @@ def save_classifier(
         "labels": list(corpus.class_names),
         "max_tokens": max_tokens,
         "padding": not config.no_padding,
-        "data": {"name": corpus.name, "file_sha256": corpus.file_sha256},
+        "data": {
+            **{"name": corpus.name, "file_sha256": corpus.file_sha256},
+            "text_column": config.text_column,
+        },
     }
     tensors = trained_tensors(model)
     write_tensors(folder / WEIGHTS_NAME, tensors, {"config_sha256": checksum_json(content)})
@@ -89,7 +93,8 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
         content = parse_json(path.read_bytes())
         config = _read_options(content)
         labels, base = _read_labels(content), _read_base(content, config)
-        data_sha256 = str(content["data"]["file_sha256"]).partition("+")[0]
+        data = {"text_column": SavedClassifier.text_column, **content["data"]}
+        text_column, checksums = str(data["text_column"]), str(data["file_sha256"])
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path}: there is no such file. {folder} holds no saved model; train one with "
@@ -117,7 +122,14 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
     fill_trained(model.gpt, tensors, folder / WEIGHTS_NAME)
     set_precision(config.precision)
     model = model.eval().to(choose_device(config.device))
-    return SavedClassifier(model, config, tuple(labels), config.context_length, data_sha256)
+    return SavedClassifier(
+        model,
+        config,
+        tuple(labels),
+        config.context_length,
+        text_column,
+        data_sha256=checksums.partition("+")[0],
+    )
 
 
 def _is_whole(config: ExperimentConfig) -> bool:

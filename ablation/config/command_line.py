@@ -74,6 +74,7 @@ def parse_command_line(argv: Sequence[str]) -> Request:
     output_dir = Path(asked.get("output_dir", "runs/demo" if "demo" in given else "runs"))
     problems += [
         *cluster_problems(asked, given),
+        *rules.tracker_problems(asked.get("track")),
         *_conflicts(asked, given),
         *_export_problems(asked, output_dir, runs, is_sweep),
     ]
@@ -163,6 +164,7 @@ def _choose_output(asked: Mapping[str, Any]) -> OutputOptions:
         checkpoint_every=asked.get("checkpoint_every", EPOCH if keeps else None),
         save_model="save_model" in asked,
         export_dir=Path(asked["export_hf"]) if "export_hf" in asked else None,
+        track=asked.get("track"),
     )
 
 

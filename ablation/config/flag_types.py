@@ -18,13 +18,14 @@ MEANT = {"gpu": "cuda", "float32": "fp32", "bfloat16": "bf16"}
 class Text:
     """A text that is not empty: one of ``names``, where there are any, or else a path or the like.
 
-    ``parse`` turns other ways of writing a name into it.
+    ``parse`` turns other ways of writing a name into it. ``glue`` makes one value of several.
     """
 
     metavar: str | tuple[str, ...]
     names: Collection[str] = ()
     parse: Callable[[str], Any] = str
     may_be_empty: bool = False
+    glue: str = ""
 
     def allows(self, value: Any) -> bool:
         """Whether the flag may have this value."""
@@ -160,7 +161,8 @@ def options_of(table: type) -> dict[str, Option]:
 def read_flags(
     options: Mapping[str, Option], found: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The values of what a parser found, those of ``nargs`` as a tuple, and all problems."""
+    """The values of what a parser found, those of ``nargs`` as a tuple or in one, and all
+    problems."""
     values, problems = {}, []
     for name, texts in found.items():
         if options[name].values is None:
@@ -169,6 +171,8 @@ def read_flags(
         pairs = [options[name].read(t) for t in (texts if isinstance(texts, list) else [texts])]
         problems += [problem for _, problem in pairs if problem]
         read = tuple(value for value, _ in pairs if value is not None)
-        if read:
+        if read and (glue := getattr(options[name].values, "glue", "")):
+            values[name] = glue.join(text for text in read if text)
+        elif read:
             values[name] = read if isinstance(texts, list) else read[0]
     return values, problems

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ablation.config.cluster_request import LOCAL
-from ablation.config.flag_types import Number, Option, Text, option, options_of
+from ablation.config.flag_types import Number, Option, Text, one_of, option, options_of
 from ablation.config.options import GROUPS, OPTIONS
 from ablation.config.rows import parse_rows
 from ablation.config.runs import EPOCH
@@ -66,6 +66,9 @@ class Actions:
     export_hf: str | None = option(None, Text("DIR"))
     """write the trained classifier to a folder that Hugging Face transformers can load, and LoRA
     also as an adapter for PEFT"""
+    track: str | None = option(None, one_of("tensorboard", "wandb", "trackio", "mlflow"))
+    """show losses, accuracies, options and figures to a tracker, which writes below --output_dir
+    and sends nothing elsewhere, unless you have told it where (see docs/sweeps.md)"""
     ray: str | None = option(None, Text("ADDRESS"), nargs="?", const=LOCAL)
     """run on Ray: without ADDRESS, started on this machine; HOST:PORT, on that cluster; auto, on
     the one this machine has joined"""

@@ -21,6 +21,7 @@ TRAINABLE_LAYERS = (
     *("lora", "lora_alternative"),
 )
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
+BETWEEN_COLUMNS = " + "  # the names of those that make one text
 CONTEXT_LENGTHS = ("longest_training_example", "model_context_length")
 # The title of each group of options, and its first option.
 GROUPS = {
@@ -49,6 +50,7 @@ def delimiter(text: str) -> str:
 POSITIVE = Number(float, 0, above=True)
 SHARE = Number(float, 0, 1, above=True, below=True)
 DIR, FILE, NAME = Text("DIR"), Text("FILE"), Text("NAME")
+COLUMNS = Text("NAME", glue=BETWEEN_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,10 @@ class ExperimentConfig:
     dataset: str | None = option(None, FILE, "local")
     """train on your own texts and classes instead: a CSV, TSV, JSON lines or Parquet file, also
     as .gz"""
-    text_column: str = option("Text", NAME, "dataset")
+    text_column: str = option("Text", COLUMNS, "dataset", nargs="+")
     """name of the text column, or its number from 1, for files whose first line has no names
-    (if it has, add --header yes)"""
+    (if it has, add --header yes). Several columns are one text, a line break between them:
+    --text_column subject body, or "subject + body\""""
     label_column: str = option("Label", NAME, "dataset")
     """name of the label column, or its number"""
     header: str = option("auto", one_of("auto", "yes", "no"), "dataset")
@@ -117,6 +120,11 @@ class ExperimentConfig:
     """file for validation, instead of a share of --dataset"""
     test_dataset: str | None = option(None, FILE, "dataset", "local")
     """file for the test, instead of a share of --dataset"""
+    group_column: str | None = option(None, NAME, "dataset")
+    """name or number of a column of groups, such as senders: texts of one group stay in one part"""
+    fold: str | None = option(None, Text("I/K"), "dataset")
+    """take fold I of K for the test, such as 2/5; the K tests have no text in common, and together
+    they are the whole file"""
     balance: bool = option(False, None, "dataset")
     """train on as many texts of each class as of the rarest, drawn at random; validation and test
     stay as they are"""
@@ -185,6 +193,21 @@ class ExperimentConfig:
 
 
 OPTIONS = options_of(ExperimentConfig)
+
+
+def split_columns(names: str) -> list[str]:
+    """The columns that a value of ``--text_column`` names."""
+    return names.split(BETWEEN_COLUMNS)
+
+
+def read_fold(text: str) -> tuple[int, int]:
+    """The number of a fold, from 1, and how many there are. Raises ``ValueError`` if it is none."""
+    if not re.fullmatch(r"[1-9][0-9]{0,3}/[1-9][0-9]{0,3}", text):
+        raise ValueError(text)
+    number, n = map(int, text.split("/"))
+    if number > n or n < 2:
+        raise ValueError(text)
+    return number, n
 
 
 def tagged(*tags: str) -> list[str]:

@@ -1,14 +1,25 @@
 """The rules on and between the options of an experiment, checked before any work."""
 
+import importlib.util
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ablation.config.options import OPTIONS, ExperimentConfig, changed_options, tagged
+from ablation.config.options import (
+    OPTIONS,
+    ExperimentConfig,
+    changed_options,
+    read_fold,
+    split_columns,
+    tagged,
+)
 from ablation.config.sizes import MODEL_SIZES, PUBLISHED_WEIGHTS
 from ablation.system.errors import shorten
 from ablation.system.files import ROOM, describe_special, path_problem
 
+COLUMN_FLAGS = ("text_column", "label_column", "group_column")
 PART_FILES = {"val_fraction": "val_dataset", "test_fraction": "test_dataset"}
 
 
@@ -107,21 +118,39 @@ def export_problems(config: ExperimentConfig) -> list[str]:
 
 
 def column_problems(columns: Mapping[str, str], header: str) -> Iterator[str]:
-    """Problems of columns of one file, each by the flag that names it; the first has the texts."""
-    shown = [f'--{flag} "{shorten(name, 60)}"' for flag, name in columns.items()]
-    flags = " and ".join(shown)
-    are_numbers = {name.isdecimal() for name in columns.values()}
-    if len(set(columns.values())) < len(columns):
-        yield f"{shown[0]} is also the --{list(columns)[1]}: name the two columns"
-    elif len(are_numbers) > 1:
+    """Problems of the columns of one file, by the flags that name them. The first are those of the
+    texts, and may be groups as well."""
+    text, *others = columns
+    names = {text: split_columns(columns[text]), **{flag: [columns[flag]] for flag in others}}
+    shown = [f'--{flag} "{shorten(column, 60)}"' for flag, column in columns.items()]
+    if "" in names[text] or len(set(names[text])) < len(names[text]):
+        yield f"{shown[0]}: one of its columns has no name, or is named twice; name each once"
+    for one, other in combinations(names, 2):
+        if other != "group_column" or one != text:
+            for name in sorted({*names[one]} & {*names[other]}):
+                yield (
+                    f'--{one} "{shorten(name, 60)}" is also the --{other}: name different columns'
+                )
+    are_numbers = {name.isdecimal() for some in names.values() for name in some}
+    if len(are_numbers) > 1:
         yield (
-            f"{' with '.join(shown)}: give two names, or two numbers (with --header yes if the "
+            f"{' with '.join(shown)}: give names only, or numbers only (with --header yes if the "
             "first line has names)"
         )
     elif header == "no" and are_numbers == {False}:
         yield (
-            f"--header no with {flags}: a file without names has numbers for its columns; give "
-            "these: 1, 2, ..."
+            f"--header no with {' and '.join(shown)}: a file without names has numbers for its "
+            "columns; give these: 1, 2, ..."
+        )
+
+
+def tracker_problems(name: str | None) -> Iterator[str]:
+    """A sentence if the package of a tracker is not installed."""
+    found = importlib.util.find_spec(name) if name else None
+    if name and not (found and found.origin):  # a folder of that name is no package
+        yield (
+            f"--track {name}: the package {name} is not installed; python -m pip install {name}, "
+            "or leave it out"
         )
 
 
@@ -165,8 +194,10 @@ def _dataset_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> Ite
         )
     for name in ("dataset", *PART_FILES.values()):
         yield from _file_problems(name, getattr(config, name))
-    names = ("text_column", "label_column")
-    yield from column_problems({name: getattr(config, name) for name in names}, config.header)
+    named = {name: getattr(config, name) for name in COLUMN_FLAGS}
+    columns = {name: column for name, column in named.items() if column}
+    if "text_column" in columns:  # it is wrong, too, if it is empty, and that was said
+        yield from column_problems(columns, config.header)
     yield from encoding_problems(config.encoding)
     shares = [name for name, file in PART_FILES.items() if not getattr(config, file)]
     for name in sorted(given.keys() & PART_FILES.keys() - {*shares}):
@@ -174,12 +205,30 @@ def _dataset_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> Ite
             f"{_as_given(name, given[name])} with --{PART_FILES[name]}: that part is not taken "
             "from --dataset; leave it out"
         )
-    values = [getattr(config, name) for name in shares]
-    if len(values) == 2 and max(values) < 1 <= sum(values):
+    values = {name: getattr(config, name) for name in shares}
+    if config.fold is not None:
+        yield from _fold_problems(config, given)
+        with suppress(ValueError):
+            values["test_fraction"] = 1 / read_fold(config.fold)[1]
+    if len(values) == 2 and max(values.values()) < 1 <= sum(values.values()):
+        test = f"--test_fraction {config.test_fraction:g}"
         yield (
-            f"--val_fraction {config.val_fraction:g} with --test_fraction "
-            f"{config.test_fraction:g}: nothing is left for training; choose smaller ones"
+            f"--val_fraction {config.val_fraction:g} with "
+            f"{f'--fold {config.fold}' if config.fold else test}: nothing is left for training; "
+            "choose smaller ones"
         )
+
+
+def _fold_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> Iterator[str]:
+    fold = f"--fold {shorten(config.fold)}"
+    try:
+        read_fold(config.fold)
+    except ValueError:
+        yield f"{fold}: no fold; give I/K, such as 2/5, with I from 1 to K and K from 2 to 9999"
+    if config.test_dataset:
+        yield f"{fold} with --test_dataset: both say which texts are the test; leave one out"
+    elif "test_fraction" in given:
+        yield f"{fold} with --test_fraction: the fold is the test; leave --test_fraction out"
 
 
 def _file_problems(name: str, path: str | None) -> Iterator[str]:

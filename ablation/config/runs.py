@@ -26,6 +26,7 @@ class OutputOptions:
     checkpoint_every: int | str | None = None  # steps, or EPOCH; none only if it is interrupted
     save_model: bool = False
     export_dir: Path | None = None  # for the model as other libraries load it
+    track: str | None = None  # the tracker that is to see it
 
 
 @dataclass(frozen=True)

@@ -9,24 +9,19 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from ablation.config.options import OPTIONS, ExperimentConfig
+from ablation.config.options import OPTIONS, ExperimentConfig, read_fold, split_columns
 from ablation.data.separated_values import TextFormat, header_error, merged_rows_error
-from ablation.data.text_files import read_rows
+from ablation.data.splits import Tables, split_texts
+from ablation.data.text_files import announce_columns, is_missing, join_cells, read_rows
 from ablation.system.errors import ConfigError, DataError, logger
 from ablation.system.files import checksum_file
 from data_utils import PADDING_TOKEN, PARTS, SPLIT_SEED, Corpus, Splits
 
-# What pandas takes for a missing value, and the text of none.
-MISSING = {
-    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
-    *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
-}
 SHOWN = 5  # lines in a message
-
-Tables = dict[str, pd.DataFrame]  # by the part that they are: Label, Text, Line
 
 
 def load_own_corpus(config: ExperimentConfig) -> Corpus:
@@ -39,15 +34,19 @@ def load_own_corpus(config: ExperimentConfig) -> Corpus:
     class.
     """
     paths = _source_files(config)
+    announce_columns(split_columns(config.text_column))
     tables = {part: _read_table(path, config) for part, path in paths.items()}
     _require_no_names(tables, paths, config)
     tables = {part: _drop_incomplete(tables[part], paths[part], config) for part in paths}
     _warn_of_common_rows(tables, paths)
+    _require_separate_groups(tables, paths, config)
     tables = _drop_rare_classes(tables, config.min_texts_per_class or 1, paths["train"])
-    names = _class_names(tables["train"], paths["train"], n_parts=1 + len(PARTS) - len(tables))
-    parts = _split(
-        {part: _number_classes(tables[part], names, paths[part]) for part in paths}, config
-    )
+    n_parts = 1 + len(PARTS) - len(tables)  # that are made of the training file
+    if config.fold:
+        n_parts = max(n_parts, read_fold(config.fold)[1])
+    names = _class_names(tables["train"], paths["train"], n_parts)
+    numbered = {part: _number_classes(tables[part], names, paths[part]) for part in paths}
+    parts = split_texts(numbered, config, names)
     if config.balance:
         by_class = parts["train"].groupby("Label")
         parts["train"] = by_class.sample(by_class.size().min(), random_state=SPLIT_SEED)
@@ -88,48 +87,58 @@ def _source_files(config: ExperimentConfig) -> dict[str, Path]:
 
 def _read_table(path: Path, config: ExperimentConfig) -> pd.DataFrame:
     form = TextFormat(config.delimiter, config.encoding, config.quoting, config.header)
-    columns = (config.label_column, config.text_column)
+    columns, groups = _columns(config), ["Group"] if config.group_column else []
+    end = len(columns) - len(groups)  # of the columns of texts
     labels: dict[str, str] = {}  # each once, however many texts have it
     suspects = []  # rows that may be several
 
-    def read() -> Iterator[tuple[str, str, int]]:
+    def read() -> Iterator[tuple[Any, ...]]:
         for row in read_rows(path, columns, form):
             if row.apart:
                 suspects.append(row)
-            label = row.fields[0].strip()
-            yield labels.setdefault(label, label), row.fields[1], row.line
+            label, group = row.fields[0].strip(), map(str.strip, row.fields[end:])
+            yield labels.setdefault(label, label), join_cells(row.fields[1:end]), row.line, *group
 
-    table = pd.DataFrame(read(), columns=["Label", "Text", "Line"])
+    table = pd.DataFrame(read(), columns=["Label", "Text", "Line", *groups])
     for row in suspects:  # whose lines are rows with labels that there are
-        if labels.keys() >= {label.strip('" ') for label, _ in row.apart}:
+        if labels.keys() >= {label.strip('" ') for label, *_ in row.apart}:
             raise merged_rows_error(row.line, path)
     return table
 
 
+def _columns(config: ExperimentConfig) -> list[str]:
+    """The columns of a file that are read: labels, texts, and groups, if they are asked for."""
+    groups = [config.group_column] if config.group_column else []
+    return [config.label_column, *split_columns(config.text_column), *groups]
+
+
 def _drop_incomplete(rows: pd.DataFrame, path: Path, config: ExperimentConfig) -> pd.DataFrame:
-    """The rows with a label and a text; rows without one are refused, or left out if asked."""
-    missing = rows[["Label", "Text"]].map(lambda value: value.strip() in MISSING)
-    is_missing = missing.any(axis=1)
-    n = int(is_missing.sum())
+    """The rows with a label, a text and a group, where there are any; rows without one are
+    refused, or left out if asked."""
+    missing = rows.drop(columns="Line").map(is_missing)
+    incomplete = missing.any(axis=1)
+    n = int(incomplete.sum())
     if n and not config.drop_incomplete:
-        lines = ", ".join(map(str, rows["Line"][is_missing][:SHOWN]))
+        lines = ", ".join(map(str, rows["Line"][incomplete][:SHOWN]))
+        counts = " and ".join(f"{n:,} a {name.lower()}" for name, n in missing.sum().items())
         raise DataError(
-            f"{path}: of {len(rows):,} rows, {int(missing['Label'].sum()):,} lack a label "
-            f"and {int(missing['Text'].sum()):,} a text, first in line {lines}. What is empty, or "
+            f"{path}: of {len(rows):,} rows, {counts.replace(' a ', ' lack a ', 1)}, first in line "
+            f"{lines}. What is empty, or "
             "is NA, NaN, None, null or the like, is missing. Fill it in (a class of such a name "
             "needs another one), or leave these rows out with --drop_incomplete."
         )
     if n:
         counts = f"{n:,} of {len(rows):,} rows"
-        logger.info("%s: %s are left out, which lack a label or a text", path, counts)
-    return rows[~is_missing]
+        what = " or ".join(f"a {name.lower()}" for name in missing)
+        logger.info("%s: %s are left out, which lack %s", path, counts, what)
+    return rows[~incomplete]
 
 
 def _require_no_names(tables: Tables, paths: dict[str, Path], config: ExperimentConfig) -> None:
     """Raise :class:`DataError` if a first line is read as a text and is evidently one of names:
     its label occurs nowhere else, or all files begin with it."""
     form = TextFormat(header=config.header)
-    if config.header == "no" or form.has_names((config.label_column, config.text_column)):
+    if config.header == "no" or form.has_names(_columns(config)):
         return
     tables = {part: rows for part, rows in tables.items() if len(rows)}
     every = list(tables.values())
@@ -155,6 +164,24 @@ def _warn_of_common_rows(tables: Tables, paths: dict[str, Path]) -> None:
             message = f"{n_common:,} of the {len(second):,} rows of %s are also in %s%s"
             same = ": the two files hold the same" if first == second else ""
             logger.warning(message, paths[other], paths[one], same)
+
+
+def _require_separate_groups(
+    tables: Tables, paths: dict[str, Path], config: ExperimentConfig
+) -> None:
+    """Raise :class:`DataError` if two files that are to be different parts share a group."""
+    if not config.group_column:
+        return
+    for one, other in itertools.combinations(tables, 2):
+        rows = tables[other]
+        common = rows[rows["Group"].isin(tables[one]["Group"])]
+        if len(common):
+            raise DataError(
+                f"{paths[other]} has {len(common):,} texts of groups that {paths[one]} has, too, "
+                f'such as "{common["Group"].iloc[0][:60]}" in line {common["Line"].iloc[0]}. With '
+                f'--group_column "{config.group_column}" each group is in one part: take it out of '
+                "one of the two files, or leave --group_column out."
+            )
 
 
 def _drop_rare_classes(tables: Tables, least: int, path: Path) -> Tables:
@@ -218,27 +245,3 @@ def _number_classes(rows: pd.DataFrame, names: Sequence[str], path: Path) -> pd.
     if rows.empty:
         raise DataError(f"{path}: empty.")
     return rows.assign(Label=rows["Label"].map({name: i for i, name in enumerate(names)}))
-
-
-def _split(files: Tables, config: ExperimentConfig) -> Tables:
-    """The three parts. Those without a file are taken from the training file: of each class in
-    proportion, with at least one text of it in each part."""
-    flags = {"test": "test_fraction", "validation": "val_fraction"}
-    missing = {part: flag for part, flag in flags.items() if part not in files}
-    if not missing:
-        return files
-    shuffled = files["train"].sample(frac=1, random_state=SPLIT_SEED)
-    classes = shuffled.groupby("Label")["Text"]
-    place, size = classes.cumcount(), classes.transform("size")
-    start, parts = 0, dict(files)
-    for part, flag in missing.items():
-        end = start + (getattr(config, flag) * size).round().clip(lower=1)
-        parts[part] = shuffled[(place >= start) & (place < end)]
-        start = end
-    if (start >= size).any():
-        shares = " and ".join(f"--{flag} {getattr(config, flag):g}" for flag in missing.values())
-        raise DataError(
-            f"{config.dataset}: with {shares} nothing of its smallest class ({size.min()} texts) "
-            "is left for training. Choose smaller ones."
-        )
-    return {**parts, "train": shuffled[place >= start]}

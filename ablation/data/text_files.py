@@ -23,10 +23,15 @@ from ablation.data.separated_values import (
     find_columns,
     separate,
 )
-from ablation.system.errors import DataError
+from ablation.system.errors import DataError, logger
 from ablation.system.files import describe_special
 
 JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+# What pandas takes for a missing value, and the text of none.
+MISSING = {
+    *("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
+    *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
+}
 BATCH = 1024  # rows of a Parquet file that are read at once
 
 
@@ -70,6 +75,26 @@ def read_rows(
         raise DataError(f"{path} is a damaged .gz file ({error}). Fetch it again.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell holds nothing, or a name for it."""
+    return cell.strip() in MISSING
+
+
+def join_cells(cells: Sequence[str]) -> str:
+    """The text that one or several columns make: a line break is between them, and of several,
+    those that are missing are empty."""
+    if len(cells) == 1:
+        return cells[0]
+    return "\n".join("" if is_missing(cell) else cell for cell in cells)
+
+
+def announce_columns(columns: Sequence[str]) -> None:
+    """Say that several columns make one text."""
+    if len(columns) > 1:
+        names = " and ".join(f'"{name[:60]}"' for name in columns)
+        logger.info("A text is what stands in %s, with a line break between them", names)
 
 
 def _is_object(line: str) -> bool:

@@ -6,21 +6,20 @@ from itertools import chain, islice
 from pathlib import Path
 
 from ablation.data.decoding import BAD
-from ablation.data.own_data import MISSING, SHOWN
+from ablation.data.own_data import SHOWN
 from ablation.data.separated_values import TableRow, TextFormat, header_error, merged_rows_error
-from ablation.data.text_files import read_rows
+from ablation.data.text_files import is_missing, join_cells, read_rows
 from ablation.system.errors import DataError
 
 FIRST_ROWS = 100  # that are compared with the first, to find names among texts
 
 
 def read_texts(
-    path: Path, column: str, form: TextFormat, label_column: str | None = None
+    path: Path, text_columns: Sequence[str], form: TextFormat, label_column: str | None = None
 ) -> Iterator[TableRow]:
-    """The rows of a file, their first field the text and their last one, if asked for, the class.
-    Raises ``DataError`` if it cannot be read, quotes may have merged rows, or its first text is a
-    name."""
-    columns = [column, *([label_column] if label_column else [])]
+    """The rows of a file: their fields are the text, and the class, if it is asked for. Raises
+    ``DataError`` if it cannot be read, quotes may have merged rows, or its first text is a name."""
+    columns, n = [*text_columns, *([label_column] if label_column else [])], len(text_columns)
     rows = read_rows(path, columns, form)
     if form.header == "auto" and not form.has_names(columns):
         first_rows = list(islice(rows, FIRST_ROWS))
@@ -30,7 +29,7 @@ def read_texts(
     for row in rows:
         if row.apart:
             raise merged_rows_error(row.line, path)
-        yield row
+        yield row._replace(fields=[join_cells(row.fields[:n]), *map(str.strip, row.fields[n:])])
 
 
 def require_known_classes(rows: Iterable[TableRow], class_names: Sequence[str], path: Path) -> None:
@@ -40,10 +39,10 @@ def require_known_classes(rows: Iterable[TableRow], class_names: Sequence[str], 
     shown: dict[str, int] = {}  # some labels that are wrong, and the first line of each
     for row in rows:
         n_rows += 1
-        label = row.fields[-1].strip()
+        label = row.fields[-1]
         if label not in known:
-            n_missing += label in MISSING
-            n_unknown += label not in MISSING
+            n_missing += is_missing(label)
+            n_unknown += not is_missing(label)
             if len(shown) < SHOWN:
                 shown.setdefault(label, row.line)
     if not n_rows:

@@ -41,7 +41,10 @@ from data_utils import count_max_tokens, make_loaders
 
 
 def run_experiment(
-    config: ExperimentConfig, shared: SharedWork | None = None, output: OutputOptions | None = None
+    config: ExperimentConfig,
+    shared: SharedWork | None = None,
+    output: OutputOptions | None = None,
+    *callbacks: Any,
 ) -> ExperimentResult:
     """Run one experiment, printing the protocol's lines on standard output.
 
@@ -49,6 +52,7 @@ def run_experiment(
         shared: with the other experiments of this process; who made it has checked the rules
             on their options.
         output: by default, nothing is kept.
+        callbacks: of :func:`train`, before that of checkpoints.
 
     Raises:
         ConfigError: options break rules; nothing was downloaded or built.
@@ -101,7 +105,7 @@ def run_experiment(
             stored=states.stored_seconds,
             signals=signals,
         )
-        history = train(classifier, loaders, schedule, checkpoints)
+        history = train(classifier, loaders, schedule, *callbacks, checkpoints)
         checkpoints.end_training()
     seconds = checkpoints.seconds
     print_lines(format_minutes(seconds))

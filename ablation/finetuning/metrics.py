@@ -1,6 +1,6 @@
 """How well each class is told apart, beyond the accuracy."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,14 @@ def measure_classes(predictions: Predictions, class_names: Sequence[str]) -> dic
     confusion = np.zeros((len(class_names), len(class_names)), dtype=int)
     np.add.at(confusion, (actual, predicted), 1)
     return measure_confusion(confusion, class_names)
+
+
+def measure_counts(
+    counts: Mapping[tuple[str, str], int], class_names: Sequence[str]
+) -> dict[str, Any]:
+    """The same, going by how many texts of one class, the first, were taken for another."""
+    confusion = [[counts.get((i, j), 0) for j in class_names] for i in class_names]
+    return measure_confusion(np.array(confusion), class_names)
 
 
 def measure_confusion(confusion: np.ndarray, class_names: Sequence[str]) -> dict[str, Any]:

@@ -40,7 +40,7 @@ def train(
     classifier: Classifier,
     loaders: Splits[DataLoader],
     schedule: Schedule,
-    callback: Any = None,
+    *callbacks: Any,
 ) -> History:
     """Train what of a classifier needs a gradient, printing losses and accuracies on the way.
 
@@ -48,9 +48,9 @@ def train(
     that order is part of the protocol. With ``keep_best``, it is left with the weights of its best
     epoch. Raises ``TrainingError`` if a loss is not finite.
 
-    ``callback`` looks after the run: ``restore(state)`` brings a :class:`TrainingState` to where it
+    ``callbacks`` look after the run: ``restore(state)`` brings a :class:`TrainingState` to where it
     was before the first step, and ``after_update(state, ends_epoch)`` follows each update and its
-    evaluations. What it raises ends training.
+    evaluations. What they raise ends training.
     """
     torch.manual_seed(schedule.seed)
     loss = make_loss(schedule, loaders.train.dataset.labels, len(classifier.gpt.head.bias))
@@ -82,11 +82,11 @@ def train(
         AdamWInBackward(classifier.gpt, schedule.learning_rate, schedule.weight_decay) as optimizer,
         Progress("training", "steps", sum(epochs)) as progress,
     ):
-        state = TrainingState(classifier.gpt, optimizer)
-        if callback:
+        state = TrainingState(classifier.gpt, optimizer, epoch_ends=list(accumulate(epochs)))
+        for callback in callbacks:
             callback.restore(state)
         progress.update(state.step)
-        for epoch, end in enumerate(accumulate(epochs), start=1):
+        for epoch, end in enumerate(state.epoch_ends, start=1):
             if has_stalled(state.history, schedule):
                 break
             batches = _rest_of_epoch(loaders.train, state, epochs[epoch - 1], end)
@@ -107,7 +107,7 @@ def train(
                 progress.update(len(window))
                 if state.step == end:
                     evaluate_epoch()
-                if callback:
+                for callback in callbacks:
                     callback.after_update(state, ends_epoch=state.step == end)
     end_with_best(state, schedule, len(epochs))
     return state.history

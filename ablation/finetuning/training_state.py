@@ -49,6 +49,7 @@ class TrainingState:
     optimizer: AdamWInBackward
     history: History = field(default_factory=History)
     step: int = 0  # batches that were trained on
+    epoch_ends: list[int] = field(default_factory=list)  # how many they are at the end of each
     # PyTorch's global generator as it was before the order of this epoch was drawn.
     epoch_generator: Tensor = field(default_factory=torch.get_rng_state)
     best: dict[str, Tensor] = field(default_factory=dict)  # what trained, after the best epoch

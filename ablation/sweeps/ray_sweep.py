@@ -36,7 +36,7 @@ from ablation.data.vocabulary import portable
 from ablation.finetuning.experiment import run_experiment
 from ablation.finetuning.outcomes import ExperimentResult
 from ablation.finetuning.shared_work import SharedWork
-from ablation.sweeps import cluster, records, sweep
+from ablation.sweeps import cluster, records, sweep, tracking
 from ablation.sweeps.variants import describe_run
 from ablation.system.errors import ClusterError, RecordError, describe_error, logger
 from ablation.system.files import write_atomically
@@ -177,7 +177,7 @@ def run_ray_sweep(
                 bar.update()
                 number += 1
                 place = f"Run {number} of {len(runs)}: {describe_run(run)}"
-                if error := _record(run, outcome, output_dir, shared.corpus, place):
+                if error := _record(run, outcome, output_dir, output.track, shared.corpus, place):
                     logger.error("%s", error)
                     failed.append(run)
     return failed
@@ -265,7 +265,9 @@ def _fetch(ref: ray.ObjectRef) -> Outcome:
         return Outcome(error=f"Ray gave the run up: {_reason(error)}")
 
 
-def _record(run: Run, outcome: Outcome, output_dir: Path, corpus: Corpus, place: str) -> str | None:
+def _record(
+    run: Run, outcome: Outcome, output_dir: Path, track: str | None, corpus: Corpus, place: str
+) -> str | None:
     """Write down and report how a run ended. Returns what went wrong, if something did."""
     if outcome.error:
         error = outcome.error + f" (on the node {outcome.node})" * bool(outcome.node)
@@ -279,6 +281,8 @@ def _record(run: Run, outcome: Outcome, output_dir: Path, corpus: Corpus, place:
     except OSError as error:
         raise RecordError(f"{error.filename} cannot be written ({error}).") from error
     folder = sweep.record_complete(output_dir, run, outcome.result, corpus)
+    with tracking.tracked(track, folder, run.config) as tracker:
+        tracker.note(outcome.result)
     logger.info("%s, done on %s in %.2f minutes", place, outcome.node, outcome.seconds / 60)
     print_lines("\n".join([f"{describe_run(run)}:", *records.read_record(folder).lines]))
     return sweep.describe_not_kept(outcome.result, folder) if outcome.result.not_kept else None

@@ -16,6 +16,7 @@ from ablation.finetuning.experiment import run_experiment
 from ablation.finetuning.outcomes import Accuracy, ExperimentResult
 from ablation.finetuning.shared_work import SharedWork, sharing_order
 from ablation.sweeps import records
+from ablation.sweeps.tracking import tracked
 from ablation.sweeps.variants import compare_with_published, describe_run
 from ablation.system import parallel
 from ablation.system.errors import DataError, ExperimentError, RecordError, describe_error, logger
@@ -44,18 +45,19 @@ def run_and_record(
     folder = run.folder(output_dir)
     if parallel.is_first():
         records.require_writable(folder)  # before the work, not after it
-    try:
-        shared = shared or SharedWork([run.config])
-        result = run_experiment(
-            run.config, shared, replace(output or OutputOptions(), folder=folder)
-        )
-    except (Exception, KeyboardInterrupt) as error:  # whatever it is, the record says so
-        # If whoever reads the results has gone, the run is not at fault.
-        if parallel.is_first() and not isinstance(error, BrokenPipeError):
-            _record_end(output_dir, run, error)
-        raise
-    if parallel.is_first():
-        record_complete(output_dir, run, result, shared.corpus)
+    output = replace(output or OutputOptions(), folder=folder)
+    with tracked(output.track, folder, run.config) as tracking:
+        try:
+            shared = shared or SharedWork([run.config])
+            result = run_experiment(run.config, shared, output, tracking)
+        except (Exception, KeyboardInterrupt) as error:  # whatever it is, the record says so
+            # If whoever reads the results has gone, the run is not at fault.
+            if parallel.is_first() and not isinstance(error, BrokenPipeError):
+                _record_end(output_dir, run, error)
+            raise
+        if parallel.is_first():
+            record_complete(output_dir, run, result, shared.corpus)
+        tracking.note(result)
     if result.not_kept:
         raise ExperimentError(describe_not_kept(result, folder))
     return folder

@@ -1,0 +1,155 @@
+"""Your own texts in parts: of each class in proportion, and groups in one piece."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from ablation.config.options import ExperimentConfig, read_fold
+from ablation.system.errors import DataError, logger
+from data_utils import PARTS, SPLIT_SEED
+
+Tables = dict[str, pd.DataFrame]  # by the part that they are: Label, Text, Line, and maybe Group
+MAX_MOVES, LEAST_CHANGE = 200, 1e-6  # of groups, once all have a part
+FLAGS = {"test": "test_fraction", "validation": "val_fraction"}
+
+
+def split_texts(files: Tables, config: ExperimentConfig, class_names: Sequence[str]) -> Tables:
+    """The three parts. Those without a file are taken from the training file: of each class in
+    proportion, with at least one text of it in each part, and groups in one piece. Raises
+    ``DataError`` if there are too few texts or groups for that."""
+    shares = {part: getattr(config, flag) for part, flag in FLAGS.items() if part not in files}
+    if not shares:
+        return files
+    every = files["train"].sample(frac=1, random_state=SPLIT_SEED)
+    grouped = config.group_column is not None and not every["Group"].is_unique
+    if config.group_column and not grouped:
+        message = 'Each text has its own "%s", so the split is the one without --group_column'
+        logger.info(message, config.group_column)
+    rows, parts = every, dict(files)
+    if config.fold:
+        number, n_folds = read_fold(config.fold)
+        shares["test"] = 1 / n_folds
+        folds = number_folds(rows, n_folds)
+        if grouped:
+            folds = _divide(rows, [1 / n_folds] * n_folds, config, class_names)
+        parts["test"], rows = rows[folds == number - 1], rows[folds != number - 1]
+    taken = {part: share for part, share in shares.items() if part not in parts}
+    left = 1 - sum(shares[part] for part in shares.keys() - taken.keys())
+    taken = {part: share / left for part, share in taken.items()}
+    if grouped and taken:
+        numbers = _divide(rows, [*taken.values(), 1 - sum(taken.values())], config, class_names)
+        parts |= {part: rows[numbers == i] for i, part in enumerate([*taken, "train"])}
+    else:
+        parts |= _take(rows, taken, config)
+    if grouped:
+        asked = {"train": 1 - sum(shares.values()), **shares}
+        words = (
+            f"{len(parts[part]) / len(every):.1%} {part} ({asked[part]:.1%} asked for)"
+            for part in PARTS
+            if part in asked
+        )
+        sizes = every["Group"].value_counts().tolist()
+        message = '%d groups of "%s", the largest with %d texts, are split into %s'
+        logger.info(message, len(sizes), config.group_column, sizes[0], ", ".join(words))
+    return parts
+
+
+def _take(rows: pd.DataFrame, shares: Mapping[str, float], config: ExperimentConfig) -> Tables:
+    """The parts that are taken from shuffled texts, each with its share, and what is left of them
+    for training."""
+    classes = rows.groupby("Label")["Text"]
+    place, size = classes.cumcount(), classes.transform("size")
+    start, parts = 0 * size, {}
+    for part, share in shares.items():
+        end = start + (share * size).round().clip(lower=1)
+        parts[part] = rows[(place >= start) & (place < end)]
+        start = end
+    if (start >= size).any():
+        flags = [f"--{FLAGS[part]} {getattr(config, FLAGS[part]):g}" for part in shares]
+        flags += [f"--fold {config.fold}"] if config.fold else []
+        raise DataError(
+            f"{config.dataset}: with {' and '.join(flags)} nothing of its smallest class "
+            f"({size.min()} texts) is left for training. Choose smaller ones."
+        )
+    return {**parts, "train": rows[place >= start]}
+
+
+def number_folds(rows: pd.DataFrame, n: int) -> np.ndarray:
+    """The fold of each of N shuffled texts, from 0 to ``n`` - 1: (N,). Folds differ by one text at
+    most, of each class and in all."""
+    folds = np.empty(len(rows), dtype=int)
+    folds[np.argsort(rows["Label"].to_numpy(), kind="stable")] = np.arange(len(rows)) % n
+    return folds
+
+
+def _divide(
+    rows: pd.DataFrame,
+    shares: Sequence[float],
+    config: ExperimentConfig,
+    class_names: Sequence[str],
+) -> np.ndarray:
+    """The number of the part of each text, as :func:`assign_groups` has it. Raises ``DataError``
+    if not every part gets every class."""
+    try:
+        return assign_groups(pd.factorize(rows["Group"])[0], rows["Label"].to_numpy(), shares)
+    except ValueError as error:
+        label, n_groups = error.args
+        raise DataError(
+            f'{config.dataset}: with --group_column "{config.group_column}", no way was found to '
+            f'give each of {len(shares)} parts texts of the class "{class_names[label][:60]}", '
+            f"which is in {n_groups:,} groups. Add texts of other groups, or leave out the class "
+            "(--min_texts_per_class) or --group_column."
+        ) from error
+
+
+def assign_groups(groups: np.ndarray, labels: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """The number of the part that each of N texts goes to, so that groups stay in one piece, each
+    part has each class, and its share of each class as nearly as this finds.
+
+    First each part gets a smallest group of each class, the rarest class first. Then the others
+    follow, the largest first, each to the part where it lowers the sum of (found - wanted)² /
+    wanted over parts and classes most; and then groups move as long as that lowers it.
+    (StratifiedGroupKFold of scikit-learn makes parts of one size only, and may leave a class out
+    of one.)
+
+    Args:
+        groups, labels: (N,), numbers from 0; of equal groups, the first one is served first.
+        shares: of each part, above 0; their sum is 1.
+
+    Raises:
+        ValueError: with a class that is not in every part, and the number of groups it is in.
+    """
+    counts = np.zeros((groups.max() + 1, labels.max() + 1), dtype=np.int32)  # (G, C)
+    np.add.at(counts, (groups, labels), 1)
+    sizes, n_groups = counts.sum(axis=1), np.count_nonzero(counts, axis=0)
+    wanted = np.outer(shares, counts.sum(axis=0))  # (P, C), as what is found
+    found, parts = np.zeros_like(wanted), np.full(len(counts), -1)
+
+    def give(group: int, part: int) -> None:
+        parts[group] = part
+        found[part] += counts[group]
+
+    for label in np.argsort(n_groups, kind="stable"):
+        for part in np.argsort(shares, kind="stable"):
+            if not found[part, label]:
+                free = np.flatnonzero((parts < 0) & (counts[:, label] > 0))
+                if not len(free):
+                    raise ValueError(int(label), int(n_groups[label]))
+                give(free[sizes[free].argmin()], part)
+    for group in np.argsort(-sizes, kind="stable"):
+        if parts[group] < 0:
+            more = counts[group]  # (found + more - wanted)² - (found - wanted)²
+            give(group, (more * (2 * (found - wanted) + more) / wanted).sum(axis=1).argmin())
+    every, squares = np.arange(len(counts)), counts.astype(float) ** 2 @ (1 / wanted).T  # (G, P)
+    for _ in range(MAX_MOVES):
+        slopes = counts @ (2 * (found / wanted - 1)).T  # (G, P)
+        change = squares + slopes + (squares - slopes)[every, parts, None]  # if a group moves there
+        is_last = ((counts > 0) & (counts == found[parts])).any(axis=1)  # of a class in its part
+        change[is_last] = change[every, parts] = 0
+        group, part = np.unravel_index(change.argmin(), change.shape)
+        if change[group, part] > -LEAST_CHANGE:
+            break
+        found[parts[group]] -= counts[group]
+        give(group, part)
+    return parts[groups]
