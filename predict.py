@@ -171,10 +171,10 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     if arguments.csv is not None and arguments.texts:
         problems.append("TEXT with --csv: give one of them")
     form = TextFormat(**{name: getattr(arguments, name) for name in FORMAT_OPTIONS})
-    if arguments.csv is None and form != TextFormat():
-        problems.append("--header, --delimiter, --encoding and --quoting are about --csv FILE")
-    if arguments.csv is None and arguments.label_column:
-        problems.append("--label_column is about --csv FILE: add it, or leave it out")
+    of_files = [name for name in ("column", "label_column", *FORMAT_OPTIONS) if name in given]
+    if arguments.csv is None and of_files:
+        flags = ", ".join(f"--{name}" for name in of_files)
+        problems.append(f"{flags} without --csv FILE: it is about a file; add it, or leave it out")
     if arguments.column:
         problems += _column_problems(arguments, arguments.column)
     problems += encoding_problems(form.encoding)
@@ -218,12 +218,8 @@ def perform(argv: Sequence[str] | None) -> int:
         arguments = parse_command_line(argv)
         from ablation.classifier.saved_models import load_classifier
         from ablation.data.corpora import load_encoding
-        from ablation.data.text_files import announce_columns
-        from ablation.data.texts_to_classify import (
-            read_lines,
-            read_texts,
-            require_known_classes,
-        )
+        from ablation.data.texts_to_classify import read_lines
+        from ablation.finetuning.metrics import format_accuracy, format_metrics, measure_counts
 
     given = {name: getattr(arguments, name) for name in tagged("machine")}
     folder = Path(arguments.run_dir)
@@ -235,20 +231,9 @@ def perform(argv: Sequence[str] | None) -> int:
         problems.append(f"--top {arguments.top:,}: {words}")
     if problems:
         raise ConfigError(problems)
-    texts: Iterable[str] = arguments.texts
-    labels: Iterable[str | None] = repeat(None)
+    texts, labels = arguments.texts, repeat(None)
     if arguments.csv is not None:
-        path, columns = Path(arguments.csv), split_columns(column)
-        asked_for = (path, columns, arguments.form, arguments.label_column)
-        announce_columns(columns)
-        rows = read_texts(*asked_for)
-        if arguments.label_column:
-            require_known_classes(rows, names, path)  # now: to read it twice takes less
-            if checksum_file(path) == classifier.data_sha256:
-                logger.warning("%s: the model was trained on texts of this file", arguments.csv)
-            rows, again = tee(read_texts(*asked_for))
-            labels = (row.fields[-1] for row in again)
-        texts = (row.fields[0] for row in rows)
+        texts, labels = _read_file(arguments, split_columns(column), classifier)
     is_typed = not texts and sys.stdin.isatty()
     by_class = arguments.probabilities == "all"
     predictions = predict(
@@ -273,12 +258,30 @@ def perform(argv: Sequence[str] | None) -> int:
     if blank:
         logger.warning("Blank texts, classified like the others: %d of %d", blank, number + 1)
     if arguments.label_column:
-        from ablation.finetuning.metrics import format_accuracy, format_metrics, measure_counts
-
         metrics = measure_counts(counts, names)
         figures = f"{format_accuracy(metrics)}\n{format_metrics(metrics, recorded=False)}"
         logger.info(figures) if arguments.print else print_lines(figures)
     return 0
+
+
+def _read_file(
+    arguments: argparse.Namespace, columns: Sequence[str], classifier: SavedClassifier
+) -> tuple[Iterator[str], Iterator[str | None]]:
+    """The texts of a file, and the true class of each, or none. Raises ``DataError`` if it cannot
+    be read, or has a class that the model does not know."""
+    from ablation.data.text_files import announce_columns
+    from ablation.data.texts_to_classify import read_texts, require_known_classes
+
+    announce_columns(columns)
+    path, label_column = Path(arguments.csv), arguments.label_column
+    rows = read_texts(path, columns, arguments.form, label_column)
+    if not label_column:
+        return (row.fields[0] for row in rows), repeat(None)
+    require_known_classes(rows, classifier.class_names, path)  # reading twice is the lesser work
+    if checksum_file(path) == classifier.data_sha256:
+        logger.warning("%s: the model was trained on texts of this file", path)
+    rows, again = tee(read_texts(path, columns, arguments.form, label_column))
+    return (row.fields[0] for row in rows), (row.fields[-1] for row in again)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -169,10 +169,14 @@ def run(texts: dict[str, list[list[int]]], labels: dict[str, list[int]], options
         return correct, total
 
     def whole_validation() -> tuple[int, float]:
-        items = loaders["validation"].dataset
-        logits, targets = logits_of(items)
-        correct = int((logits[:, 1] > logits[:, 0]).eq(targets.bool()).sum())
-        return correct, loss_of(items).item()
+        correct, items = 0, loaders["validation"].dataset
+        losses, counted = 0.0, 0
+        for item in items:  # texts may differ in length
+            logits, (target,) = logits_of([item])
+            correct += int((logits[0, 1] > logits[0, 0]) == target)
+            if target != options["ignore_index"]:
+                losses, counted = losses + loss_of([item]).item(), counted + 1
+        return correct, losses / counted
 
     numbers, step, best, n_since = [], 0, None, 0
     for _ in range(options["num_epochs"]):

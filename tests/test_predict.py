@@ -305,7 +305,7 @@ def test_three_ways_in_three_ways_out(
         (["--csv", "x", "--encoding", "x"], b"", 2, "--encoding x: no such encoding"),
         (["--csv", "x", "--delimiter", "x"], b"", 2, "no such choice"),
         (["--csv", "x", "--header", "no"], b"", 2, '--header no with --column "Text"'),
-        (["a", "--quoting", "none"], b"", 2, "are about --csv FILE"),
+        (["a", "--quoting", "none"], b"", 2, "--quoting without --csv FILE"),
         (["--weights", "nix", "a"], b"", 2, "no such file"),
         (["--device", "cuda", "a"], b"", 2, "no such device"),
         (["--device", "gpu", "a"], b"", 2, 'mean "cuda"'),

@@ -125,11 +125,12 @@ def test_one_class_and_blank_texts_are_measured(answer: Callable, tmp_path: Path
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("hot --label_column kind", "--label_column is about --csv FILE"),
+        ("hot --label_column kind", "--label_column without --csv FILE"),
         ("--csv x --column kind --label_column kind", '--column "kind" is also the --label_column'),
         ("--csv x --column 1 --label_column kind", "give names only, or numbers only"),
         ("--csv x --column said --label_column kind --header no", "--header no with --column"),
         ("--csv x --column said --label_column kind --top 2", "add --format text, csv or jsonl"),
+        ("--column said hot", "--column without --csv FILE"),
         ("hot --top 0", "--top 0: not a whole number"),
         ("hot --top 4", "--top 4: the model has 3 classes"),
         ("hot --top 2 --probabilities all", "--top 2 with --probabilities all: give one of them"),

@@ -13,9 +13,10 @@ import pytest
 from helpers import config_from_flags
 
 import predict
-from ablation.config.identity import identify
+from ablation.classifier.tensor_files import read_tensors, write_tensors
+from ablation.config.commands import format_command
+from ablation.config.identity import checksum_json, identify
 from ablation.config.options import ExperimentConfig
-from ablation.config.rows import format_command
 from ablation.config.rules import option_problems
 from ablation.data.own_data import load_own_corpus
 from ablation.data.splits import assign_groups
@@ -255,7 +256,10 @@ def test_a_command_with_several_columns_can_be_pasted(tmp_path: Path) -> None:
     )
 
 
-def test_a_kept_model_knows_its_columns(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_kept_model_knows_its_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
     path = write(tmp_path / "a.csv", CELLS * 2, names="kind,subject,body")
     flags = "--model_size tiny --weights random --max_steps 1 --batch_size 4 --save_model"
     columns = ["--text_column", "subject", "body", "--label_column", "kind"]
@@ -273,13 +277,20 @@ def test_a_kept_model_knows_its_columns(tmp_path: Path, capsys: pytest.CaptureFi
         found.append([json.loads(line) for line in captured.out.splitlines()])
     assert found[0] == found[1] == found[2]
     assert [line["text"] for line in found[0][:4]] == ["Hello\nthe body", "\n kept ", "\nx", "s\n"]
+    content = json.loads((record.folder / "config.json").read_text())
+    assert content["data"].pop("text_column") == "subject + body"
+    (record.folder / "config.json").write_text(json.dumps(content))
+    model = record.folder / "model.safetensors"  # as an earlier version wrote it
+    write_tensors(model, read_tensors(model)[1], {"config_sha256": checksum_json(content)})
+    Path("old.csv").write_text("Text\nHello\n")
+    assert predict.main([str(record.folder), "--csv", "old.csv"]) == 0
     capsys.readouterr()
     assert predict.main(["--csv", path, "--column", "subject", str(record.folder)]) == 2
     assert "RUN_DIR is missing; give the folder of a run with --save_model before all flags" in (
         capsys.readouterr().err
     )
     assert predict.main([str(record.folder), "--csv", path, "--header", "no"]) == 2
-    assert '--header no with --column "subject + body"' in capsys.readouterr().err
+    assert '--header no with --column "Text"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

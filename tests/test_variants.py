@@ -64,7 +64,7 @@ def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     result = make_result([0] * 300, [1] * 6 + [0] * 294)
     corpus = Corpus(split_messages(demo_messages()), ("ham", "spam"), "messages", None)
     monkeypatch.setattr(sweep, "SharedWork", lambda configs: SimpleNamespace(corpus=corpus))
-    monkeypatch.setattr(sweep, "run_experiment", lambda config, shared, output: result)
+    monkeypatch.setattr(sweep, "run_experiment", lambda *_: result)
     monkeypatch.setattr("ablation.reports.report.write_report", lambda *_: "Report")
 
 

@@ -136,7 +136,8 @@ def serve() -> None:
     """Do what the lines on standard input say, and end this process. What goes wrong is a line on
     standard output, on which nothing else is written."""
     # Processes that a tracker starts get neither of the two.
-    lines, answer = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    lines = os.fdopen(os.dup(0), encoding="utf-8")
+    answer = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="backslashreplace")
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)

@@ -16,8 +16,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from ablation.config.commands import format_command
 from ablation.config.options import ExperimentConfig, without
-from ablation.config.rows import format_command
 from ablation.finetuning.experiment import make_schedule
 from ablation.finetuning.metrics import measure_classes
 from ablation.finetuning.outcomes import ExperimentResult, History
@@ -59,14 +59,15 @@ class Tracking:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 env=environment(kind, place, is_offline(config.offline)),
                 start_new_session=True,  # a signal from the terminal is for the run
             )
-        except OSError as error:
+            threading.Thread(target=self._write, daemon=True).start()  # a full pipe makes it wait
+        except (OSError, RuntimeError) as error:
             self._give_up(str(error))
             return
-        threading.Thread(target=self._write, daemon=True).start()  # a full pipe makes it wait
         options = {name: getattr(config, name) for name in without("circumstance")}
         options["command"] = format_command(config)
         self._calls.put({"name": folder.name, "folder": str(place), "options": options})
