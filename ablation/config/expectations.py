@@ -2,9 +2,10 @@
 
 import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from ablation.config.tables import Table
 from ablation.system.errors import shorten
 
 SIDE = r"""(?:"[^"]*"|'[^']*'|[^<>"'])+"""
@@ -18,6 +19,26 @@ class Expectation:
     text: str
     better: str
     worse: str
+
+
+def read_expectations(
+    texts: Sequence[str], tables: Sequence[Table]
+) -> tuple[list[Expectation], list[str]]:
+    """What expressions say of the rows of tables, of which one has to compare the two, and all
+    problems."""
+    names = {str(name): None for table in tables for name in table.rows}
+    pairs = {frozenset(map(str, c.rows)): None for table in tables for c in table.comparisons}
+    expectations, problems = [], []
+    for text in texts:
+        expectation, problem = read_expectation(text, names)
+        if expectation and frozenset((expectation.better, expectation.worse)) not in pairs:
+            problem = (
+                f'--fail_unless "{shorten(text)}": the table does not compare these rows; it '
+                f"compares {_some([' with '.join(sorted(pair)) for pair in pairs])}"
+            )
+        expectations += [expectation] if not problem else []
+        problems += [problem] if problem else []
+    return expectations, problems
 
 
 def read_expectation(text: str, names: Collection[str]) -> tuple[Expectation | None, str | None]:

@@ -2,12 +2,14 @@
 which value one would choose, and what it would take to say more."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from ablation.config.options import without
+from ablation.config.tables import Name, Table
 from ablation.reports.effects import (
     Group,
     Runs,
@@ -18,10 +20,11 @@ from ablation.reports.effects import (
     name_value,
     tabulate_effects,
 )
-from ablation.reports.findings import Finding
+from ablation.reports.findings import Finding, compare_rows
 from ablation.reports.planning import (
     DEFAULT,
     MOST_TEXTS,
+    N_REPEATS,
     POINTS,
     POWER,
     describe_spread,
@@ -32,8 +35,12 @@ from ablation.reports.tables import (
     Configuration,
     Section,
     format_accuracy_interval,
+    group_records,
     mean_and_deviation,
+    require_one_dataset,
 )
+from ablation.sweeps.records import read_records, require_one_base
+from ablation.system.text_tables import align_wrapped, fill
 
 N_REPEATS_OF_REPORT = 400  # a report comes with every sweep, and is not to take long
 DEFAULT_TEXTS = 300  # of the SMS Spam Collection
@@ -111,8 +118,51 @@ def plan_section(section: Section, findings: Sequence[Finding]) -> dict[str, Any
     }
 
 
+def describe_plan(
+    points: float,
+    output_dir: Path,
+    tables: Sequence[Table],
+    asked: Table,
+    rows: Sequence[Name] = (),
+) -> str:
+    """What a difference of so many points takes, in words and as a table: by the runs of each
+    section of a folder, or if there are none by default.
+
+    Args:
+        tables: whose sections the folder may have.
+        asked: whose comparisons count where nothing was run.
+        rows: what it rests on; by default, all that were run.
+
+    Raises:
+        RecordError: records do not belong together.
+    """
+    complete = [record for record in read_records(output_dir) if record.is_complete]
+    require_one_dataset(complete)
+    require_one_base(complete)
+    texts = []
+    for section in group_records(complete, tables)[0]:
+        parts = section.configurations
+        chosen = [part for name, part in parts.items() if not rows or name in rows]
+        if chosen:
+            found = _plan(chosen, (points,), _counts(len(compare_rows(section))))
+            texts.append("\n".join([fill(section.title), _format_plan(found)]))
+    pairs = [pair for _, pair in asked.comparisons if not rows or {*pair} <= {*rows}]
+    return "\n\n".join(texts) or _format_plan(_plan([], (points,), _counts(len(pairs))))
+
+
+def _counts(n_comparisons: int) -> list[int]:
+    return [n_comparisons, 1] if n_comparisons > 1 else [1]
+
+
+def _format_plan(plan: Mapping[str, Any]) -> str:
+    return "\n".join([fill(plan["says"]), fill(plan["rests_on"]), align_wrapped(plan["table"])])
+
+
 def _plan(
-    parts: Sequence[Configuration], points: tuple[float, ...], counts: Sequence[int], n_repeats: int
+    parts: Sequence[Configuration],
+    points: tuple[float, ...],
+    counts: Sequence[int],
+    n_repeats: int = N_REPEATS,
 ) -> dict[str, Any]:
     """A plan's table, and in words what it says and what it rests on."""
     n_texts = parts[0].correct.shape[1] if parts else DEFAULT_TEXTS
