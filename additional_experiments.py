@@ -37,6 +37,8 @@ def answer(arguments: Sequence[str]) -> int:
         if request.text is not None:
             print(request.text, flush=True)
             return 0
+        from ablation.config.kept_tables import format_table, keep_table, known_tables
+        from ablation.config.rows import SOURCE
         from ablation.sweeps import records, sweep
         from ablation.system import output, parallel
 
@@ -45,13 +47,19 @@ def answer(arguments: Sequence[str]) -> int:
         with ending_at_once():
             from ablation.reports.compare_runs import compare_runs
 
-        output.print_lines(compare_runs(*request.compare, output_dir))
+        tables = known_tables(output_dir, request.table)
+        output.print_lines(compare_runs(*request.compare, output_dir, tables))
         return 0
     if request.dry_run:
-        output.print_lines(sweep.describe_plan(runs, output_dir, request.output))
+        plan = sweep.describe_plan(runs, output_dir, request.output)
+        if request.writes_table:  # with the plan as comments, for --table
+            plan = "\n".join([format_table(request.table), *(f"# {x}" for x in plan.splitlines())])
+        output.print_lines(plan)
         return 0
     if not request.report and parallel.is_first():
         records.require_writable(output_dir)
+    if runs and request.table is not SOURCE and parallel.is_first():
+        keep_table(request.table, output_dir)
     if runs and not request.is_sweep:
         sweep.run_one(runs[0], output_dir, request.output)
         return 0
@@ -64,7 +72,8 @@ def answer(arguments: Sequence[str]) -> int:
     with ending_at_once():
         from ablation.reports.report import write_report
 
-    output.print_lines(write_report(output_dir, request.data_dir, request.offline))
+    tables = known_tables(output_dir, request.table)
+    output.print_lines(write_report(output_dir, request.data_dir, request.offline, tables))
     for run in failed:
         logger.error("Failed: %s", run.name)
     return 1 if failed else 0

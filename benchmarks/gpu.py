@@ -182,11 +182,14 @@ class Benchmark:
         """Every row, small models first."""
         sizes = list(MODEL_SIZES)
         for number in sorted(
-            ROWS, key=lambda n: (sizes.index(ROWS[n].config.model_size), ROWS[n].minutes)
+            ROWS, key=lambda n: (sizes.index(ROWS[n].config.model_size), ROWS[n].published.minutes)
         ):
             config = self._config(number, precision=self.results["precision"])
             row = measure(config, SharedWork([config], *self._texts), self._left("rows"))
-            self.results["rows"][number] = {"published_minutes": ROWS[number].minutes, **row}
+            self.results["rows"][number] = {
+                "published_minutes": ROWS[number].published.minutes,
+                **row,
+            }
 
     def measure_transformers(self) -> None:
         """Seconds of every row in transformers and PEFT, from a step and an evaluation batch."""

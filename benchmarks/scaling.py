@@ -23,9 +23,10 @@ from tabulate import tabulate
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ablation.config.options import ExperimentConfig
-from ablation.config.rows import ROWS, configure
+from ablation.config.rows import ROWS
 from ablation.config.runs import Run
 from ablation.config.sizes import MODEL_SIZES
+from ablation.config.tables import configure
 from ablation.finetuning.memory import MemoryNeed, estimate_memory
 from ablation.finetuning.shared_work import prefix_key
 from ablation.sweeps.records import Record, read_records
@@ -202,7 +203,7 @@ def exchange_table() -> str:
     for number, trains in EXCHANGING_ROWS.items():
         n_bytes = exchanged(ROWS[number].config)
         exchange = [significant(sent(n_bytes, 8) / speed) for speed in LINKS.values()]
-        published = ROWS[number].minutes * 60 / N_UPDATES
+        published = ROWS[number].published.minutes * 60 / N_UPDATES
         on_cores = seconds_of_update(number)
         for_even = [
             significant(breaks_even(n_bytes, seconds) * 8 / 1e9) if seconds else ""
@@ -286,8 +287,8 @@ def throughput_table() -> str:
     for number, row in ROWS.items():
         seconds = measured.get(number)
         cores = (f"{seconds / 60:.1f}", f"{3600 / seconds:.1f}") if seconds else ("", "")
-        hourly = 60 / row.minutes
-        cells = (*cores, f"{row.minutes:.2f}", f"{hourly:.0f}", f"{8 * hourly:.0f}")
+        hourly = 60 / row.published.minutes
+        cells = (*cores, f"{row.published.minutes:.2f}", f"{hourly:.0f}", f"{8 * hourly:.0f}")
         groups.setdefault(cells, []).append(number)
     lines = [[join(rows), *cells] for cells, rows in groups.items()]
     header = "rows|two cores, min|runs an hour|A100, min|runs an hour|8 A100, runs an hour"
@@ -305,8 +306,10 @@ def growth(mode: str, size: str) -> float:
     """How many times as long a run takes as with gpt2-small: as published where it was, otherwise
     a power of the arithmetic for a token in all blocks, through gpt2-xl's."""
     first, *others = GROWING_ROWS[mode]
-    published = {ROWS[row].config.model_size: ROWS[row].minutes for row in (first, *others)}
-    times = {name: minutes / ROWS[first].minutes for name, minutes in published.items()}
+    published = {
+        ROWS[row].config.model_size: ROWS[row].published.minutes for row in (first, *others)
+    }
+    times = {name: minutes / ROWS[first].published.minutes for name, minutes in published.items()}
     return times.get(size, interpolated(times[SIZES[-1]], size))
 
 
@@ -318,8 +321,8 @@ def interpolated(times: float, size: str) -> float:
 def growth_facts() -> str:
     """What the power gives where it is not needed."""
     times = growth("frozen", SIZES[-1])
-    given = [f"{ROWS[1].minutes * interpolated(times, size):.2f}" for size in SIZES[1:3]]
-    published = [f"{ROWS[row].minutes:.2f}" for row in (6, 7)]
+    given = [f"{ROWS[1].published.minutes * interpolated(times, size):.2f}" for size in SIZES[1:3]]
+    published = [f"{ROWS[row].published.minutes:.2f}" for row in (6, 7)]
     return fill(
         f"For rows 6 and 7, where it is not needed, that power gives {' and '.join(given)} "
         f"minutes; {' and '.join(published)} were published."
@@ -338,7 +341,7 @@ def plan(size: str) -> dict[ExperimentConfig, float]:
     minutes = {}
     for number, row in ROWS.items():
         config = configure(row, {"model_size": size})
-        published = ROWS[small.get(number, number)].minutes
+        published = ROWS[small.get(number, number)].published.minutes
         minutes[config] = published * growth(mode_of(config), size)
     runs = order_runs([Run(config) for config in minutes])
     return {run.config: minutes[run.config] for run in runs}

@@ -10,6 +10,7 @@ and benchmarks/measured.json.
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from html import escape
 from pathlib import Path
 
@@ -95,7 +96,9 @@ def short_table(measured: dict[int, Configuration]) -> str:
     for number, row in ROWS.items():
         configuration = measured.get(number)
         here = mean_and_deviation(configuration.percent("test")) if configuration else "not run"
-        lines.append(f"| {number} | {row.question} | `--rows {number}` | {row.test:.2f} | {here} |")
+        lines.append(
+            f"| {number} | {row.question} | `--rows {number}` | {row.published.test:.2f} | {here} |"
+        )
     return "\n".join(lines)
 
 
@@ -125,7 +128,7 @@ def commands_table(records: Sequence[Record]) -> str:
         "| --: | --- | --- | --: | --: | --: | --: | --- |",
     ]
     for number, row in ROWS.items():
-        published = f"{row.train:.2f} | {row.validation:.2f} | {row.test:.2f} | {row.minutes:.2f}"
+        published = " | ".join(f"{value:.2f}" for value in asdict(row.published).values())
         configuration = section.configurations.get(number)
         reproduced = "not run"
         if configuration:
@@ -210,13 +213,13 @@ Point = tuple[int, Bar, Bar | None]  # row, published, measured
 def point_of(number: int, configuration: Configuration | None) -> Point:
     """A row in the picture. The interval of a published figure is for other messages."""
     row = ROWS[number]
-    count = published_count(row.test, N_TEST)
+    count = published_count(row.published.test, N_TEST)
     correct = np.arange(N_TEST)[None] < count
     measured = None
     if configuration:
         percent = float(configuration.percent("test").mean())
         measured = (percent, *accuracy_interval(configuration.correct))
-    return number, (row.test, *accuracy_interval(correct)), measured
+    return number, (row.published.test, *accuracy_interval(correct)), measured
 
 
 def describe_picture(points: Sequence[Point]) -> str:

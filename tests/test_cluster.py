@@ -8,8 +8,9 @@ import pytest
 from ablation.config import cluster_request
 from ablation.config.cluster_request import ClusterRequest
 from ablation.config.command_line import parse_command_line
-from ablation.config.rows import ROWS, configure, row_number
+from ablation.config.rows import ROWS
 from ablation.config.runs import Run
+from ablation.config.tables import configure
 from ablation.finetuning.memory import count_positions, estimate_memory
 from ablation.finetuning.shared_work import SharedWork
 from ablation.sweeps.cluster import (
@@ -87,7 +88,7 @@ def test_a_group_asks_for_the_memory_of_its_largest_run() -> None:
 
 def test_runs_that_share_states_are_one_group() -> None:
     runs = make_runs(*ROWS)
-    rows = [{row_number(run.config) for run in group.runs} for group in make_groups(runs, runs)]
+    rows = [{run.row for run in group.runs} for group in make_groups(runs, runs)]
     assert SHARING in rows
     assert sum(map(len, rows)) == len(runs)
     assert {5} in rows
@@ -96,7 +97,7 @@ def test_runs_that_share_states_are_one_group() -> None:
 
 def test_what_is_done_is_left_out_and_known_to_the_others() -> None:
     runs = make_runs(1, 2, 16)
-    done = next(run for run in runs if row_number(run.config) == 1)
+    done = next(run for run in runs if run.row == 1)
     (group,) = make_groups(runs, [run for run in runs if run is not done])
     assert done not in group.runs
     assert done.config in group.configs, "so that the others find the states that they would have"

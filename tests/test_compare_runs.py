@@ -49,7 +49,9 @@ def test_two_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("word", ["row-99", "20", "0", "-1", "1" * 5000, "x" * 5000, "\0", ""])
 def test_what_is_neither_row_nor_run_is_named(tmp_path: Path, word: str) -> None:
     write_runs(tmp_path, 1, [285])
-    with pytest.raises(RecordError, match=r"neither a run's folder .* nor a row from 1 to 19"):
+    with pytest.raises(
+        RecordError, match=r"neither a run's folder .* nor a row; give numbers from 1 to 19"
+    ):
         compare_runs("1", word, tmp_path)
 
 

@@ -11,11 +11,13 @@ from helpers import config_from_flags
 
 from ablation.config import options
 from ablation.config.command_line import parse_command_line
+from ablation.config.commands import format_command
 from ablation.config.flags import ACTIONS
 from ablation.config.options import GROUPS, OPTIONS, ExperimentConfig
 from ablation.config.row_list import list_rows
-from ablation.config.rows import ROWS, format_command, parse_rows
+from ablation.config.rows import ROWS, SOURCE
 from ablation.config.rules import config_problems
+from ablation.config.tables import parse_rows
 from ablation.system.errors import ConfigError
 from additional_experiments import main
 
@@ -552,14 +554,14 @@ def test_no_two_options_share_what_is_said_of_them() -> None:
     ],
 )
 def test_rows_are_selected(text: str, numbers: list[int]) -> None:
-    assert parse_rows(text) == (numbers, [])
+    assert parse_rows(text, SOURCE) == (numbers, [])
 
 
 @pytest.mark.parametrize(
     "text", ["0", "20", "5-3", "", "1,,2", "x", "1-", "-1", "1-999999999", "all,1"]
 )
 def test_rows_that_do_not_exist_are_named(text: str) -> None:
-    _, problems = parse_rows(text)
+    _, problems = parse_rows(text, SOURCE)
     assert problems
     assert all(f"--rows {text}:" in problem and "1 to 19" in problem for problem in problems)
 
@@ -572,13 +574,13 @@ def test_the_rows_are_listed(flags: list[str], capsys: pytest.CaptureFixture) ->
     for number, row in ROWS.items():
         found = re.search(rf"^ *{number}  {re.escape(row.question)} .*\n +(.*)$", out, re.MULTILINE)
         assert found[1] == row.command
-        for figure in (row.train, row.validation, row.test, row.minutes):
+        for figure in vars(row.published).values():
             assert f" {figure:.2f}" in found[0]
 
 
 def costs_of(output_dir: Path) -> dict[int, str]:
     """What --rows list says that rows cost here."""
-    lines = list_rows(output_dir).splitlines()
+    lines = list_rows(SOURCE, output_dir).splitlines()
     assert max(len(line) for line in lines if "python" not in line) <= 80
     found = (re.match(r" *(\d+)  .{31} +(?:[\d.]+ +){3}[\d.]+ *(.*)$", line) for line in lines)
     return {int(match[1]): match[2] for match in found if match}
@@ -599,7 +601,7 @@ def test_rows_cost_what_they_took_here_or_else_elsewhere(tmp_path: Path) -> None
     assert elsewhere[1] == "(2.9)"
     assert elsewhere[9] == "", "it was run nowhere"
     assert elsewhere[5] == elsewhere[10], "weights cost nothing"
-    assert "(2 threads)" in list_rows(tmp_path).splitlines()[-1]
+    assert "(2 threads)" in list_rows(SOURCE, tmp_path).splitlines()[-1]
     for seed in (1, 2, 3):
         record(f"first-{seed}", 120 * seed, trainable_token_pos="first", seed=seed, device="cpu")
     record("random", 30, weights="random")

@@ -3,7 +3,8 @@ import shlex
 import pytest
 from helpers import config_from_flags
 
-from ablation.config.rows import ROWS, differing_options
+from ablation.config.rows import ROWS
+from ablation.config.tables import differing
 from additional_experiments import main
 
 XL = '--model_size "gpt2-xl (1558M)"'
@@ -54,16 +55,20 @@ def test_published_figures_are_counts(number: int) -> None:
     """Each accuracy is a count over the part's texts, but for the one that cannot be."""
     row = ROWS[number]
     n_train = 1045 if row.config.batch_size == 1 else 1040
-    for accuracy, total in ((row.train, n_train), (row.validation, 149), (row.test, 300)):
+    for accuracy, total in (
+        (row.published.train, n_train),
+        (row.published.validation, 149),
+        (row.published.test, 300),
+    ):
         possible = any(f"{100 * k / total:.2f}" == f"{accuracy:.2f}" for k in range(total + 1))
         assert possible == ((number, total) != (8, 149))
 
 
 def test_variants_are_told_from_rows() -> None:
     config = config_from_flags(["--rows", "9", "--seed", "5", "--data_dir", "x"])
-    assert differing_options(config, ROWS[9]) == {}
+    assert differing(config, ROWS[9]) == {}
     config = config_from_flags(["--rows", "9", "--num_epochs", "1"])
-    assert list(differing_options(config, ROWS[9])) == ["num_epochs"]
+    assert list(differing(config, ROWS[9])) == ["num_epochs"]
     config = config_from_flags(["--rows", "11", "--trainable_layers", "all"])
     assert config == config_from_flags(["--trainable_layers", "all"])
 

@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ablation.config.identity import identify_data
-from ablation.config.rows import ROWS, configure
+from ablation.config.rows import ROWS
 from ablation.config.runs import Run
+from ablation.config.tables import configure
 from ablation.data.corpora import load_corpus
 from ablation.reports.pages import (
     Picture,

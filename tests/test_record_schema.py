@@ -16,8 +16,9 @@ import torch
 from helpers import make_result, sizes_of
 
 from ablation.config.identity import identify_data
-from ablation.config.rows import ROWS, configure
+from ablation.config.rows import ROWS
 from ablation.config.runs import Run
+from ablation.config.tables import configure
 from ablation.data.corpora import load_corpus
 from ablation.reports.report import write_report
 from ablation.sweeps import sweep
@@ -150,6 +151,7 @@ READABLE = {
     "versions": {"{}"},
     r"versions\.\w+": {"lost", *TEXT},
     r"data\.name": TEXT,
+    "table": {"lost", *TEXT},  # its title; old records lack it
     "peak_memory_bytes": {"lost"},
     r"seconds\.(features|training)": {"0.5"},
     r"seconds\.evaluation": {"lost", "0.5"},

@@ -14,8 +14,9 @@ from sklearn.svm import LinearSVC
 
 from ablation.config.identity import identify_data
 from ablation.config.options import ExperimentConfig
-from ablation.config.rows import ROWS, configure
+from ablation.config.rows import ROWS
 from ablation.config.runs import Run
+from ablation.config.tables import configure
 from ablation.data import corpora
 from ablation.data.corpora import load_corpus
 from ablation.data.demo import demo_messages

@@ -14,9 +14,9 @@ from helpers import config_from_flags
 
 import predict
 from ablation.classifier.tensor_files import read_tensors, write_tensors
+from ablation.config.commands import format_command
 from ablation.config.identity import checksum_json, identify
 from ablation.config.options import ExperimentConfig
-from ablation.config.rows import format_command
 from ablation.config.rules import option_problems
 from ablation.data.own_data import load_own_corpus
 from ablation.data.splits import assign_groups
@@ -302,6 +302,7 @@ def test_a_kept_model_knows_its_columns(
         ("--group_column Label", '--label_column "Label" is also the --group_column'),
         ("--group_column 3", "give names only, or numbers only"),
         ("--text_column 1 2 --label_column 3 --group_column 3", "is also the --group_column"),
+        ("--text_column 1 --label_column 01", '--text_column "1" is also the --label_column'),
         ("--group_column who --header no", "a file without names has numbers"),
         ("--fold 0/3", "--fold 0/3: no fold; give I/K"),
         ("--fold 4/3", "--fold 4/3: no fold"),

@@ -16,8 +16,9 @@ import torch
 from ablation.classifier.build import Classifier, build_classifier, load_weights
 from ablation.config.command_line import parse_command_line
 from ablation.config.options import ExperimentConfig
-from ablation.config.rows import ROWS, configure, row_number
+from ablation.config.rows import ROWS
 from ablation.config.runs import OutputOptions, Run
+from ablation.config.tables import configure
 from ablation.data import corpora
 from ablation.finetuning import shared_work
 from ablation.finetuning.experiment import run_experiment
@@ -173,7 +174,7 @@ def test_another_seed_of_random_weights_is_another_prefix(tmp_path: Path) -> Non
 
 def test_order_puts_together_what_shares() -> None:
     runs = order_runs([Run(row.config) for row in ROWS.values()])
-    numbers = [row_number(run.config) for run in runs]
+    numbers = [run.row for run in runs]
     assert numbers.index(4) < numbers.index(1) < numbers.index(3), "fewer frozen blocks first"
     sizes = [run.config.model_size for run in runs]
     assert [size for i, size in enumerate(sizes) if size not in sizes[:i]] == [

@@ -6,34 +6,30 @@ Nothing here needs PyTorch or another package, so that --help and mistakes are a
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ablation.config import rules
-from ablation.config.cluster_request import LOCAL, ClusterRequest, cluster_problems
+from ablation.config.choices import Choice, choose_rows, make_runs
+from ablation.config.cluster_request import ClusterRequest, cluster_problems
+from ablation.config.commands import format_command, format_flags
 from ablation.config.flag_types import read_flags
 from ablation.config.flags import ACTIONS, build_parser, unknown_problems
-from ablation.config.options import OPTIONS, ExperimentConfig, tagged, without
+from ablation.config.options import OPTIONS
 from ablation.config.row_list import list_rows
-from ablation.config.rows import (
-    ROWS,
-    configure,
-    differing_options,
-    format_command,
-    format_flags,
-    parse_rows,
-    row_number,
-)
 from ablation.config.runs import EPOCH, RESULT_NAME, OutputOptions, Run
+from ablation.config.tables import Table, differing
 from ablation.system.errors import ConfigError, logger
 from ablation.system.files import ROOM, path_problem
 from ablation.system.processes import is_launched
 from ablation.system.version import describe_version
 
+# Flags that make a sweep also of one row.
+SWEEPING = ("seeds", "num_seeds", "ray", "vary")
 # Flags with which nothing is run, and what means something beside them.
-PLACES = {"output_dir", "data_dir", "offline"}
-READING = {"version": set(), "list": {"output_dir"}, "report": PLACES, "compare": PLACES}
+PLACES = {"output_dir", "data_dir", "offline", "table"}
+READING = {"version": set(), "list": {"output_dir", "table"}, "report": PLACES, "compare": PLACES}
 
 
 @dataclass(frozen=True)
@@ -41,10 +37,12 @@ class Request:
     """What the command line asks for."""
 
     runs: list[Run]
+    table: Table
     output_dir: Path
     text: str | None = None  # to be printed instead, as the list of rows
     is_sweep: bool = False
     dry_run: bool = False
+    writes_table: bool = False  # --vary does, for --dry_run to print
     report: bool = False
     compare: tuple[str, str] | None = None
     output: OutputOptions = field(default_factory=OutputOptions)
@@ -66,10 +64,10 @@ def parse_command_line(argv: Sequence[str]) -> Request:
     problems = [*parser.problems, *joined.values(), *problems]
     if asked.get("rows") == ("list",):
         asked["list"] = asked.pop("rows")
-    rows, row_problems = parse_rows(" ".join(asked["rows"])) if "rows" in asked else ([None], [])
     seeds, seed_problems = _choose_seeds(asked, given)
-    is_sweep = len(rows) > 1 or not asked.keys().isdisjoint(("seeds", "num_seeds", "ray"))
-    runs, run_problems = _make_runs(rows, seeds, asked, given)
+    choice, row_problems = choose_rows(asked, given, len(seeds))
+    is_sweep = len(choice.names) > 1 or not asked.keys().isdisjoint(SWEEPING)
+    runs, run_problems = make_runs(choice, seeds, asked)
     problems += row_problems + seed_problems + run_problems
     output_dir = Path(asked.get("output_dir", "runs/demo" if "demo" in given else "runs"))
     problems += [
@@ -84,17 +82,19 @@ def parse_command_line(argv: Sequence[str]) -> Request:
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     if "version" in asked or "list" in asked:
-        text = list_rows(output_dir) if "list" in asked else describe_version()
-        return Request([], output_dir, text)
+        text = list_rows(choice.table, output_dir) if "list" in asked else describe_version()
+        return Request([], choice.table, output_dir, text)
     reads_only = not READING.keys().isdisjoint(asked)
     if not is_sweep and not reads_only:
-        _announce_row(runs[0].config, rows[0])
+        _announce_row(runs[0], choice)
     cluster = {name: asked.get(name) for name in ("gpus_per_run", "cpus_per_run")}
     return Request(
         runs=[] if reads_only else runs,
+        table=choice.table,
         output_dir=output_dir,
         is_sweep=is_sweep,
         dry_run="dry_run" in asked,
+        writes_table="vary" in asked,
         report="report" in asked,
         compare=asked.get("compare"),
         output=_choose_output(asked),
@@ -102,38 +102,6 @@ def parse_command_line(argv: Sequence[str]) -> Request:
         data_dir=Path(runs[0].config.data_dir),
         offline=runs[0].config.offline,
     )
-
-
-def _make_runs(
-    rows: Sequence[int | None],
-    seeds: Sequence[int],
-    asked: Mapping[str, Any],
-    given: Mapping[str, Any],
-) -> tuple[list[Run], list[str]]:
-    """A run for each row and seed, and the problems of their options: those of some rows only
-    name these."""
-    overrides = None
-    if "rows" in asked:
-        overrides = {name: given[name] for name in given if name in without("circumstance", "seed")}
-    # What is computed elsewhere need not be possible here.
-    is_here = asked.get("ray", LOCAL) == LOCAL
-    problems_of = rules.config_problems if is_here else rules.option_problems
-    configs = {number: configure(ROWS.get(number), given) for number in rows}
-    uses_lora = any(config.uses_lora for config in configs.values())
-    by_row = {}
-    for number, config in configs.items():
-        # Beside rows that use LoRA, its flags are for them, and no mistake for the others.
-        ignored = tagged("lora") if uses_lora and not config.uses_lora else ()
-        by_row[number] = problems_of(config, {n: v for n, v in given.items() if n not in ignored})
-    everywhere = set.intersection(*map(set, by_row.values())) if by_row else set()
-    problems = [p for p in next(iter(by_row.values()), []) if p in everywhere] + [
-        f"row {number}: {problem}"
-        for number, found in by_row.items()
-        for problem in found
-        if problem not in everywhere
-    ]
-    runs = [Run(replace(c, seed=seed), overrides) for c in configs.values() for seed in seeds]
-    return runs, problems
 
 
 def _choose_seeds(
@@ -243,13 +211,14 @@ def _launch_problems(asked: Mapping[str, Any], runs: Sequence[Run], is_sweep: bo
     return launch_problems(choose_device(config.device), n_texts)
 
 
-def _announce_row(config: ExperimentConfig, asked: int | None) -> None:
-    for number, row in ROWS.items():
-        differing = differing_options(config, row)
-        if not differing:
-            logger.info("Row %d: %s", number, row.command)
-        elif number == asked:
-            flags = format_flags(differing)
-            logger.info("A variant of row %d, not the row, because of %s", number, flags)
-    if asked is None and not row_number(config) and not config.demo:
-        logger.info("Running: %s", format_command(config))
+def _announce_row(run: Run, choice: Choice) -> None:
+    """Say which row a single run is, or varies."""
+    asked = choice.table.rows.get(choice.names[0])
+    row = choice.table.row_of(run.config)
+    if asked and row is not asked:
+        flags = format_flags(differing(run.config, asked))
+        logger.info("A variant of row %s, not the row, because of %s", asked.name, flags)
+    if row:
+        logger.info("Row %s: %s", row.name, row.command)
+    elif not asked and not run.config.demo:
+        logger.info("Running: %s", format_command(run.config))

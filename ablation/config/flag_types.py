@@ -10,6 +10,7 @@ from typing import Any
 
 from ablation.system.errors import shorten
 
+MANY = "many"  # nargs of a flag that takes several values, and may be repeated for more
 # What people call choices that have another name here.
 MEANT = {"gpu": "cuda", "float32": "fp32", "bfloat16": "bf16"}
 
@@ -135,7 +136,7 @@ def option(
     Args:
         values: what the flag may be; by default it is a switch.
         tags: what it is about, in words.
-        nargs, const: as :mod:`argparse` has them.
+        nargs, const: as :mod:`argparse` has them, or ``MANY``.
     """
     metadata = {"values": values, "tags": frozenset(tags), "nargs": nargs, "const": const}
     return field(default=default, metadata=metadata)

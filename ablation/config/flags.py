@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ablation.config.cluster_request import LOCAL
-from ablation.config.flag_types import Number, Option, Text, one_of, option, options_of
+from ablation.config.flag_types import MANY, Number, Option, Text, one_of, option, options_of
 from ablation.config.options import GROUPS, OPTIONS
-from ablation.config.rows import parse_rows
+from ablation.config.rows import SOURCE
 from ablation.config.runs import EPOCH
+from ablation.config.tables import parse_rows
 from ablation.system.console import Once, Parser
 from ablation.system.errors import shorten
 
@@ -49,6 +50,16 @@ class Actions:
     rows: tuple[str, ...] | None = option(None, Text("ROWS", may_be_empty=True), nargs="+")
     """the flags of row N, or of many: 1-5,16, or all. Other flags win over them, and then a run is
     a variant of its row. list prints the rows and runs none"""
+    table: str | None = option(None, Text("FILE"))
+    """take the rows from a TOML file, all of them unless --rows names some; docs/sweeps.md says
+    what it holds"""
+    vary: tuple[str, ...] | None = option(None, Text("OPTION=V1,V2,..."), nargs=MANY)
+    """other values of an option, each a change to the flags beside it, or to each of --rows, and
+    compared with these; several options, or --vary several times. A switch is on or off"""
+    cross: bool = option(False)
+    """with --vary: every combination of the values instead"""
+    yes: bool = option(False)
+    """with --vary: run also more than 1,000 runs"""
     seeds: tuple[int, ...] | None = option(None, OPTIONS["seed"].values, nargs="+")
     """run each row with each of these seeds"""
     num_seeds: int | None = option(None, Number(high=1000))
@@ -79,7 +90,8 @@ class Actions:
     """with --ray, cores that each task takes where no GPU is used; by default, all of the smallest
     node"""
     dry_run: bool = option(False)
-    """print the runs and which of them are done, and run none"""
+    """print the runs, which of them are done, and about how long the others take, and run none;
+    with --vary also its table, for --table"""
     report: bool = option(False)
     """report on the records in --output_dir, and run nothing"""
     compare: tuple[str, ...] | None = option(None, Text(("A", "B")), nargs=2)
@@ -121,6 +133,8 @@ def add_flags(parser: argparse._ActionsContainer, options: Iterable[Option]) -> 
         if option_.values:
             kind = {"action": Once, "metavar": option_.values.metavar}
             kind |= {"nargs": option_.nargs, "const": option_.const}
+            if option_.nargs == MANY:
+                kind |= {"action": "extend", "nargs": "+"}
         parser.add_argument(
             f"--{option_.name}",
             help=f"{option_.help} (default: {option_.shown_default})".replace("%", "%%"),
@@ -148,7 +162,7 @@ def unknown_problems(unknown: Sequence[str], explained: bool) -> list[str]:
         way_out = "switches take no value, and a value with spaces needs quotes"
         if words in {*ACTIONS, *OPTIONS}:
             way_out = f"did you mean --{words}?"
-        elif not parse_rows(words)[1]:
+        elif not parse_rows(words, SOURCE)[1]:
             way_out = f"for these rows of the table write --rows {words}"
         problems.append(f"{shorten(words)}: belongs to no flag; {way_out}")
     return problems

@@ -39,6 +39,11 @@ def identify(config: ExperimentConfig) -> str:
     return checksum_json([*chosen_options(config).items(), ("seed", config.seed)])[:10]
 
 
+def identify_experiment(config: ExperimentConfig) -> str:
+    """The same for runs that differ in nothing but their seed and circumstances."""
+    return identify(replace(config, seed=OPTIONS["seed"].default))
+
+
 def chosen_options(config: ExperimentConfig) -> dict[str, Any]:
     """The options that differ from their defaults and make it another experiment."""
     changed = changed_options(config)

@@ -39,15 +39,23 @@ def config_problems(config: ExperimentConfig, given: Mapping[str, Any] | None = 
 def option_problems(config: ExperimentConfig, given: Mapping[str, Any] | None = None) -> list[str]:
     """The same for the rules that do not depend on the machine that computes."""
     given = changed_options(config) if given is None else given
-    return [
-        *value_problems(config, given),
-        *_weights_problems(config),
-        *_dataset_problems(config, given),
-    ]
+    return [*use_problems(config, given), *_dataset_problems(config, given)]
+
+
+def use_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> list[str]:
+    """The same for the rules that need no file: on values, and on what has a use beside others."""
+    problems = [*value_problems(config, given), *_weights_problems(config)]
+    if config.dataset is None:
+        problems += [
+            f"{_as_given(name, given[name])}: it is about texts of your own; add --dataset FILE, "
+            "or leave it out"
+            for name in sorted(given.keys() & tagged("dataset"))
+        ]
+    return problems
 
 
 def value_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> list[str]:
-    """The same for the rules that need no file: on each value, and on some together."""
+    """The same for the rules on each value, and on some together."""
     found = {name: option.problem(getattr(config, name)) for name, option in OPTIONS.items()}
     problems = [problem for problem in found.values() if problem]
     if config.no_padding and config.batch_size != 1:
@@ -122,6 +130,7 @@ def column_problems(columns: Mapping[str, str], header: str) -> Iterator[str]:
     texts, and may be groups as well."""
     text, *others = columns
     names = {text: split_columns(columns[text]), **{flag: [columns[flag]] for flag in others}}
+    names = {flag: [_plain(name) for name in some] for flag, some in names.items()}
     shown = [f'--{flag} "{shorten(column, 60)}"' for flag, column in columns.items()]
     if "" in names[text] or len(set(names[text])) < len(names[text]):
         yield f"{shown[0]}: one of its columns has no name, or is named twice; name each once"
@@ -154,6 +163,11 @@ def tracker_problems(name: str | None) -> Iterator[str]:
         )
 
 
+def _plain(column: str) -> str:
+    """A column's number without zeros before it; a name as it is."""
+    return (column.lstrip("0") or "0") if column.isdecimal() else column
+
+
 def encoding_problems(name: str) -> Iterator[str]:
     """A sentence if no encoding of texts has that name."""
     try:
@@ -179,11 +193,6 @@ def _weights_problems(config: ExperimentConfig) -> Iterator[str]:
 
 def _dataset_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> Iterator[str]:
     if config.dataset is None:
-        for name in sorted(given.keys() & tagged("dataset")):
-            yield (
-                f"{_as_given(name, given[name])}: it is about texts of your own; add --dataset "
-                "FILE, or leave it out"
-            )
         return
     if config.demo:
         yield f"--dataset {config.dataset} with --demo: both say which texts; leave one out"

@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from ablation.config.identity import chosen_options, identify
 from ablation.config.options import ExperimentConfig
-from ablation.config.rows import nearest_row
+from ablation.config.rows import SOURCE
+from ablation.config.tables import Name, Table
 
 MAX_NAME_LENGTH = 130  # of a folder's name, of the 255 bytes that file systems allow
 EPOCH = "epoch"
@@ -38,6 +39,13 @@ class Run:
 
     config: ExperimentConfig
     overrides: dict[str, Any] | None = None
+    table: Table = field(default=SOURCE, compare=False, repr=False)  # that its row stands in
+
+    @property
+    def row(self) -> Name | None:
+        """The name of the row that it is; none if it is none of its table."""
+        row = self.table.row_of(self.config)
+        return row and row.name
 
     @property
     def name(self) -> str:
@@ -45,18 +53,21 @@ class Run:
 
         Values are whole; where they would make it too long, the longest flags are counted only.
         """
-        number, row = nearest_row(self.config)
+        row = self.table.nearest_row(self.config)
         words = [
             name if value is True else f"{name}-{_safe(value)}"
             for name, value in chosen_options(self.config).items()
-            if name not in row.flags
+            if not row or name not in row.flags
         ]
-        start, end = f"row-{number:02d}", f"seed-{self.config.seed}_{identify(self.config)}"
+        start, end = [], f"seed-{self.config.seed}_{identify(self.config)}"
+        if row:
+            number = f"{row.name:02d}" if isinstance(row.name, int) else _safe(row.name)
+            start = [f"row-{number}"]
         kept = list(words)
-        while kept and len("_".join([start, *kept, end])) > MAX_NAME_LENGTH:
+        while kept and len("_".join([*start, *kept, end])) > MAX_NAME_LENGTH:
             kept.remove(max(kept, key=len))
         left_out = [f"and-{len(words) - len(kept)}-more"] if kept != words else []
-        return "_".join([start, *kept, *left_out, end])
+        return "_".join([*start, *kept, *left_out, end])
 
     def folder(self, output_dir: Path) -> Path:
         """Where its record is, or is to be."""

@@ -1,40 +1,43 @@
 """The comparison of two runs, or of two rows with all seeds that both have, in words."""
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ablation.config.commands import format_command
 from ablation.config.published import PUBLISHED_SEED
-from ablation.config.rows import ROWS, format_command
+from ablation.config.rows import SOURCE
 from ablation.config.runs import RESULT_NAME
+from ablation.config.tables import Name, Table, describe_names
 from ablation.reports import findings, tables
 from ablation.reports.comparisons import ALPHA, Difference, compare
 from ablation.reports.tables import Configuration
 from ablation.sweeps.records import read_record, read_records, require_one_base
 from ablation.system.errors import RecordError
 
-ROW_WORDS = {str(number): number for number in ROWS}
 
+def compare_runs(a: str, b: str, output_dir: Path, known: Sequence[Table] = (SOURCE,)) -> str:
+    """The comparison of two sides, each a row of a table or a run's folder.
 
-def compare_runs(a: str, b: str, output_dir: Path) -> str:
-    """The comparison of two sides, each a row's number or a run's folder.
-
-    A folder, which may lie in ``output_dir``, is that one run. A number is that row's runs in
-    ``output_dir`` with all seeds that the other side has too: the row as published, and apart from
-    it the row with each set of flags beside it. Raises ``RecordError`` if there is no such record
-    or no common seed, a record is damaged or failed, or the two do not compare.
+    A folder, which may lie in ``output_dir``, is that one run. A row is its runs in ``output_dir``
+    with all seeds that the other side has too: the row as it is, and apart from it the row with
+    each set of flags beside it. Raises ``RecordError`` if there is no such record or no common
+    seed, a record is damaged or failed, or the two do not compare.
     """
-    runs = {word: _read_run(word, output_dir) for word in (a, b) if word not in ROW_WORDS}
+    names = {str(name): name for table in known for name in table.rows}
+    runs = {word: _read_run(word, output_dir, names) for word in (a, b) if word not in names}
     if {a, b} <= {*runs}:
         return _describe(runs[a], runs[b])
-    sections, _ = tables.group_records([r for r in read_records(output_dir) if r.is_complete])
+    complete = [record for record in read_records(output_dir) if record.is_complete]
+    sections, _ = tables.group_records(complete, known)
     texts = []
     for section in sections:
         sides = []
         for word in (a, b):
             # An earlier row's runs where the section's flags make the row equal to it.
-            number = section.same.get(ROW_WORDS.get(word), ROW_WORDS.get(word))
-            sides.append(runs.get(word) or section.configurations.get(number))
+            name = section.same.get(names.get(word), names.get(word))
+            sides.append(runs.get(word) or section.configurations.get(name))
         first, second = sides
         seeds = sorted({*first.seeds} & {*second.seeds}) if first and second else []
         if seeds and first is not second:
@@ -49,14 +52,14 @@ def compare_runs(a: str, b: str, output_dir: Path) -> str:
     return "\n\n".join(texts)
 
 
-def _read_run(word: str, output_dir: Path) -> Configuration:
+def _read_run(word: str, output_dir: Path, names: Mapping[str, Name]) -> Configuration:
     for folder in (Path(word), output_dir / word):
         if os.path.exists(folder / RESULT_NAME):  # False also for what can be no path
             break
     else:
         raise RecordError(
-            f"--compare {word}: neither a run's folder (here or in {output_dir}) nor a row from 1 "
-            f"to {len(ROWS)}"
+            f"--compare {word}: neither a run's folder (here or in {output_dir}) nor a row; give "
+            f"{describe_names(names.values())}"
         )
     record = read_record(folder)
     if not record.is_complete:

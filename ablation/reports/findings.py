@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ablation.config.rows import COMPARISONS, ROWS
+from ablation.config.tables import Name
 from ablation.reports.comparisons import (
     ALPHA,
     Difference,
@@ -40,9 +40,9 @@ def format_interval(difference: Difference) -> str:
 class Finding:
     """What two rows, or their variants, show of the question that they were made for."""
 
-    is_variant: bool
     question: str
-    rows: tuple[int, int]
+    rows: tuple[Name, Name]
+    published: float | None  # the difference of the published figures, in points, if there are any
     seeds: list[int]
     difference: Difference
     corrected_p: float
@@ -50,29 +50,23 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """With one seed about these two runs; with several about the published direction, or for
-        variants about their own."""
+        """With one seed about these two runs; with several about the published direction, or where
+        nothing was published about their own."""
         shown = self.corrected_p < ALPHA
         if len(self.seeds) == 1:
             return f"these two runs {'differ' if shown else 'cannot be told apart'}"
         if not shown:
             return "not distinguishable with this n"
-        if self.is_variant:
+        if self.published is None:
             return f"row {self.rows[1]} is {'better' if self.difference.points > 0 else 'worse'}"
         agrees = self.published * self.difference.points > 0
         return "supported" if agrees else "contradicted"
 
     @property
-    def published(self) -> float:
-        """The difference of the published figures, in points."""
-        first, second = (ROWS[number].test for number in self.rows)
-        return second - first
-
-    @property
     def sentence(self) -> str:
         """The finding in words."""
         text = f"{self.verdict.capitalize()}: {self.difference.points:+.2f} points."
-        if not self.is_variant:
+        if self.published is not None:
             signs = {1: "better", 0: "equal", -1: "worse"}
             direction = signs[(self.published > 0) - (self.published < 0)]
             text = f"Published: row {self.rows[1]} {direction}. {text}"
@@ -97,15 +91,20 @@ def compare_rows(section: Section) -> list[Finding]:
     """The comparisons that the rows were made for, of those that were run with a common seed;
     p-values are corrected for how many there are."""
     pairs = []
-    for question, first, second in COMPARISONS:
+    for question, rows in section.table.comparisons:
         # Rows that flags made equal to others no longer ask what they were made for.
-        a, b = (section.configurations.get(number) for number in (first, second))
+        a, b = (section.configurations.get(name) for name in rows)
         seeds = sorted({*a.seeds} & {*b.seeds}) if a and b else []
         if seeds:
             difference = compare(*(part.with_seeds(seeds).correct for part in (a, b)))
-            pairs.append((bool(section.overrides), question, (first, second), seeds, difference))
+            pairs.append((question, rows, _published(section, rows), seeds, difference))
     corrected = holm([difference.p for *_, difference in pairs])
     return [Finding(*pair, p, len(pairs)) for pair, p in zip(pairs, corrected, strict=True)]
+
+
+def _published(section: Section, rows: tuple[Name, Name]) -> float | None:
+    first, second = (section.table.rows[name].published.test for name in rows)
+    return None if section.overrides or None in (first, second) else second - first
 
 
 def tabulate_findings(findings: Sequence[Finding]) -> pd.DataFrame:

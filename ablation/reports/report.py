@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from ablation.config.identity import identify_data
-from ablation.config.rows import ROWS
+from ablation.config.rows import SOURCE
+from ablation.config.tables import Table
 from ablation.data.corpora import load_corpus
 from ablation.reports import pictures
 from ablation.reports.baseline import classify_by_characters, copied_texts
@@ -49,8 +50,10 @@ SHORT_COLUMNS = [
 ]
 
 
-def write_report(output_dir: Path, data_dir: Path, offline: bool = False) -> str:
-    """Write ``report.md`` and ``report.html`` on all records of a folder.
+def write_report(
+    output_dir: Path, data_dir: Path, offline: bool = False, tables: Sequence[Table] = (SOURCE,)
+) -> str:
+    """Write ``report.md`` and ``report.html`` on all records of a folder, by the rows of tables.
 
     Args:
         data_dir: of the messages, which the baseline and the audit read.
@@ -77,7 +80,7 @@ def write_report(output_dir: Path, data_dir: Path, offline: bool = False) -> str
     records = [record for record in records if _fits(record, corpus)]
     if not records:
         raise RecordError(f"--output_dir {output_dir} holds no record that fits its data.")
-    sections, others = group_records([record for record in records if record.is_complete])
+    sections, others = group_records([record for record in records if record.is_complete], tables)
     drawn: list[Picture] = []
     values = _page_values(records, sections, others, corpus, drawn)
     try:
@@ -203,7 +206,7 @@ def _what_is_known(records: Sequence[Record]) -> dict[str, str]:
 def _section_values(
     section: Section, baseline: Splits[np.ndarray], corpus: Corpus, draw: Any
 ) -> dict[str, Any]:
-    parts = [*section.configurations.values()]
+    parts, rows = [*section.configurations.values()], section.table.rows
     values = {"title": section.title, "was_run": bool(parts)}
     if not parts:
         return {**values, "table": tabulate(section)}
@@ -215,8 +218,8 @@ def _section_values(
             dict.fromkeys(describe_smallest(n, k) for k in (1, len(findings)))
         )
     points = [
-        pictures.Point(part, None if section.overrides else ROWS[number].test)
-        for number, part in section.configurations.items()
+        pictures.Point(part, rows[name].published.test if section.is_published else None)
+        for name, part in section.configurations.items()
     ]
     values["pictures"] = [
         draw("accuracy", "Test accuracy by row", pictures.accuracy_by_row(points)),

@@ -1,19 +1,21 @@
 """Records of runs -> the table of rows and seeds, and how far they are from what was published."""
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ablation.config.identity import identify
-from ablation.config.options import ExperimentConfig
+from ablation.config.commands import format_command, format_flags
+from ablation.config.identity import identify_experiment
 from ablation.config.published import PUBLISHED_SEED, messages_apart, published_count
-from ablation.config.rows import ROWS, Row, configure, format_command, format_flags, row_number
+from ablation.config.rows import SOURCE
+from ablation.config.tables import Name, Published, Row, Table, configure
 from ablation.reports.comparisons import accuracy_interval, prediction_interval
 from ablation.sweeps.records import Record
 from ablation.system.errors import RecordError
@@ -62,47 +64,64 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Section:
-    """The rows with the same flags beside them: none for the rows as published.
+    """The rows of a table with the same flags beside them: none for the rows as they are.
 
     ``same`` names, for a row that those flags make equal to an earlier one, that earlier row.
     """
 
+    table: Table
     overrides: dict[str, Any]
-    configurations: dict[int, Configuration]  # by row
-    same: dict[int, int]
+    configurations: dict[Name, Configuration]  # by row
+    same: dict[Name, Name]
 
     @property
     def title(self) -> str:
         """What its rows have in common."""
+        title = self.table.title
+        if common := self.table.common_flags:
+            title = f"{title}, with {format_flags(common)}"
         if not self.overrides:
-            return "The rows"
-        return f"Variants: the rows with {format_flags(self.overrides)}"
+            return title
+        return f"Variants: {title[:1].lower()}{title[1:]} with {format_flags(self.overrides)}"
+
+    @property
+    def is_published(self) -> bool:
+        """Whether there is anything that was published of these rows."""
+        figures = (row.published != Published() for row in self.table.rows.values())
+        return not self.overrides and any(figures)
 
 
-def group_records(records: Sequence[Record]) -> tuple[list[Section], list[Configuration]]:
-    """Complete records by section and row, and those that belong to no section by their flags."""
+def group_records(
+    records: Sequence[Record], tables: Sequence[Table] = (SOURCE,)
+) -> tuple[list[Section], list[Configuration]]:
+    """Complete records by section and row of some tables, and those that belong to no section by
+    their flags. Of several tables, those are left out that nothing was run of; and of the first,
+    which nobody need have asked for, what was run for others only."""
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in sorted(records, key=lambda record: record.config.seed):
-        groups[_experiment(record.config)].append(record)
+        groups[identify_experiment(record.config)].append(record)
     asked = [{}, *(record.result["overrides"] or {} for record in records)]
     different = {json.dumps(overrides, sort_keys=True): overrides for overrides in asked}
     sections, placed = [], set()
-    for overrides in different.values():
+    for table, overrides in itertools.product(tables, different.values()):
         configurations, same = {}, {}
-        first_rows: dict[str, int] = {}
-        for number, row in ROWS.items():
-            key = _experiment(configure(row, overrides))
-            first = first_rows.setdefault(key, number)
-            if first != number:
-                same[number] = first
+        first_rows: dict[str, Name] = {}
+        for name, row in table.rows.items():
+            key = identify_experiment(configure(row, overrides))
+            first = first_rows.setdefault(key, name)
+            if first != name:
+                same[name] = first
             elif key in groups:
-                flags = format_flags(row.flags) or NO_FLAGS
-                configurations[number] = Configuration(str(number), flags, (*groups[key],))
+                flags = _own_flags(row, table)
+                configurations[name] = Configuration(str(name), flags, (*groups[key],))
         shown = [record for part in configurations.values() for record in part.records]
         # Flags that contradict no row make no variants.
-        if not overrides or any(row_number(record.config) is None for record in shown):
-            sections.append(Section(overrides, configurations, same))
-            placed |= {_experiment(record.config) for record in shown}
+        is_variant = any(table.row_of(record.config) is None for record in shown)
+        titles = {record.result.get("table", SOURCE.title) for record in shown}
+        is_asked = table.title in titles if table is tables[0] else bool(shown)
+        if is_variant and is_asked if overrides else is_asked or len(tables) == 1:
+            sections.append(Section(table, overrides, configurations, same))
+            placed |= {identify_experiment(record.config) for record in shown}
     others = [
         Configuration("", format_command(replace(group[0].config, seed=PUBLISHED_SEED)), (*group,))
         for key, group in groups.items()
@@ -111,26 +130,28 @@ def group_records(records: Sequence[Record]) -> tuple[list[Section], list[Config
     return sections, others
 
 
-def _experiment(config: ExperimentConfig) -> str:
-    """The same for runs that differ only in their seed."""
-    return identify(replace(config, seed=PUBLISHED_SEED))
+def _own_flags(row: Row, table: Table) -> str:
+    """Flags of a row that not all of its table have."""
+    own = {name: v for name, v in row.flags.items() if name not in table.common_flags}
+    return format_flags(own) or NO_FLAGS
 
 
 def tabulate(section: Section, baseline: Splits[np.ndarray] | None = None) -> pd.DataFrame:
     """The table of a section: a line for each row, texts as they are printed."""
     lines = []
-    for number, row in ROWS.items():
-        line = {"row": str(number), "flags": format_flags(row.flags) or NO_FLAGS}
-        configuration = section.configurations.get(number)
+    for name, row in section.table.rows.items():
+        line = {"row": str(name), "flags": _own_flags(row, section.table)}
+        configuration = section.configurations.get(name)
         if configuration:
             line |= figures(configuration)
-        elif number in section.same:
-            line["test %"] = f"as row {section.same[number]}"
-        elif section.overrides:
+        elif name in section.same:
+            line["test %"] = f"as row {section.same[name]}"
+        elif not section.is_published:
             line["test %"] = "not run"
-        if not section.overrides:
-            line["published %"] = f"{row.train:.2f} / {row.validation:.2f} / {row.test:.2f}"
-            line["published min"] = f"{row.minutes:.2f}"
+        if section.is_published:
+            *accuracies, minutes = map(_two_digits, asdict(row.published).values())
+            line["published %"] = " / ".join(accuracies)
+            line["published min"] = minutes
             line["verdict"] = judge(row, configuration)
         lines.append(line)
     if baseline:
@@ -142,6 +163,10 @@ def tabulate(section: Section, baseline: Splits[np.ndarray] | None = None) -> pd
         lines.append({"row": "", "flags": BASELINE, "n": "1", **accuracies, **interval})
     table = pd.DataFrame(lines)
     return table.reindex(columns=[name for name in COLUMNS if name in table]).fillna("")
+
+
+def _two_digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def figures(configuration: Configuration) -> dict[str, str]:
@@ -184,30 +209,33 @@ def judge(row: Row, configuration: Configuration | None) -> str:
     seed, or else of the lowest. With several seeds, each figure lies within what one more run
     would give or outside it. A figure that no count rounds to is impossible.
     """
+    published = asdict(row.published)
+    parts = [part for part in PARTS if published[part] is not None]
     if not configuration:
         n_train = 1045 if "no_padding" in row.flags else 1040  # messages that fill whole batches
         totals = {"train": n_train, "validation": 149, "test": 300}
         impossible = [
             f"{part}: impossible as published"
-            for part, total in totals.items()
-            if published_count(getattr(row, part), total) is None
+            for part in parts
+            if not row.config.dataset and published_count(published[part], totals[part]) is None
         ]
         return "; ".join(["not run", *impossible])
     records = configuration.records
     chosen = next((r for r in records if r.config.seed == PUBLISHED_SEED), records[0])
     verdicts = []
-    for part in PARTS:
-        here, published = chosen.accuracy(part), getattr(row, part)
-        verdict = messages_apart(part, here.correct, here.total, published)
-        count = published_count(published, here.total)
+    for part in parts:
+        here = chosen.accuracy(part)
+        verdict = messages_apart(part, here.correct, here.total, published[part])
+        count = published_count(published[part], here.total)
         if count is not None and len(records) > 1:
             ends = prediction_interval([record.accuracy(part).correct for record in records])
             place = "within" if ends[0] <= count <= ends[1] else "outside"
             low, high = np.clip(100 * np.array(ends) / here.total, 0, 100)
             verdict += f", {place} {low:.2f} to {high:.2f} % for one more run"
         verdicts.append(verdict)
-    seed = chosen.config.seed
-    return ("" if seed == PUBLISHED_SEED else f"seed {seed}: ") + "; ".join(verdicts)
+    is_published_seed = chosen.config.seed == PUBLISHED_SEED
+    place = "" if is_published_seed or not verdicts else f"seed {chosen.config.seed}: "
+    return place + "; ".join(verdicts)
 
 
 def require_one_dataset(records: Sequence[Record]) -> None:

@@ -46,7 +46,8 @@ from ablation.system.version import PACKAGES, PROJECT, read_commit
 from data_utils import Corpus
 
 # What Ray ships of it: the modules, and nothing that a user may keep beside them.
-SHIPPED = ("!.", "!/*.py", "!/ablation", "!/ablation/*", "!/ablation/*/*.py", "!/ablation/*/*.json")
+KINDS = ("py", "json", "toml")
+SHIPPED = ("!.", "!/*.py", "!/ablation", "!/ablation/*", *(f"!/ablation/*/*.{k}" for k in KINDS))
 RUNTIME = {"working_dir": str(PROJECT), "excludes": ["*", *SHIPPED]}
 QUIET = {"log_to_driver": False, "logging_level": logging.CRITICAL}
 # That Ray may take for an answer. After 60 s without its head it ends this process, unexplained.

@@ -18,8 +18,9 @@ import pandas as pd
 import torch
 from torch.nn.functional import one_hot
 
+from ablation.config.commands import format_command
 from ablation.config.options import ExperimentConfig, changed_options, tagged
-from ablation.config.rows import ROWS, format_command, row_number
+from ablation.config.rows import SOURCE
 from ablation.config.rules import value_problems
 from ablation.finetuning.metrics import measure_classes
 from ablation.finetuning.outcomes import History, Predictions
@@ -79,7 +80,8 @@ FLAGS = {
 WEIGHTS = {"weights": TEXT, "file_sha256?": SHA256, "seed?": SEED}
 DEVICE = {"type?": TEXT, "name?": TEXT, "threads?": SOME, "cores?": SOME, "processes?": SOME}
 RUN = {
-    "row": (whole(1, max(ROWS)), None),
+    "row": (Value("the name of a row", lambda x: type(x) in (int, str)), None),
+    "table?": TEXT,
     "seed": SEED,
     "command": TEXT,
     "flags": FLAGS,
@@ -174,8 +176,10 @@ def check_result(result: Mapping[str, Any]) -> None:
 def _flag_contradictions(result: Mapping[str, Any], config: ExperimentConfig) -> Iterator[str]:
     if result["seed"] != config.seed:
         yield f"seed is {result['seed']}, and flags.seed {config.seed}"
-    if result["row"] != row_number(config):
-        yield f"row is {result['row']}, and its flags are those of row {row_number(config)}"
+    row = SOURCE.row_of(config)
+    # What rows another table has, only that table says.
+    if result.get("table", SOURCE.title) == SOURCE.title and result["row"] != (row and row.name):
+        yield f"row is {result['row']}, and its flags are those of row {row and row.name}"
     if _flags_in(result["command"]) != _flags_in(format_command(config)):
         yield f"command is {reprlib.repr(result['command'])}, and flags say otherwise"
     said = {

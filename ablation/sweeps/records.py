@@ -22,9 +22,9 @@ import pandas as pd
 import torch
 
 from ablation.classifier.weight_files import find_weights
+from ablation.config.commands import format_command
 from ablation.config.identity import identify, identify_weights
 from ablation.config.options import OPTIONS, ExperimentConfig
-from ablation.config.rows import format_command, row_number
 from ablation.config.runs import RESULT_NAME, Run
 from ablation.data.own_data import checksum_files
 from ablation.finetuning import outcomes
@@ -159,7 +159,8 @@ def require_writable(output_dir: Path) -> None:
 def _describe(run: Run, status: str, machine: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "status": status,
-        "row": row_number(run.config),
+        "row": run.row,
+        "table": run.table.title,
         "seed": run.config.seed,
         "command": format_command(run.config),
         "flags": {

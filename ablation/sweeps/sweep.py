@@ -1,21 +1,24 @@
 """Many runs in one process: what is done is left alone, and what is common is computed once."""
 
 import gc
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ablation.classifier.export import require_export_folder
 from ablation.classifier.weight_files import WEIGHTS_NAME
+from ablation.config.commands import format_command
 from ablation.config.identity import identify, identify_data
-from ablation.config.rows import format_command
 from ablation.config.runs import OutputOptions, Run
+from ablation.data.corpora import load_corpus
 from ablation.data.split_files import write_split
 from ablation.finetuning.checkpoints import CHECKPOINT_NAME
 from ablation.finetuning.experiment import run_experiment
 from ablation.finetuning.outcomes import Accuracy, ExperimentResult
-from ablation.finetuning.shared_work import SharedWork, sharing_order
+from ablation.finetuning.shared_work import SharedWork
 from ablation.sweeps import records
+from ablation.sweeps.time_left import Clock, describe_seconds, estimate_time, order_by_cost
 from ablation.sweeps.tracking import tracked
 from ablation.sweeps.variants import compare_with_published, describe_run
 from ablation.system import parallel
@@ -132,11 +135,11 @@ def run_one(run: Run, output_dir: Path, output: OutputOptions) -> None:
 
 
 def order_runs(runs: Sequence[Run]) -> list[Run]:
-    """Each different run once, in the order in which most is shared."""
+    """Each different run once, what shares work together, and what is cheap first."""
     different: dict[str, Run] = {}
     for run in runs:
         different.setdefault(identify(run.config), run)
-    return sorted(different.values(), key=lambda run: sharing_order(run.config))
+    return order_by_cost(list(different.values()))
 
 
 def run_sweep(
@@ -152,18 +155,21 @@ def run_sweep(
         RecordError: a record cannot be written, or :func:`require_one_table` says why not.
         Interrupted: the process was asked to stop.
     """
-    failed, shared = [], None
+    failed, shared, clock = [], None, Clock([0.0] * len(runs))
     output = replace(output or OutputOptions(), resume=True)
     for number, run in enumerate(runs, start=1):
         place = f"Run {number} of {len(runs)}: {describe_run(run)}"
         # Looked up when it is due: another sweep may have done it meanwhile.
         if find_done(run, output_dir, output):
             logger.info("%s is done already", place)
+            clock.skip()
             continue
         if not shared:
             shared = SharedWork([run.config for run in runs])
-            require_one_table(output_dir, shared.corpus, runs)
-        logger.info("%s", place)
+            known = require_one_table(output_dir, shared.corpus, runs)
+            clock = Clock(estimate_time(runs[number - 1 :], known, shared.corpus).seconds)
+        logger.info("%s (about %s left)", place, clock.left)
+        started = time.perf_counter()
         print_lines(f"{describe_run(run)}:")
         try:
             run_and_record(run, output_dir, shared, output)
@@ -172,16 +178,20 @@ def run_sweep(
         except Exception as error:  # whatever it is, the other runs go on
             logger.error("Failed: %s", describe_error(error))
             failed.append(run)
+        clock.end_run(time.perf_counter() - started)
         gc.collect()  # nothing of one run may take memory from the next
     return failed
 
 
-def require_one_table(output_dir: Path, corpus: Corpus, runs: Sequence[Run]) -> None:
-    """Raise :class:`RecordError` if a folder holds runs that do not belong in one table with
-    these: on other data, or other runs from what ``--weights PATH`` was before."""
+def require_one_table(
+    output_dir: Path, corpus: Corpus, runs: Sequence[Run]
+) -> list[records.Record]:
+    """The complete records of a folder. Raises :class:`RecordError` if they do not belong in one
+    table with these runs: on other data, or from what ``--weights PATH`` was before."""
     data, ours = identify_data(corpus), {identify(run.config) for run in runs}
     names = {run.config.weights for run in runs}
-    for record in (r for r in records.read_records(output_dir) if r.is_complete):
+    complete = [record for record in records.read_records(output_dir) if record.is_complete]
+    for record in complete:
         if record.result["data"] != data:
             raise RecordError(
                 f"{record.folder} was made on other data or another split "
@@ -197,12 +207,27 @@ def require_one_table(output_dir: Path, corpus: Corpus, runs: Sequence[Run]) -> 
                 "is run again; or give the new file a name of its own; or name another folder with "
                 "--output_dir."
             )
+    return complete
 
 
 def describe_plan(runs: Sequence[Run], output_dir: Path, output: OutputOptions) -> str:
-    """What :func:`run_sweep` would do: a line for each run, with what is done already."""
-    states = ["done" if find_done(run, output_dir, output) else "to do" for run in runs]
-    commands = [format_command(run.config) for run in runs]
-    lines = [f"{state:<5}  {line}" for state, line in zip(states, commands, strict=True)]
-    where = printable(str(output_dir))
-    return "\n".join([*lines, f"{len(runs)} runs, {states.count('done')} of them done, in {where}"])
+    """What :func:`run_sweep` would do: a line for each run, with what is done already, and about
+    how long the others take."""
+    is_done = [bool(find_done(run, output_dir, output)) for run in runs]
+    lines = []
+    for run, done in zip(runs, is_done, strict=True):
+        row = run.table.row_of(run.config)
+        asks = f"  # row {row.name}: {row.question}" if row else ""
+        state = "done" if done else "to do"
+        lines.append(printable(f"{state:<5}  {format_command(run.config)}{asks}"))
+    summary = f"{len(runs)} runs, {sum(is_done)} of them done, in {printable(str(output_dir))}"
+    to_do = [run for run, done in zip(runs, is_done, strict=True) if not done]
+    config = runs[0].config
+    try:
+        corpus = load_corpus(config) if config.dataset or config.demo else None
+        known = [record for record in records.read_records(output_dir) if record.is_complete]
+        left = estimate_time(to_do, known, corpus)
+        summary += f"; about {describe_seconds(left.total)} left, {left.source}" * bool(to_do)
+    except DataError as error:
+        summary += f". How long it takes is not known: {printable(str(error))}"
+    return "\n".join([*lines, summary])

@@ -16,8 +16,8 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from ablation.config.commands import format_command
 from ablation.config.options import ExperimentConfig, without
-from ablation.config.rows import format_command
 from ablation.finetuning.experiment import make_schedule
 from ablation.finetuning.metrics import measure_classes
 from ablation.finetuning.outcomes import ExperimentResult, History

@@ -1,0 +1,46 @@
+"""Flags as one types them, and the experiment that they are."""
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from ablation.config.options import ExperimentConfig, changed_options, tagged, without
+from ablation.system.output import printable
+
+SCRIPT = "python additional_experiments.py"
+# A model that small, with random weights, learns in five epochs only from larger steps.
+DEMO_FLAGS = {"model_size": "gpt2-tiny (3M)", "weights": "random", "learning_rate": 5e-4}
+
+
+def format_flags(flags: Mapping[str, Any]) -> str:
+    """Flags with their values, as one would type them."""
+    words = []
+    for name, value in flags.items():
+        text = str(value)
+        quoted = f'"{text}"' if re.search("[ ()]", text) else text
+        if not re.fullmatch(r"[\w ()%+=:,./-]+", text):  # means something even in double quotes
+            quoted = shlex.quote(text)
+        words.append(f"--{name}" if value is True else f"--{name} {quoted}")
+    return " ".join(words)
+
+
+def configure_flags(flags: Mapping[str, Any], given: Mapping[str, Any]) -> ExperimentConfig:
+    """The experiment of some flags with others beside them.
+
+    A flag that is given wins over the demo's, if that is given, too; the demo's over the first
+    ones, and these over the default.
+    """
+    first, second = (DEMO_FLAGS if part.get("demo") else {} for part in (flags, given))
+    values = {**first, **flags, **second, **given}
+    if not str(values.get("trainable_layers", "")).startswith("lora"):
+        # Without LoRA, what is said of it means nothing.
+        values = {name: value for name, value in values.items() if name not in tagged("lora")}
+    return ExperimentConfig(**values)
+
+
+def format_command(config: ExperimentConfig) -> str:
+    """The experiment as one line for a shell, its circumstances left out but for the seed."""
+    changed = changed_options(config)
+    flags = {name: changed[name] for name in without("circumstance") if name in changed}
+    return printable(f"{SCRIPT} {format_flags(flags)}".rstrip())
