@@ -302,6 +302,7 @@ def test_a_kept_model_knows_its_columns(
         ("--group_column Label", '--label_column "Label" is also the --group_column'),
         ("--group_column 3", "give names only, or numbers only"),
         ("--text_column 1 2 --label_column 3 --group_column 3", "is also the --group_column"),
+        ("--text_column 1 --label_column 01", '--text_column "1" is also the --label_column'),
         ("--group_column who --header no", "a file without names has numbers"),
         ("--fold 0/3", "--fold 0/3: no fold; give I/K"),
         ("--fold 4/3", "--fold 4/3: no fold"),
