@@ -65,7 +65,7 @@ def finding(points: int, n_seeds: int = 5, corrected_p: float | None = None) -> 
     b = np.arange(300)[None] < np.full((n_seeds, 1), 240 + points)
     difference = compare(a, b)
     p = difference.p if corrected_p is None else corrected_p
-    return Finding(False, "own last", (1, 16), [*range(n_seeds)], difference, p, 1)
+    return Finding("own last", (1, 16), 3.33, [*range(n_seeds)], difference, p, 1)
 
 
 UP, DOWN = Expectation("row 16 > row 1", "16", "1"), Expectation("16 < 1", "1", "16")
