@@ -24,7 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def answer(arguments: Sequence[str]) -> int:
-    """Do what a command line asks for. Returns the exit status: 1 if a run of a sweep failed.
+    """Do what a command line asks for. Returns the exit status: 1 if a run of a sweep failed, and
+    as --fail_unless says.
 
     Raises:
         ExperimentError: the command line is wrong, data or records are, or the only run failed.
@@ -50,6 +51,14 @@ def answer(arguments: Sequence[str]) -> int:
         tables = known_tables(output_dir, request.table)
         output.print_lines(compare_runs(*request.compare, output_dir, tables))
         return 0
+    if request.plan:
+        with ending_at_once():
+            from ablation.reports.answers import describe_plan
+
+        tables = known_tables(output_dir, request.table)
+        plan = describe_plan(request.plan, output_dir, tables, request.table, request.rows)
+        output.print_lines(plan)
+        return 0
     if request.dry_run:
         plan = sweep.describe_plan(runs, output_dir, request.output)
         if request.writes_table:  # with the plan as comments, for --table
@@ -71,12 +80,15 @@ def answer(arguments: Sequence[str]) -> int:
         failed = sweep.run_sweep(runs, output_dir, request.output)
     with ending_at_once():
         from ablation.reports.report import write_report
+        from ablation.reports.verdicts import exit_status, judge_sections
 
     tables = known_tables(output_dir, request.table)
-    output.print_lines(write_report(output_dir, request.data_dir, request.offline, tables))
+    report = write_report(output_dir, request.data_dir, request.offline, tables)
+    verdicts = judge_sections(request.expectations, report.sections, runs)
+    output.print_lines("\n".join([report.text, *(verdict.line for verdict in verdicts)]))
     for run in failed:
         logger.error("Failed: %s", run.name)
-    return 1 if failed else 0
+    return 1 if failed else exit_status(verdicts)
 
 
 if __name__ == "__main__":

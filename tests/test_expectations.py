@@ -20,6 +20,8 @@ NAMES = ["1", "16", "own last", "row 3", "lr=2e-05"]
         ('row "own last" < 1', "1", "own last"),
         ("'lr=2e-05' > 1", "lr=2e-05", "1"),
         ('"row 3" > 1', "row 3", "1"),
+        ("row 3 > row 1", "row 3", "1"),
+        ("row lr=2e-05 < 1", "1", "lr=2e-05"),
     ],
 )
 def test_expressions(text: str, better: str, worse: str) -> None:
@@ -31,18 +33,19 @@ def test_expressions(text: str, better: str, worse: str) -> None:
     [
         ("row 16", "cannot be read"),
         ("", "cannot be read"),
-        (" > ", "cannot be read"),
+        (" > ", "no row"),
         ("row 16 >", "cannot be read"),
         ("row 16 >= row 1", "cannot be read"),
+        ("row 16 =< row 1", 'no row "16 ="'),
         ("row 16 = row 1", "cannot be read"),
         ("1 < 16 < 1", "cannot be read"),
-        ("row 16 > row 17", "no row 17; did you mean"),
-        ("row 16 > row ", "no row row; did you mean"),
+        ("row 16 > row 17", 'no row "17"; did you mean'),
+        ("row 16 > row ", 'no row "row"; did you mean'),
         ("own lost > 1", 'did you mean "own last"'),
         ("row 16 > row 16", "one row twice"),
-        ("1 > " + "9" * 5000, "no row 999"),
+        ("1 > " + "9" * 5000, 'no row "999'),
         (" " * 5000, "cannot be read"),
-        ("1 > zz", "no row zz; there are 1, 16, own last, row 3, lr=2e-05"),
+        ("1 > zz", 'no row "zz"; there are 1, 16, own last, row 3, lr=2e-05'),
     ],
 )
 def test_expressions_that_are_none(text: str, problem: str) -> None:
@@ -62,7 +65,7 @@ def finding(points: int, n_seeds: int = 5, corrected_p: float | None = None) -> 
     b = np.arange(300)[None] < np.full((n_seeds, 1), 240 + points)
     difference = compare(a, b)
     p = difference.p if corrected_p is None else corrected_p
-    return Finding(False, "own last", (1, 16), [*range(n_seeds)], difference, p, 1)
+    return Finding("own last", (1, 16), 3.33, [*range(n_seeds)], difference, p, 1)
 
 
 UP, DOWN = Expectation("row 16 > row 1", "16", "1"), Expectation("16 < 1", "1", "16")

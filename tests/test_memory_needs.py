@@ -101,6 +101,15 @@ def test_all_gradients_are_kept_only_from_pass_to_pass() -> None:
     assert estimate(replace(frozen, accumulation_steps=5)).gradients > estimate(frozen).gradients
 
 
+def test_the_best_weights_are_counted() -> None:
+    config = ExperimentConfig(trainable_layers="last_two_blocks", device="cpu")
+    plain = estimate_memory(config, 120, 1000)
+    kept = estimate_memory(replace(config, keep_best=True), 120, 1000)
+    assert plain.best == 0
+    assert kept.best == plain.moments / 2, "AdamW has two numbers for each that trains"
+    assert kept.training == plain.training + kept.best
+
+
 def test_states_follow_texts_precision_and_room() -> None:
     need = estimate(TINY, n_states=1000)
     assert need.states == 1000 * 64 * 4

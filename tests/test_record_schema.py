@@ -396,9 +396,9 @@ def test_a_report_beside_damaged_records_is_that_of_the_whole_ones(
 ) -> None:
     for folder in crowd.glob("row-*"):
         shutil.copytree(folder, tmp_path / folder.name)
-    printed = write_report(tmp_path, tmp_path)
+    printed = write_report(tmp_path, tmp_path).text
     caplog.clear()
-    assert write_report(crowd, crowd) == printed.replace(str(tmp_path), str(crowd))
+    assert write_report(crowd, crowd).text == printed.replace(str(tmp_path), str(crowd))
     assert (crowd / "report.html").read_text() == (tmp_path / "report.html").read_text()
     damaged = [path.name for path in crowd.glob("damaged-*")]
     assert len(damaged) > 150

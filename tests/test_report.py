@@ -308,7 +308,7 @@ def test_the_page_is_whole_and_self_contained(
         "ablation.reports.report.copied_texts",
         lambda m: {"verbatim": np.arange(n_test) < 3, "letters": np.arange(n_test) < 5},
     )
-    printed = write_report(tmp_path, tmp_path)
+    printed = write_report(tmp_path, tmp_path).text
     assert printed.endswith(f"Report: {tmp_path / 'report.html'}")
     page = (tmp_path / "report.html").read_text()
     found = Page(page)
@@ -326,6 +326,13 @@ def test_the_page_is_whole_and_self_contained(
     assert "3 stand in the training part word for word, and 5 when" in text
     assert f"without verbatim copies ({n_test - 3})" in text
     assert "no &#124; luck, and none to be had" in text
+    # Rows 1 and 2 differ in one option, and nothing can be told apart.
+    _, chosen = text.split("### Chosen on validation\n")
+    assert re.search(r"\| trainable&#95;token&#95;pos \| last: 1, first: 2 \| 2 \|", chosen)
+    assert "### Mean effect of each option" not in text
+    _, plan = text.split("## What it would take to say more\n")
+    assert f"with {n_test} test texts" in plan
+    assert re.search(r"\| 20 \| (.* \(\d+ %\) \|){4}", plan)
 
 
 def test_a_record_of_other_sizes_is_no_report(tmp_path: Path) -> None:
@@ -384,7 +391,7 @@ def test_a_failed_run_does_not_choose_the_data(tmp_path: Path) -> None:
     run = Run(configure(ROWS[1], {"demo": True}))
     result = make_result(labels, labels, **sizes_of(corpus))
     write_complete(tmp_path, run, result, identify_data(corpus))
-    assert "Report: " in write_report(tmp_path, tmp_path)
+    assert "Report: " in write_report(tmp_path, tmp_path).text
 
 
 def test_a_report_on_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -14,12 +14,14 @@ from ablation.config import rules
 from ablation.config.choices import Choice, choose_rows, make_runs
 from ablation.config.cluster_request import ClusterRequest, cluster_problems
 from ablation.config.commands import format_command, format_flags
+from ablation.config.expectations import Expectation, read_expectations
 from ablation.config.flag_types import read_flags
 from ablation.config.flags import ACTIONS, build_parser, unknown_problems
+from ablation.config.kept_tables import known_tables
 from ablation.config.options import OPTIONS
 from ablation.config.row_list import list_rows
 from ablation.config.runs import EPOCH, RESULT_NAME, OutputOptions, Run
-from ablation.config.tables import Table, differing
+from ablation.config.tables import Name, Table, differing
 from ablation.system.errors import ConfigError, logger
 from ablation.system.files import ROOM, path_problem
 from ablation.system.processes import is_launched
@@ -29,7 +31,13 @@ from ablation.system.version import describe_version
 SWEEPING = ("seeds", "num_seeds", "folds", "ray", "vary")
 # Flags with which nothing is run, and what means something beside them.
 PLACES = {"output_dir", "data_dir", "offline", "table"}
-READING = {"version": set(), "list": {"output_dir", "table"}, "report": PLACES, "compare": PLACES}
+READING = {
+    "version": set(),
+    "list": {"output_dir", "table"},
+    "report": PLACES | {"fail_unless"},
+    "compare": PLACES,
+    "plan": {"output_dir", "table", "rows"},
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,9 @@ class Request:
     writes_table: bool = False  # --vary does, for --dry_run to print
     report: bool = False
     compare: tuple[str, str] | None = None
+    plan: float | None = None  # points
+    rows: tuple[Name, ...] = ()  # that are named; by default all
+    expectations: tuple[Expectation, ...] = ()
     output: OutputOptions = field(default_factory=OutputOptions)
     cluster: ClusterRequest | None = None  # by default, this process computes
     data_dir: Path = Path(OPTIONS["data_dir"].default)  # where a report finds the messages
@@ -76,6 +87,11 @@ def parse_command_line(argv: Sequence[str]) -> Request:
         *_conflicts(asked, given),
         *_export_problems(asked, output_dir, runs, is_sweep),
     ]
+    expectations: list[Expectation] = []
+    if "fail_unless" in asked and not row_problems:
+        tables = known_tables(output_dir, choice.table) if "report" in asked else [choice.table]
+        expectations, found = read_expectations(asked["fail_unless"], tables)
+        problems += [*found, *_judging_problems(asked, is_sweep)]
     if is_launched() and not problems:
         problems += _launch_problems(asked, runs, is_sweep)
     problems += unknown_problems(unknown, explained=bool(joined))
@@ -97,6 +113,9 @@ def parse_command_line(argv: Sequence[str]) -> Request:
         writes_table="vary" in asked,
         report="report" in asked,
         compare=asked.get("compare"),
+        plan=asked.get("plan"),
+        rows=tuple(choice.names) if "rows" in asked else (),
+        expectations=tuple(expectations),
         output=_choose_output(asked),
         cluster=ClusterRequest(asked["ray"], **cluster) if "ray" in asked else None,
         data_dir=Path(runs[0].config.data_dir),
@@ -157,6 +176,14 @@ def _conflicts(asked: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[s
     if doing and doing[0] in READING:
         for name in sorted({*given, *asked} - READING[doing[0]] - {*doing}):
             yield f"--{name} with --{doing[0]}: nothing is run, so it has no use; leave it out"
+
+
+def _judging_problems(asked: Mapping[str, Any], is_sweep: bool) -> Iterator[str]:
+    """Problems of --fail_unless where no report is written."""
+    if "dry_run" in asked:
+        yield "--fail_unless with --dry_run: nothing is run, so there is nothing to judge"
+    elif not is_sweep and not _exclusive(asked):
+        yield "--fail_unless with a single run: nothing is compared; give --rows, or --report"
 
 
 def _exclusive(asked: Mapping[str, Any]) -> list[str]:

@@ -2,15 +2,14 @@
 
 import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from ablation.config.tables import Table
 from ablation.system.errors import shorten
 
-SIDE = r"""(?:row\s+)?(?P<{0}>"[^"]*"|'[^']*'|[^<>="'\s][^<>="']*?)"""
-EXPRESSION = re.compile(
-    rf"\s*{SIDE.format('first')}\s*(?P<sign>[<>])\s*{SIDE.format('second')}\s*", re.DOTALL
-)
+SIDE = r"""(?:"[^"]*"|'[^']*'|[^<>"'])+"""
+EXPRESSION = re.compile(f"({SIDE})([<>])(?!=)({SIDE})", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -20,6 +19,26 @@ class Expectation:
     text: str
     better: str
     worse: str
+
+
+def read_expectations(
+    texts: Sequence[str], tables: Sequence[Table]
+) -> tuple[list[Expectation], list[str]]:
+    """What expressions say of the rows of tables, of which one has to compare the two, and all
+    problems."""
+    names = {str(name): None for table in tables for name in table.rows}
+    pairs = {frozenset(map(str, c.rows)): None for table in tables for c in table.comparisons}
+    expectations, problems = [], []
+    for text in texts:
+        expectation, problem = read_expectation(text, names)
+        if expectation and frozenset((expectation.better, expectation.worse)) not in pairs:
+            problem = (
+                f'--fail_unless "{shorten(text)}": the table does not compare these rows; it '
+                f"compares {_some([' with '.join(sorted(pair)) for pair in pairs])}"
+            )
+        expectations += [expectation] if not problem else []
+        problems += [problem] if problem else []
+    return expectations, problems
 
 
 def read_expectation(text: str, names: Collection[str]) -> tuple[Expectation | None, str | None]:
@@ -34,17 +53,24 @@ def read_expectation(text: str, names: Collection[str]) -> tuple[Expectation | N
     if not found:
         return None, f'{shown}: cannot be read; write it as in "row 16 > row 1"'
     sides = []
-    for name in found["first"], found["second"]:
-        bare = name[1:-1] if name[0] in "\"'" else name
-        if bare not in names:
+    for side in found[1], found[3]:
+        *others, bare = _possible_names(side.strip())
+        name = next((name for name in (*others, bare) if name in names), None)
+        if name is None:
             near = difflib.get_close_matches(bare, names, n=1)
             hint = f'did you mean "{near[0]}"?' if near else f"there are {_some(names)}"
-            return None, f"{shown}: the table has no row {shorten(bare, 60)}; {hint}"
-        sides.append(bare)
+            return None, f'{shown}: the table has no row "{shorten(bare, 60)}"; {hint}'
+        sides.append(name)
     if sides[0] == sides[1]:
         return None, f"{shown}: names one row twice; give two different rows"
-    better, worse = sides if found["sign"] == ">" else reversed(sides)
+    better, worse = sides if found[2] == ">" else reversed(sides)
     return Expectation(text, better, worse), None
+
+
+def _possible_names(side: str) -> list[str]:
+    """What a side may name: a row's name, which may begin with "row" itself, in quotes or not."""
+    bare = re.sub(r"^row\s+", "", side)
+    return [side, re.sub(r"""^(["'])(.*)\1$""", r"\2", side), bare, bare.strip("\"'")]
 
 
 def _some(names: Collection[str]) -> str:

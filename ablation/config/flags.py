@@ -100,6 +100,12 @@ class Actions:
     compare: tuple[str, ...] | None = option(None, Text(("A", "B")), nargs=2)
     """compare two rows by their numbers, with all seeds that both have, or two recorded runs by
     their folders, on the same test messages, and run nothing"""
+    plan: float | None = option(None, Number(float, 0, 50, above=True))
+    """say how many seeds and test texts it takes until a difference of so many points shows, from
+    the runs in --output_dir, if there are any, and run nothing"""
+    fail_unless: tuple[str, ...] | None = option(None, Text("EXPRESSION"), nargs=MANY)
+    """with a sweep or --report: exit with 1 if the report contradicts an expression such as
+    "row 16 > row 1", and with 3 if it cannot decide; several are allowed"""
     list: bool = option(False)
     """print the rows: question, command, published figures, and what they cost here"""
     version: bool = option(False)

@@ -130,6 +130,7 @@ def column_problems(columns: Mapping[str, str], header: str) -> Iterator[str]:
     texts, and may be groups as well."""
     text, *others = columns
     names = {text: split_columns(columns[text]), **{flag: [columns[flag]] for flag in others}}
+    names = {flag: [_plain(name) for name in some] for flag, some in names.items()}
     shown = [f'--{flag} "{shorten(column, 60)}"' for flag, column in columns.items()]
     if "" in names[text] or len(set(names[text])) < len(names[text]):
         yield f"{shown[0]}: one of its columns has no name, or is named twice; name each once"
@@ -160,6 +161,11 @@ def tracker_problems(name: str | None) -> Iterator[str]:
             f"--track {name}: the package {name} is not installed; python -m pip install {name}, "
             "or leave it out"
         )
+
+
+def _plain(column: str) -> str:
+    """A column's number without zeros before it; a name as it is."""
+    return (column.lstrip("0") or "0") if column.isdecimal() else column
 
 
 def encoding_problems(name: str) -> Iterator[str]:

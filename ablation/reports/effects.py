@@ -43,6 +43,14 @@ def group_rows(rows: Mapping[Name, Mapping[str, Any]]) -> list[Group]:
     return groups
 
 
+def name_value(value: Any) -> str:
+    """A value of an option as one would type it, and on or off for a switch."""
+    names = {True: "on", False: "off", None: "none"}
+    if value is None or isinstance(value, bool):
+        return names[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 # ---------------------------------------------------------------- the mean effect of a value
 
 
@@ -67,7 +75,8 @@ class Effect:
         if not self.difference:
             return "With one seed, nothing can be said of choices."
         if self.corrected_p < ALPHA:
-            return f"{self.value} is {'better' if self.points > 0 else 'worse'} on average."
+            better = "better" if self.points > 0 else "worse"
+            return f"{name_value(self.value)} is {better} on average."
         detectable = describe_detectable(self.difference, ALPHA / self.n_effects)
         return f"Not distinguishable with this n. {detectable}"
 
@@ -111,8 +120,8 @@ def tabulate_effects(effects: Sequence[Effect]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "option": effect.option,
-            "value": str(effect.value),
-            "against": str(effect.base),
+            "value": name_value(effect.value),
+            "against": name_value(effect.base),
             "contexts": str(effect.n_contexts),
             "seeds": str(effect.n_seeds),
             "difference": f"{effect.points:+.2f}",

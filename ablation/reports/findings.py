@@ -49,6 +49,11 @@ class Finding:
     n_findings: int  # that p is corrected for
 
     @property
+    def is_open(self) -> bool:
+        """Whether more seeds or test texts could show more."""
+        return len(self.seeds) == 1 or self.corrected_p >= ALPHA
+
+    @property
     def verdict(self) -> str:
         """With one seed about these two runs; with several about the published direction, or where
         nothing was published about their own."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ from ablation.config.rows import SOURCE
 from ablation.config.tables import Table
 from ablation.data.corpora import load_corpus
 from ablation.reports import pictures
+from ablation.reports.answers import answer_options, plan_section
 from ablation.reports.baseline import classify_by_characters, copied_texts
 from ablation.reports.class_figures import ClassFigures
 from ablation.reports.findings import (
@@ -50,17 +51,21 @@ SHORT_COLUMNS = [
 ]
 
 
+class Report(NamedTuple):
+    """What a report says in short, to be printed, and its sections."""
+
+    text: str
+    sections: list[Section]
+
+
 def write_report(
     output_dir: Path, data_dir: Path, offline: bool = False, tables: Sequence[Table] = (SOURCE,)
-) -> str:
+) -> Report:
     """Write ``report.md`` and ``report.html`` on all records of a folder, by the rows of tables.
 
     Args:
         data_dir: of the messages, which the baseline and the audit read.
         offline: they are not downloaded to it.
-
-    Returns:
-        What to print: the tables in short, and where the report is.
 
     Raises:
         RecordError: there are no records, they do not belong together, or the report cannot be
@@ -97,7 +102,8 @@ def write_report(
     tables = [
         f"{fill(title)}\n{align_wrapped(table.filter(SHORT_COLUMNS))}" for title, table in short
     ]
-    return "\n\n".join([*tables, f"Report: {printable(str(output_dir / 'report.html'))}"])
+    place = f"Report: {printable(str(output_dir / 'report.html'))}"
+    return Report("\n\n".join([*tables, place]), sections)
 
 
 def _corpus_of(records: Sequence[Record], data_dir: Path, offline: bool) -> Corpus:
@@ -160,16 +166,18 @@ def _page_values(
         for section in sections
         for part in section.configurations.values()
     ] + [("", part) for part in others]
+    section_values = [
+        _section_values(section, baseline, corpus, draw)
+        for section in sections
+        if section.configurations or not is_own
+    ]
     return {
         "title": TITLE,
         "n_complete": len(complete),
         "n_incomplete": len(records) - len(complete),
         "known": _what_is_known(records),
-        "sections": [
-            _section_values(section, baseline, corpus, draw)
-            for section in sections
-            if section.configurations or not is_own
-        ],
+        "sections": section_values,
+        "plans": [plan for values in section_values if (plan := values.get("plan"))],
         "others_title": OTHERS_TITLE,
         "others": pd.DataFrame({"command": part.flags, **figures(part)} for part in others),
         "seeds_for_a_verdict": SEEDS_FOR_A_VERDICT,
@@ -214,9 +222,11 @@ def _section_values(
     if findings := compare_rows(section):
         n = findings[0].difference.n_messages
         values["findings"] = tabulate_findings(findings)
+        values["plan"] = plan_section(section, findings)
         values["smallest"] = " ".join(
             dict.fromkeys(describe_smallest(n, k) for k in (1, len(findings)))
         )
+    values |= answer_options(section)
     points = [
         pictures.Point(part, rows[name].published.test if section.is_published else None)
         for name, part in section.configurations.items()

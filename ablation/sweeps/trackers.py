@@ -9,7 +9,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -141,28 +141,29 @@ def serve() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
-    status = 0
+    status, calls = 0, _read_calls(lines)
     try:
-        tracker, ended = None, False
-        for line in lines:
-            if not line.endswith("\n"):
-                break  # who writes has been killed
-            call = json.loads(line)
-            faulthandler.dump_traceback_later(CALL_SECONDS, exit=True)
-            if tracker is None:
-                tracker = TRACKERS[sys.argv[1]](**call)
-            elif "status" in call:
+        tracker: Tracker = TRACKERS[sys.argv[1]](**next(calls))
+        for call in calls:
+            if "status" in call:
                 tracker.end(**call)
-                ended = True
-            else:
-                tracker.log(**call)
-            faulthandler.cancel_dump_traceback_later()
-        if tracker and not ended:
-            faulthandler.dump_traceback_later(CALL_SECONDS, exit=True)
-            tracker.end("killed", {})
+                break
+            tracker.log(**call)
     except BaseException as error:  # whatever it is, the run goes on
         reason = str(error).strip().splitlines() or [""]
         answer.write(f"{type(error).__name__}: {reason[0]}"[:1000])
         status = 1
     answer.flush()
     os._exit(status)  # whatever a tracker has left to do at the end could hang
+
+
+def _read_calls(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """What is to be called, by line. Who takes longer for it than ``CALL_SECONDS`` is ended."""
+    for line in lines:
+        if not line.endswith("\n"):
+            break
+        faulthandler.dump_traceback_later(CALL_SECONDS, exit=True)
+        yield json.loads(line)
+        faulthandler.cancel_dump_traceback_later()
+    faulthandler.dump_traceback_later(CALL_SECONDS, exit=True)
+    yield {"status": "killed", "figures": {}}  # who writes has gone

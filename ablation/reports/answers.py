@@ -1,0 +1,197 @@
+"""What a section of a report answers beyond its pairs of rows: what each option does on average,
+which value one would choose, and what it would take to say more."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ablation.config.options import without
+from ablation.config.tables import Name, Table
+from ablation.reports.effects import (
+    Group,
+    Runs,
+    Validation,
+    choose_on_validation,
+    group_rows,
+    mean_effects,
+    name_value,
+    tabulate_effects,
+)
+from ablation.reports.findings import Finding, compare_rows
+from ablation.reports.planning import (
+    DEFAULT,
+    MOST_TEXTS,
+    N_REPEATS,
+    POINTS,
+    POWER,
+    describe_spread,
+    estimate_spread,
+    tabulate_plan,
+)
+from ablation.reports.tables import (
+    Configuration,
+    Section,
+    format_accuracy_interval,
+    group_records,
+    mean_and_deviation,
+    require_one_dataset,
+)
+from ablation.sweeps.records import read_records, require_one_base
+from ablation.system.text_tables import align_wrapped, fill
+
+N_REPEATS_OF_REPORT = 400  # a report comes with every sweep, and is not to take long
+DEFAULT_TEXTS = 300  # of the SMS Spam Collection
+MANY_DF = 8  # from so many on, a spread over seeds is known to within a factor of about 2
+
+
+def _groups(section: Section) -> tuple[list[Group], dict[Any, Runs]]:
+    """The rows of a section that were run: those that differ in one option alone, and by seed what
+    each got right."""
+    names = without("circumstance", "seed", "local")
+    parts = section.configurations
+    options = {
+        row: {name: getattr(part.records[0].config, name) for name in names}
+        for row, part in parts.items()
+    }
+    runs = {row: dict(zip(part.seeds, part.correct, strict=True)) for row, part in parts.items()}
+    return group_rows(options), runs
+
+
+def answer_options(section: Section) -> dict[str, pd.DataFrame]:
+    """The tables of mean effects and of chosen values; either may be empty."""
+    groups, runs = _groups(section)
+    return {
+        "effects": tabulate_effects(mean_effects(groups, runs)),
+        "choices": pd.DataFrame(
+            line for group in groups if (line := _choose(section, group, runs)) is not None
+        ),
+    }
+
+
+def _choose(section: Section, group: Group, runs: dict[Any, Runs]) -> dict[str, str] | None:
+    """The line of a group of rows, texts as they are printed; none if no seed is in common."""
+    parts = {row: section.configurations[row] for row in group.rows.values()}
+    validation = {row: _validation(part) for row, part in parts.items()}
+    choice = choose_on_validation(group, validation, runs)
+    if not choice:
+        return None
+    chosen = parts[choice.row].with_seeds(choice.seeds)
+    best = ", ".join(map(name_value, choice.best_on_test))
+    means = [part.with_seeds(choice.seeds).percent("test").mean() for part in parts.values()]
+    return {
+        "option": group.option,
+        "rows": ", ".join(f"{name_value(value)}: {row}" for value, row in group.rows.items()),
+        "seeds": str(len(choice.seeds)),
+        "chosen": name_value(choice.value) + (" (by loss)" if choice.tied else ""),
+        "val %": mean_and_deviation(chosen.percent("validation")),
+        "its test %": mean_and_deviation(chosen.percent("test")),
+        "95 % interval": format_accuracy_interval(chosen.correct),
+        "best of test": f"{best}: {max(means):.2f}",
+    }
+
+
+def _validation(part: Configuration) -> Validation:
+    losses = {record.config.seed: record.result["history"]["losses"] for record in part.records}
+    return Validation(
+        {record.config.seed: record.accuracy("validation").correct for record in part.records},
+        {seed: found[-1]["validation"] if found else math.nan for seed, found in losses.items()},
+    )
+
+
+# ---------------------------------------------------------------- what it would take
+
+
+def plan_section(section: Section, findings: Sequence[Finding]) -> dict[str, Any] | None:
+    """What differences would take where some comparisons could not be decided: the rows of these
+    are what it rests on. None if all were."""
+    open_ = [finding for finding in findings if finding.is_open]
+    if not open_:
+        return None
+    rows = {row for finding in open_ for row in finding.rows}
+    parts = [part for row, part in section.configurations.items() if row in rows]
+    return {
+        "title": section.title,
+        **_plan(parts, POINTS, [len(findings)], N_REPEATS_OF_REPORT),
+    }
+
+
+def describe_plan(
+    points: float,
+    output_dir: Path,
+    tables: Sequence[Table],
+    asked: Table,
+    rows: Sequence[Name] = (),
+) -> str:
+    """What a difference of so many points takes, in words and as a table: by the runs of each
+    section of a folder, or if there are none by default.
+
+    Args:
+        tables: whose sections the folder may have.
+        asked: whose comparisons count where nothing was run.
+        rows: what it rests on; by default, all that were run.
+
+    Raises:
+        RecordError: records do not belong together.
+    """
+    complete = [record for record in read_records(output_dir) if record.is_complete]
+    require_one_dataset(complete)
+    require_one_base(complete)
+    texts = []
+    for section in group_records(complete, tables)[0]:
+        parts = section.configurations
+        chosen = [part for name, part in parts.items() if not rows or name in rows]
+        if chosen:
+            found = _plan(chosen, (points,), _counts(len(compare_rows(section))))
+            texts.append("\n".join([fill(section.title), _format_plan(found)]))
+    pairs = [pair for _, pair in asked.comparisons if not rows or {*pair} <= {*rows}]
+    return "\n\n".join(texts) or _format_plan(_plan([], (points,), _counts(len(pairs))))
+
+
+def _counts(n_comparisons: int) -> list[int]:
+    return [n_comparisons, 1] if n_comparisons > 1 else [1]
+
+
+def _format_plan(plan: Mapping[str, Any]) -> str:
+    return "\n".join([fill(plan["says"]), fill(plan["rests_on"]), align_wrapped(plan["table"])])
+
+
+def _plan(
+    parts: Sequence[Configuration],
+    points: tuple[float, ...],
+    counts: Sequence[int],
+    n_repeats: int = N_REPEATS,
+) -> dict[str, Any]:
+    """A plan's table, and in words what it says and what it rests on."""
+    n_texts = parts[0].correct.shape[1] if parts else DEFAULT_TEXTS
+    spread = estimate_spread([part.correct for part in parts]) if parts else DEFAULT
+    table = tabulate_plan(spread, points, counts, n_texts, n_repeats)
+    first = f", as the first of {counts[0]} comparisons that are corrected for" * (len(counts) == 1)
+    return {
+        "says": (
+            f"About how many test texts a difference takes to show with probability {POWER:g}"
+            f"{first if counts[0] > 1 else ''}; in brackets, with which probability it shows with "
+            f"{min(n_texts, MOST_TEXTS):,} test texts. Not reachable: seeds alone vary too much."
+        ),
+        "rests_on": f"{_basis(parts)} {describe_spread(spread)}.",
+        "table": table,
+    }
+
+
+def _basis(parts: Sequence[Configuration]) -> str:
+    """What a spread was taken from, in words that go on with what it is."""
+    if not parts:
+        return "No records: this assumes"
+    rows = f"row{'s' * (len(parts) > 1)} {', '.join(part.label for part in parts)}"
+    fewest, most = (f(len(part.records) for part in parts) for f in (min, max))
+    seeds = f"{fewest} to {most}" if fewest < most else str(most)
+    if most == 1:
+        return (
+            f"From one seed of {rows}, which shows nothing of how seeds vary: this takes its "
+            "accuracy, and assumes the rest:"
+        )
+    df = sum(len(part.records) - 1 for part in parts)
+    unsure = ", which are too few to know well how seeds vary" if df < MANY_DF else ""
+    return f"From {seeds} seeds of {rows}{unsure}:"
