@@ -75,7 +75,9 @@ def answer(arguments: Sequence[str]) -> int:
     if request.cluster:
         from ablation.sweeps.ray_sweep import run_ray_sweep  # Ray is not always there
 
-        failed = run_ray_sweep(runs, output_dir, request.output, request.cluster)
+        failed = []
+        for some in sweep.by_texts(runs):
+            failed += run_ray_sweep(some, output_dir, request.output, request.cluster)
     else:
         failed = sweep.run_sweep(runs, output_dir, request.output)
     with ending_at_once():

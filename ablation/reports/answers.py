@@ -31,10 +31,10 @@ from ablation.reports.planning import (
     estimate_spread,
     tabulate_plan,
 )
+from ablation.reports.pooling import pool_records
 from ablation.reports.tables import (
     Configuration,
     Section,
-    format_accuracy_interval,
     group_records,
     mean_and_deviation,
     require_one_dataset,
@@ -50,7 +50,7 @@ MANY_DF = 8  # from so many on, a spread over seeds is known to within a factor 
 def _groups(section: Section) -> tuple[list[Group], dict[Any, Runs]]:
     """The rows of a section that were run: those that differ in one option alone, and by seed what
     each got right."""
-    names = without("circumstance", "seed", "local")
+    names = without("circumstance", "repeat", "local")
     parts = section.configurations
     options = {
         row: {name: getattr(part.records[0].config, name) for name in names}
@@ -64,7 +64,7 @@ def answer_options(section: Section) -> dict[str, pd.DataFrame]:
     """The tables of mean effects and of chosen values; either may be empty."""
     groups, runs = _groups(section)
     return {
-        "effects": tabulate_effects(mean_effects(groups, runs)),
+        "effects": tabulate_effects(mean_effects(groups, runs, section.fold)),
         "choices": pd.DataFrame(
             line for group in groups if (line := _choose(section, group, runs)) is not None
         ),
@@ -88,7 +88,7 @@ def _choose(section: Section, group: Group, runs: dict[Any, Runs]) -> dict[str, 
         "chosen": name_value(choice.value) + (" (by loss)" if choice.tied else ""),
         "val %": mean_and_deviation(chosen.percent("validation")),
         "its test %": mean_and_deviation(chosen.percent("test")),
-        "95 % interval": format_accuracy_interval(chosen.correct),
+        "95 % interval": chosen.shown_interval,
         "best of test": f"{best}: {max(means):.2f}",
     }
 
@@ -106,9 +106,9 @@ def _validation(part: Configuration) -> Validation:
 
 def plan_section(section: Section, findings: Sequence[Finding]) -> dict[str, Any] | None:
     """What differences would take where some comparisons could not be decided: the rows of these
-    are what it rests on. None if all were."""
+    are what it rests on. None if all were; and of folds, which the plan knows nothing of."""
     open_ = [finding for finding in findings if finding.is_open]
-    if not open_:
+    if not open_ or section.fold is not None:
         return None
     rows = {row for finding in open_ for row in finding.rows}
     parts = [part for row, part in section.configurations.items() if row in rows]
@@ -139,6 +139,7 @@ def describe_plan(
     complete = [record for record in read_records(output_dir) if record.is_complete]
     require_one_dataset(complete)
     require_one_base(complete)
+    complete = pool_records(complete)
     texts = []
     for section in group_records(complete, tables)[0]:
         parts = section.configurations

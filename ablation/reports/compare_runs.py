@@ -11,7 +11,8 @@ from ablation.config.rows import SOURCE
 from ablation.config.runs import RESULT_NAME
 from ablation.config.tables import Name, Table, describe_names
 from ablation.reports import findings, tables
-from ablation.reports.comparisons import ALPHA, Difference, compare
+from ablation.reports.comparisons import ALPHA, Difference
+from ablation.reports.pooling import pool_records
 from ablation.reports.tables import Configuration
 from ablation.sweeps.records import read_record, read_records, require_one_base
 from ablation.system.errors import RecordError
@@ -29,7 +30,7 @@ def compare_runs(a: str, b: str, output_dir: Path, known: Sequence[Table] = (SOU
     runs = {word: _read_run(word, output_dir, names) for word in (a, b) if word not in names}
     if {a, b} <= {*runs}:
         return _describe(runs[a], runs[b])
-    complete = [record for record in read_records(output_dir) if record.is_complete]
+    complete = pool_records([r for r in read_records(output_dir) if r.is_complete])
     sections, _ = tables.group_records(complete, known)
     texts = []
     for section in sections:
@@ -73,6 +74,11 @@ def _describe(a: Configuration, b: Configuration) -> str:
     """The paired comparison of the runs of two configurations, in words."""
     records = [*a.records, *b.records]
     tables.require_one_dataset(records)
+    if len(folds := {record.config.fold for record in records}) > 1:
+        raise RecordError(
+            f"The two are of folds {' and '.join(map(str, folds))}, so they have no test text in "
+            "common. Compare runs of one fold, or rows by their names, with all folds of each."
+        )
     require_one_base(records)
     tables.require_same_texts(records)
     lines = []
@@ -85,7 +91,7 @@ def _describe(a: Configuration, b: Configuration) -> str:
         n_messages = side.correct.shape[1]
         command = format_command(config)
         lines.append(f"{name}: {accuracy}% of {n_messages} test messages{seeds}, {command}")
-    return "\n".join([*lines, *_conclude(compare(a.correct, b.correct))])
+    return "\n".join([*lines, *_conclude(findings.compare_configurations(a, b))])
 
 
 def _conclude(difference: Difference) -> list[str]:
@@ -97,13 +103,18 @@ def _conclude(difference: Difference) -> list[str]:
         f"B minus A: {difference.points:+.2f} points, 95 % interval "
         f"{findings.format_interval(difference)}"
     )
-    if difference.n_seeds > 1:
+    if not difference.is_of_runs:
         better = f"B is {'better' if difference.points > 0 else 'worse'}"
         verdict = better if shown else "Not distinguishable with this n"
         by_seed = ", ".join(map(findings.format_p, difference.mcnemar))
+        views = "over seeds, over messages and over both"
+        if not difference.mcnemar:
+            views = "over folds, over texts, and over folds and seeds"
         return [
-            f"{points}; p {p}, the largest of t-tests over seeds, over messages and over both.",
-            " ".join([f"{verdict}.", *detectable, f"McNemar p by seed: {by_seed}."]),
+            f"{points}; p {p}, the largest of t-tests {views}.",
+            " ".join(
+                [f"{verdict}.", *detectable, *([f"McNemar p by seed: {by_seed}."] * bool(by_seed))]
+            ),
         ]
     only_a, only_b = (int((difference.values == sign).sum()) for sign in (-1, 1))
     verdict = "differ" if shown else "cannot be told apart"

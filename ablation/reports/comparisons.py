@@ -79,6 +79,11 @@ class Difference:
     views: Views | None = None  # none of single runs
 
     @property
+    def is_of_runs(self) -> bool:
+        """Whether it is of two single runs, and not of configurations."""
+        return self.views is None
+
+    @property
     def n_seeds(self) -> int:
         """Seeds that both have."""
         return self.values.shape[0]

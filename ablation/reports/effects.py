@@ -12,6 +12,7 @@ import pandas as pd
 
 from ablation.reports.comparisons import ALPHA, Difference, compare_pairs, holm
 from ablation.reports.findings import describe_detectable, format_interval, format_p
+from ablation.reports.folds import compare_pairs_of_folds
 
 Name = Hashable  # of a row
 Runs = Mapping[int, np.ndarray]  # of a row: by seed, whether each test text (M,) was right
@@ -81,13 +82,16 @@ class Effect:
         return f"Not distinguishable with this n. {detectable}"
 
 
-def mean_effects(groups: Sequence[Group], runs: Mapping[Name, Runs]) -> list[Effect]:
+def mean_effects(
+    groups: Sequence[Group], runs: Mapping[Name, Runs], fold: np.ndarray | None = None
+) -> list[Effect]:
     """The effect of each value of each option against its first value in the table, where at least
     two contexts have both with a seed in common; p-values are corrected for how many there are.
 
     Args:
         groups: as :func:`group_rows` has them.
         runs: of the rows that were run, on the same M texts.
+        fold: (M,): of each text, if it was tested in one.
     """
     found = []
     for option in dict.fromkeys(group.option for group in groups):
@@ -103,7 +107,11 @@ def mean_effects(groups: Sequence[Group], runs: Mapping[Name, Runs]) -> list[Eff
                     np.array([[runs[pair[i]][seed] for seed in seeds] for pair in pairs])
                     for i in range(2)
                 )
-                difference = compare_pairs(a, b) if len(seeds) > 1 else None
+                difference = None  # one seed tells runs apart, and not choices
+                if fold is not None:
+                    difference = compare_pairs_of_folds(a, b, fold)
+                elif len(seeds) > 1:
+                    difference = compare_pairs(a, b)
                 points = 100 * float(b.mean() - a.mean())
                 found.append((option, base, value, len(pairs), len(seeds), points, difference))
     tested = [difference.p for *_, difference in found if difference]

@@ -15,7 +15,8 @@ from ablation.reports.comparisons import (
     holm,
     smallest_difference,
 )
-from ablation.reports.tables import Section, mark_single
+from ablation.reports.folds import compare_folds
+from ablation.reports.tables import SINGLE, Configuration, Section
 
 # docs/statistics.md has the figures.
 SEEDS_FOR_A_VERDICT = (
@@ -33,7 +34,14 @@ def format_p(value: float) -> str:
 def format_interval(difference: Difference) -> str:
     """The 95 % interval of a difference as it is printed."""
     bounds = f"{difference.low:+.2f} to {difference.high:+.2f}"
-    return bounds + mark_single(difference.n_seeds)
+    return bounds + (SINGLE if difference.is_of_runs else "")
+
+
+def compare_configurations(a: Configuration, b: Configuration) -> Difference:
+    """The difference of two configurations that have the same seeds, and folds if any."""
+    if a.fold is None:
+        return compare(a.correct, b.correct)
+    return compare_folds(a.correct, b.correct, a.fold)
 
 
 @dataclass(frozen=True)
@@ -51,14 +59,14 @@ class Finding:
     @property
     def is_open(self) -> bool:
         """Whether more seeds or test texts could show more."""
-        return len(self.seeds) == 1 or self.corrected_p >= ALPHA
+        return self.difference.is_of_runs or self.corrected_p >= ALPHA
 
     @property
     def verdict(self) -> str:
-        """With one seed about these two runs; with several about the published direction, or where
+        """Of single runs about these two; of others about the published direction, or where
         nothing was published about their own."""
         shown = self.corrected_p < ALPHA
-        if len(self.seeds) == 1:
+        if self.difference.is_of_runs:
             return f"these two runs {'differ' if shown else 'cannot be told apart'}"
         if not shown:
             return "not distinguishable with this n"
@@ -101,7 +109,7 @@ def compare_rows(section: Section) -> list[Finding]:
         a, b = (section.configurations.get(name) for name in rows)
         seeds = sorted({*a.seeds} & {*b.seeds}) if a and b else []
         if seeds:
-            difference = compare(*(part.with_seeds(seeds).correct for part in (a, b)))
+            difference = compare_configurations(a.with_seeds(seeds), b.with_seeds(seeds))
             pairs.append((question, rows, _published(section, rows), seeds, difference))
     corrected = holm([difference.p for *_, difference in pairs])
     return [Finding(*pair, p, len(pairs)) for pair, p in zip(pairs, corrected, strict=True)]

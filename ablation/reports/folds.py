@@ -22,8 +22,19 @@ def compare_folds(a: np.ndarray, b: np.ndarray, fold: np.ndarray) -> Difference:
     return decide(values, fold_views(values, fold))
 
 
-def fold_views(values: np.ndarray, fold: np.ndarray) -> Views:
-    """The mean of values (..., S, N), seen over folds, over texts, and over folds and seeds.
+def compare_pairs_of_folds(a: np.ndarray, b: np.ndarray, fold: np.ndarray) -> Difference:
+    """The same of the mean difference over several pairs of configurations, which speaks of these.
+
+    Args:
+        a, b: (C, S, N); no configuration stands in two pairs.
+    """
+    values = (b.astype(np.int32) - a).sum(axis=0, dtype=np.int32)
+    return decide(values, fold_views(values, fold, n_pairs=len(a)))
+
+
+def fold_views(values: np.ndarray, fold: np.ndarray, n_pairs: int = 1) -> Views:
+    """The mean of values (..., S, N), seen over folds, over texts, and over folds and seeds; where
+    values are sums over ``n_pairs``, the mean of these.
 
     Folds share most of their training texts, so the variance over them is too small: it is taken
     times 1 + K · n_test / n_train, which is 1 + K / (K - 1). Seeds add what their runs have in
@@ -43,7 +54,7 @@ def fold_views(values: np.ndarray, fold: np.ndarray) -> Views:
     # Mean squares: each is an estimate of n times a variance of the mean.
     by_fold = counts.sum(axis=-2) / (n_seeds * sizes)
     folds = n_seeds * (sizes * (by_fold - mean[..., None]) ** 2).sum(axis=-1) / (n_folds - 1)
-    folds = np.maximum(folds, 2 * ROUNDING * n_folds / n_texts)
+    folds = np.maximum(folds, 2 * ROUNDING * n_pairs * n_folds / n_texts)
     corrected = folds * (1 + n_folds / (n_folds - 1))
     texts = by_text.var(axis=-1, ddof=1) / n_seeds
     both, df_both = corrected, np.full_like(corrected, n_folds - 1)
@@ -59,8 +70,8 @@ def fold_views(values: np.ndarray, fold: np.ndarray) -> Views:
         scale += (extra > 0) * (seeds**2 / (n_seeds - 1) + shared**2 / df_rest)
         df_both = both**2 / scale
     df = [np.full_like(both, n_folds - 1), np.full_like(both, n_texts - 1), df_both]
-    errors = np.sqrt(np.stack([corrected, texts, both]) / n)
-    return Views(mean, errors, np.stack(df), np.count_nonzero(by_text, axis=-1), n_texts)
+    errors = np.sqrt(np.stack([corrected, texts, both]) / n) / n_pairs
+    return Views(mean / n_pairs, errors, np.stack(df), np.count_nonzero(by_text, axis=-1), n_texts)
 
 
 def accuracy_interval_of_folds(correct: np.ndarray, fold: np.ndarray) -> tuple[float, float]:

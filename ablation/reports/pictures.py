@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from ablation.reports.comparisons import accuracy_interval
 from ablation.reports.tables import Configuration
 from ablation.system.output import printable
 from ablation.system.text_tables import cut
@@ -111,7 +110,7 @@ def _with_intervals(
     points: Sequence[Point],
     horizontal: bool,
 ) -> None:
-    intervals = np.array([accuracy_interval(point.configuration.correct) for point in points])
+    intervals = np.array([point.configuration.interval for point in points])
     means = np.array([[point.mean] for point in points])
     lengths = np.maximum((intervals - means) * [-1, 1], 0).T
     bars = {"xerr" if horizontal else "yerr": lengths}

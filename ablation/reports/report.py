@@ -2,7 +2,7 @@
 short."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ablation.config.identity import identify_data
+from ablation.config.options import read_fold
 from ablation.config.rows import SOURCE
 from ablation.config.tables import Table
 from ablation.data.corpora import load_corpus
@@ -26,6 +27,7 @@ from ablation.reports.findings import (
     tabulate_findings,
 )
 from ablation.reports.pages import PICTURES_NAME, REPORT, Picture, render_html, render_markdown
+from ablation.reports.pooling import pool_corpora, pool_parts, pool_records
 from ablation.reports.tables import (
     BASELINE,
     Configuration,
@@ -45,6 +47,10 @@ from data_utils import PARTS, Corpus, Splits
 TITLE = "Which choices matter when a GPT is finetuned as a classifier?"
 OTHERS_TITLE = "Other configurations"
 N_HARDEST = 10
+FOLDS = (
+    "Each text was tested once with each seed, in its fold; p is the largest of three t-tests: "
+    "over folds, over texts, and over folds and seeds (docs/statistics.md)."
+)
 SHORT_COLUMNS = [
     *("row", "n", "train %", "val %", "test %", "95 % interval", "min"),
     *("flags", "command"),  # tables have one of these
@@ -81,13 +87,14 @@ def write_report(
     complete = [record for record in records if record.is_complete]
     require_one_dataset(complete)
     require_one_base(complete)
-    corpus = _corpus_of(records, data_dir, offline)
-    records = [record for record in records if _fits(record, corpus)]
+    corpora = _load_corpora(records, data_dir, offline)
+    records = [record for record in records if _fits(record, corpora)]
     if not records:
         raise RecordError(f"--output_dir {output_dir} holds no record that fits its data.")
-    sections, others = group_records([record for record in records if record.is_complete], tables)
+    complete = pool_records([record for record in records if record.is_complete])
+    sections, others = group_records(complete, tables)
     drawn: list[Picture] = []
-    values = _page_values(records, sections, others, corpus, drawn)
+    values = _page_values(records, sections, others, [*corpora.values()], drawn)
     try:
         (output_dir / PICTURES_NAME).mkdir(exist_ok=True)
         for picture in drawn:
@@ -106,25 +113,38 @@ def write_report(
     return Report("\n\n".join([*tables, place]), sections)
 
 
-def _corpus_of(records: Sequence[Record], data_dir: Path, offline: bool) -> Corpus:
-    """The texts that the runs were made on."""
+def _load_corpora(
+    records: Sequence[Record], data_dir: Path, offline: bool
+) -> dict[str | None, Corpus]:
+    """The texts that the runs were made on, in the order of folds, by ``--fold``."""
     complete = [record for record in records if record.is_complete]
-    config = replace((complete or records)[0].config, data_dir=str(data_dir), offline=offline)
-    corpus = load_corpus(config)
-    if complete and complete[0].result["data"] != identify_data(corpus):
-        raise RecordError(
-            f"The texts in {config.dataset or data_dir}, as this version splits them, are not "
-            "those that the runs were made on. "
-            + ("Put the old file back." if config.dataset else "Name their folder with --data_dir.")
-        )
-    return corpus
+    first = (complete or records)[0].config
+    folds = [first.fold]
+    if first.fold:
+        n_folds = read_fold(first.fold)[1]
+        folds = [f"{number}/{n_folds}" for number in range(1, n_folds + 1)]
+    corpora = {}
+    for fold in folds:
+        config = replace(first, data_dir=str(data_dir), offline=offline, fold=fold)
+        corpora[fold] = load_corpus(config)
+        made_on = (r.result["data"] for r in complete if r.config.fold == fold)
+        if any(data != identify_data(corpora[fold]) for data in made_on):
+            way_out = (
+                "Put the old file back." if first.dataset else "Name their folder: --data_dir."
+            )
+            raise RecordError(
+                f"The texts in {config.dataset or data_dir}, as this version splits them, are not "
+                f"those that the runs were made on. {way_out}."
+            )
+    return corpora
 
 
-def _fits(record: Record, corpus: Corpus) -> bool:
-    """Whether a record's texts and classes are those of the corpus; if not, it is damaged, and
+def _fits(record: Record, corpora: Mapping[str | None, Corpus]) -> bool:
+    """Whether a record's texts and classes are those of its corpus; if not, it is damaged, and
     named."""
     if not record.is_complete:
         return True
+    corpus = corpora[record.config.fold]
     sizes = corpus.parts.map(len)
     # For training, a batch that is not full is left out.
     sizes = replace(sizes, train=sizes.train - sizes.train % record.config.batch_size)
@@ -147,7 +167,7 @@ def _page_values(
     records: Sequence[Record],
     sections: Sequence[Section],
     others: Sequence[Configuration],
-    corpus: Corpus,
+    corpora: Sequence[Corpus],
     drawn: list[Picture],
 ) -> dict[str, Any]:
     """What enters the template :data:`pages.REPORT`; its pictures are added to ``drawn``."""
@@ -157,7 +177,10 @@ def _page_values(
         drawn.append(Picture(f"{next(names)}{name}.svg", description, svg))
         return drawn[-1]
 
-    baseline = classify_by_characters(corpus.parts)
+    corpus = pool_corpora(corpora)
+    baseline = pool_parts([classify_by_characters(part.parts) for part in corpora])
+    found = [copied_texts(part.parts) for part in corpora]
+    copies = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
     complete = [record for record in records if record.is_complete]
     # On one's own data, nothing is as published. Runs that failed do not choose the data.
     is_own = (complete or records)[0].config.dataset
@@ -187,7 +210,7 @@ def _page_values(
             if not record.is_complete
         ),
         **_class_values(named, draw),
-        **_copies_values(named, baseline, corpus.parts),
+        **_copies_values(named, baseline, copies),
     }
 
 
@@ -223,8 +246,10 @@ def _section_values(
         n = findings[0].difference.n_messages
         values["findings"] = tabulate_findings(findings)
         values["plan"] = plan_section(section, findings)
-        values["smallest"] = " ".join(
-            dict.fromkeys(describe_smallest(n, k) for k in (1, len(findings)))
+        values["smallest"] = (
+            FOLDS
+            if section.fold is not None
+            else " ".join(dict.fromkeys(describe_smallest(n, k) for k in (1, len(findings))))
         )
     values |= answer_options(section)
     points = [
@@ -294,10 +319,11 @@ def _class_values(named: Sequence[tuple[str, Configuration]], draw: Any) -> dict
 def _copies_values(
     named: Sequence[tuple[str, Configuration]],
     baseline: Splits[np.ndarray],
-    messages: Splits[pd.DataFrame],
+    copies: Mapping[str, np.ndarray],
 ) -> dict[str, Any]:
-    """Accuracies without the test texts that stand in the training part."""
-    copies, n = copied_texts(messages), len(messages.test)
+    """Accuracies without the test texts that stand in the training part, as ``copies`` says of
+    each."""
+    n = len(copies["verbatim"])
     left = {
         f"all {n}": np.ones(n, dtype=bool),
         f"without verbatim copies ({(~copies['verbatim']).sum()})": ~copies["verbatim"],

@@ -17,12 +17,14 @@ from ablation.config.published import PUBLISHED_SEED, messages_apart, published_
 from ablation.config.rows import SOURCE
 from ablation.config.tables import Name, Published, Row, Table, configure
 from ablation.reports.comparisons import accuracy_interval, prediction_interval
+from ablation.reports.folds import accuracy_interval_of_folds
 from ablation.sweeps.records import Record
 from ablation.system.errors import RecordError
 from data_utils import PARTS, Splits
 
 BASELINE = "characters, linear SVM (baseline)"
 NO_FLAGS = "(none)"
+SINGLE = " (messages)"  # beside an interval that knows nothing of other seeds
 ACCURACIES = dict(zip(PARTS, ("train %", "val %", "test %"), strict=True))
 COLUMNS = (
     *("row", "flags", "n", *ACCURACIES.values(), "95 % interval"),
@@ -47,6 +49,24 @@ class Configuration:
     def correct(self) -> np.ndarray:
         """(S, M): whether the run with each seed got each test message right."""
         return np.stack([record.correct for record in self.records])
+
+    @cached_property
+    def fold(self) -> np.ndarray | None:
+        """(M,): the fold in which each text was tested; none of runs on one split."""
+        predictions = self.records[0].predictions
+        return predictions["fold"].to_numpy() if "fold" in predictions else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the test accuracy, in percent."""
+        if self.fold is None:
+            return accuracy_interval(self.correct)
+        return accuracy_interval_of_folds(self.correct, self.fold)
+
+    @property
+    def shown_interval(self) -> str:
+        """The same as it is printed."""
+        return format_accuracy_interval(*self.interval, self.fold is None and len(self.seeds) == 1)
 
     def with_seeds(self, seeds: Collection[int]) -> "Configuration":
         """The same with those of its runs that have one of these seeds."""
@@ -83,6 +103,11 @@ class Section:
         if not self.overrides:
             return title
         return f"Variants: {title[:1].lower()}{title[1:]} with {format_flags(self.overrides)}"
+
+    @property
+    def fold(self) -> np.ndarray | None:
+        """(M,): the fold of each text; none of runs on one split."""
+        return next((part.fold for part in self.configurations.values()), None)
 
     @property
     def is_published(self) -> bool:
@@ -159,7 +184,8 @@ def tabulate(section: Section, baseline: Splits[np.ndarray] | None = None) -> pd
             name: mean_and_deviation(100 * getattr(baseline, part).mean(keepdims=True))
             for part, name in ACCURACIES.items()
         }
-        interval = {"95 % interval": format_accuracy_interval(baseline.test[None])}
+        ends = accuracy_interval(baseline.test[None])
+        interval = {"95 % interval": format_accuracy_interval(*ends, is_single=True)}
         lines.append({"row": "", "flags": BASELINE, "n": "1", **accuracies, **interval})
     table = pd.DataFrame(lines)
     return table.reindex(columns=[name for name in COLUMNS if name in table]).fillna("")
@@ -178,7 +204,7 @@ def figures(configuration: Configuration) -> dict[str, str]:
             name: mean_and_deviation(configuration.percent(part))
             for part, name in ACCURACIES.items()
         },
-        "95 % interval": format_accuracy_interval(configuration.correct),
+        "95 % interval": configuration.shown_interval,
         "min": f"{configuration.minutes:.2f}",
         "trained": f"{trained:,}",
     }
@@ -191,15 +217,9 @@ def mean_and_deviation(values: np.ndarray) -> str:
     return f"{values.mean():.2f} ± {values.std(ddof=1):.2f}"
 
 
-def format_accuracy_interval(correct: np.ndarray) -> str:
-    """The 95 % interval of an accuracy as it is printed; ``correct`` is (S, M)."""
-    low, high = accuracy_interval(correct)
-    return f"{low:.1f} to {high:.1f}{mark_single(len(correct))}"
-
-
-def mark_single(n_seeds: int) -> str:
-    """What an interval says beside itself if it knows nothing of other seeds."""
-    return " (messages)" if n_seeds == 1 else ""
+def format_accuracy_interval(low: float, high: float, is_single: bool) -> str:
+    """The 95 % interval of an accuracy as it is printed; that of a single run is marked."""
+    return f"{low:.1f} to {high:.1f}{SINGLE if is_single else ''}"
 
 
 def judge(row: Row, configuration: Configuration | None) -> str:

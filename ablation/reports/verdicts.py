@@ -70,7 +70,7 @@ def judge(expectation: Expectation, findings: Sequence[Finding]) -> list[Verdict
 
 def _judge(expectation: Expectation, finding: Finding) -> Verdict:
     difference, n_seeds = finding.difference, len(finding.seeds)
-    if n_seeds == 1:
+    if difference.is_of_runs:
         reason = "One seed tells two runs apart, and not two choices; give --num_seeds 5 or more."
         return Verdict(expectation, "undecided", reason)
     is_better = (difference.points > 0) == (str(finding.rows[1]) == expectation.better)

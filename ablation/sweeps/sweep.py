@@ -1,6 +1,7 @@
 """Many runs in one process: what is done is left alone, and what is common is computed once."""
 
 import gc
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -140,6 +141,11 @@ def order_runs(runs: Sequence[Run]) -> list[Run]:
     for run in runs:
         different.setdefault(identify(run.config), run)
     return order_by_cost(list(different.values()))
+
+
+def by_texts(runs: Sequence[Run]) -> list[list[Run]]:
+    """Runs in their order, those of each fold apart: they have a corpus of their own."""
+    return [list(some) for _, some in itertools.groupby(runs, key=lambda run: run.config.fold)]
 
 
 def run_sweep(
