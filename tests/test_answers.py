@@ -59,10 +59,10 @@ def test_a_value_is_chosen_by_validation(tmp_path: Path) -> None:
     write_runs(tmp_path, 16, [282, 285], validation=146)
     (line,) = answer_options(section_of(tmp_path))["choices"].to_dict("records")
     assert line["option"] == "trainable_token_pos"
-    assert line["rows"] == "last: 1, first: 2, flexible: 16"
-    assert line["chosen"] == "flexible"
+    assert (line["values"], line["the first is row"]) == ("last, first, flexible", "1")
+    assert (line["chosen"], line["its row"]) == ("flexible", "16")
     assert line["val %"].startswith("97.99")
-    assert line["its test %"].startswith("94.50")
+    assert line["test %"].startswith("94.50")
     assert line["best of test"] == "first: 96.67"
     low, high = map(float, line["95 % interval"].split(" to "))
     assert low < 94.5 < high
@@ -73,7 +73,7 @@ def test_the_last_loss_breaks_a_tie(tmp_path: Path) -> None:
     write_runs(tmp_path, 17, [280], loss=0.3)
     (line,) = answer_options(section_of(tmp_path))["choices"].to_dict("records")
     assert (line["option"], line["chosen"]) == ("disable_causal_mask", "on (by loss)")
-    assert line["rows"] == "off: 1, on: 17"
+    assert line["values"] == "off, on"
     assert line["best of test"] == "off, on: 93.33"
     assert line["95 % interval"].endswith("(messages)")
 
@@ -135,7 +135,7 @@ def test_a_plan_from_one_seed_says_what_it_assumes(tmp_path: Path) -> None:
 def test_a_plan_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["--plan", "3", "--output_dir", str(tmp_path / "none")]) == 0
     printed = capsys.readouterr().out
-    assert "No records: this assumes a test accuracy of 95.0 %" in printed
+    assert "No runs to go by: this assumes a test accuracy of 95.0 %" in printed
     assert "3 points, first of 18" in printed
     assert not (tmp_path / "none").exists()
     write_runs(tmp_path, 1, [240, 245])
