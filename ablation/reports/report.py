@@ -28,6 +28,7 @@ from ablation.reports.findings import (
 from ablation.reports.pages import PICTURES_NAME, REPORT, Picture, render_html, render_markdown
 from ablation.reports.tables import (
     BASELINE,
+    OTHERS_TITLE,
     Configuration,
     Section,
     figures,
@@ -43,7 +44,6 @@ from ablation.system.text_tables import align_wrapped, fill
 from data_utils import PARTS, Corpus, Splits
 
 TITLE = "Which choices matter when a GPT is finetuned as a classifier?"
-OTHERS_TITLE = "Other configurations"
 N_HARDEST = 10
 SHORT_COLUMNS = [
     *("row", "n", "train %", "val %", "test %", "95 % interval", "min"),
