@@ -10,7 +10,8 @@ from ablation.system.errors import DataError, logger
 from data_utils import PARTS, SPLIT_SEED
 
 Tables = dict[str, pd.DataFrame]  # by the part that they are: Label, Text, Line, and maybe Group
-MAX_MOVES, LEAST_CHANGE = 200, 1e-6  # of groups, once all have a part
+MAX_TRIES, MAX_MOVES = 20, 200  # to find a split; of one group, within one of them
+LACKING, LEAST_CHANGE = 1e9, 1e-6  # what a part without a class counts; what makes a move worth it
 FLAGS = {"test": "test_fraction", "validation": "val_fraction"}
 
 
@@ -107,11 +108,8 @@ def assign_groups(groups: np.ndarray, labels: np.ndarray, shares: Sequence[float
     """The number of the part that each of N texts goes to, so that groups stay in one piece, each
     part has each class, and its share of each class as nearly as this finds.
 
-    First each part gets a smallest group of each class, the rarest class first. Then the others
-    follow, the largest first, each to the part where it lowers the sum of (found - wanted)² /
-    wanted over parts and classes most; and then groups move as long as that lowers it.
-    (StratifiedGroupKFold of scikit-learn makes parts of one size only, and may leave a class out
-    of one.)
+    (StratifiedGroupKFold of scikit-learn makes parts of one size only, and may leave a class out of
+    one.)
 
     Args:
         groups, labels: (N,), numbers from 0; of equal groups, the first one is served first.
@@ -120,36 +118,47 @@ def assign_groups(groups: np.ndarray, labels: np.ndarray, shares: Sequence[float
     Raises:
         ValueError: with a class that is not in every part, and the number of groups it is in.
     """
-    counts = np.zeros((groups.max() + 1, labels.max() + 1), dtype=np.int32)  # (G, C)
+    counts = np.zeros((groups.max() + 1, labels.max() + 1))  # (G, C)
     np.add.at(counts, (groups, labels), 1)
-    sizes, n_groups = counts.sum(axis=1), np.count_nonzero(counts, axis=0)
-    wanted = np.outer(shares, counts.sum(axis=0))  # (P, C), as what is found
-    found, parts = np.zeros_like(wanted), np.full(len(counts), -1)
+    wanted = np.outer(shares, counts.sum(axis=0))  # (P, C)
+    order = np.argsort(-counts.sum(axis=1), kind="stable")  # the largest first
+    generator = np.random.RandomState(SPLIT_SEED)
+    n_groups = np.count_nonzero(counts, axis=0)  # of each class
+    for _ in range(MAX_TRIES if n_groups.min() >= len(shares) else 1):
+        parts, found = _spread(counts, wanted, order)
+        if found.all():
+            return parts[groups]
+        order = generator.permutation(order)
+    lacking = np.flatnonzero((found == 0).any(axis=0))
+    rarest = lacking[n_groups[lacking].argmin()]
+    raise ValueError(int(rarest), int(n_groups[rarest]))
 
-    def give(group: int, part: int) -> None:
-        parts[group] = part
-        found[part] += counts[group]
 
-    for label in np.argsort(n_groups, kind="stable"):
-        for part in np.argsort(shares, kind="stable"):
-            if not found[part, label]:
-                free = np.flatnonzero((parts < 0) & (counts[:, label] > 0))
-                if not len(free):
-                    raise ValueError(int(label), int(n_groups[label]))
-                give(free[sizes[free].argmin()], part)
-    for group in np.argsort(-sizes, kind="stable"):
-        if parts[group] < 0:
-            more = counts[group]  # (found + more - wanted)² - (found - wanted)²
-            give(group, (more * (2 * (found - wanted) + more) / wanted).sum(axis=1).argmin())
-    every, squares = np.arange(len(counts)), counts.astype(float) ** 2 @ (1 / wanted).T  # (G, P)
+def _spread(
+    counts: np.ndarray, wanted: np.ndarray, order: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The part (G,) of each group, and what each part has of each class: (P, C).
+
+    One after the other, groups go where they lower the sum of (found - wanted)² / wanted most.
+    Then one moves at a time, for as long as that lowers the sum or gives a part a class it lacks.
+    """
+    found, parts = np.zeros_like(wanted), np.zeros(len(counts), dtype=int)
+    for group in order:
+        more = counts[group]  # (found + more - wanted)² - (found - wanted)²
+        parts[group] = (more * (2 * (found - wanted) + more) / wanted).sum(axis=1).argmin()
+        found[parts[group]] += more
+    every, squares = np.arange(len(counts)), counts**2 @ (1 / wanted).T  # (G, P)
     for _ in range(MAX_MOVES):
         slopes = counts @ (2 * (found / wanted - 1)).T  # (G, P)
         change = squares + slopes + (squares - slopes)[every, parts, None]  # if a group moves there
-        is_last = ((counts > 0) & (counts == found[parts])).any(axis=1)  # of a class in its part
-        change[is_last] = change[every, parts] = 0
+        has = counts > 0
+        n_lost = (has & (counts == found[parts])).sum(axis=1)  # classes that its part loses then
+        change += LACKING * (n_lost[:, None] - has @ (found == 0).T.astype(float))
+        change[every, parts] = 0
         group, part = np.unravel_index(change.argmin(), change.shape)
         if change[group, part] > -LEAST_CHANGE:
             break
         found[parts[group]] -= counts[group]
-        give(group, part)
-    return parts[groups]
+        found[part] += counts[group]
+        parts[group] = part
+    return parts, found
