@@ -8,6 +8,7 @@ from helpers import make_result
 
 from ablation.config.command_line import parse_command_line
 from ablation.config.expectations import Expectation
+from ablation.config.options import ExperimentConfig
 from ablation.config.rows import ROWS, SOURCE
 from ablation.config.runs import Run
 from ablation.config.tables import configure
@@ -59,10 +60,10 @@ def test_a_value_is_chosen_by_validation(tmp_path: Path) -> None:
     write_runs(tmp_path, 16, [282, 285], validation=146)
     (line,) = answer_options(section_of(tmp_path))["choices"].to_dict("records")
     assert line["option"] == "trainable_token_pos"
-    assert line["rows"] == "last: 1, first: 2, flexible: 16"
-    assert line["chosen"] == "flexible"
+    assert (line["values"], line["the first is row"]) == ("last, first, flexible", "1")
+    assert (line["chosen"], line["its row"]) == ("flexible", "16")
     assert line["val %"].startswith("97.99")
-    assert line["its test %"].startswith("94.50")
+    assert line["test %"].startswith("94.50")
     assert line["best of test"] == "first: 96.67"
     low, high = map(float, line["95 % interval"].split(" to "))
     assert low < 94.5 < high
@@ -73,7 +74,7 @@ def test_the_last_loss_breaks_a_tie(tmp_path: Path) -> None:
     write_runs(tmp_path, 17, [280], loss=0.3)
     (line,) = answer_options(section_of(tmp_path))["choices"].to_dict("records")
     assert (line["option"], line["chosen"]) == ("disable_causal_mask", "on (by loss)")
-    assert line["rows"] == "off: 1, on: 17"
+    assert line["values"] == "off, on"
     assert line["best of test"] == "off, on: 93.33"
     assert line["95 % interval"].endswith("(messages)")
 
@@ -135,7 +136,7 @@ def test_a_plan_from_one_seed_says_what_it_assumes(tmp_path: Path) -> None:
 def test_a_plan_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["--plan", "3", "--output_dir", str(tmp_path / "none")]) == 0
     printed = capsys.readouterr().out
-    assert "No records: this assumes a test accuracy of 95.0 %" in printed
+    assert "this assumes a test accuracy of 95.0 %" in " ".join(printed.split())
     assert "3 points, first of 18" in printed
     assert not (tmp_path / "none").exists()
     write_runs(tmp_path, 1, [240, 245])
@@ -143,7 +144,7 @@ def test_a_plan_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     write_runs(tmp_path, 17, [150, 155, 152])
     assert main(["--plan", "3", "--rows", "1,16", "--output_dir", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert "From 2 to 3 seeds of rows 1, 16" in printed
+    assert f"From 2 to 3 seeds of rows 1, 16 in {tmp_path}" in " ".join(printed.split())
     assert "first of 2" in printed
     lines = printed.splitlines()
     assert [line.split()[0] for line in lines[-5:]] == ["2", "3", "5", "10", "20"]
@@ -153,6 +154,18 @@ def test_a_plan_counts_the_comparisons_of_the_rows_asked_for(tmp_path: Path) -> 
     alone = describe_plan(2.0, tmp_path, [SOURCE], SOURCE, [1, 16])
     assert "first of" not in alone
     assert "first of 3" in describe_plan(2.0, tmp_path, [SOURCE], SOURCE, [1, 2, 16, 17])
+
+
+def test_a_plan_from_runs_of_no_row(tmp_path: Path) -> None:
+    for seed, count in enumerate((240, 250, 245)):
+        labels = [i % 2 for i in range(N_TEST)]
+        classes = [label if i < count else 1 - label for i, label in enumerate(labels)]
+        run = Run(ExperimentConfig(num_epochs=7, seed=seed))
+        write_complete(tmp_path, run, make_result(labels, classes), DATA)
+    text = describe_plan(2.0, tmp_path, [SOURCE], SOURCE)
+    assert text.startswith("Other configurations")
+    assert "From 3 seeds of 1 configuration in" in " ".join(text.split())
+    assert "a test accuracy of 81.7 %" in " ".join(text.split())
 
 
 # ---------------------------------------------------------------- verdicts

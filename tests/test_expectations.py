@@ -85,22 +85,27 @@ UP, DOWN = Expectation("row 16 > row 1", "16", "1"), Expectation("16 < 1", "1", 
     ],
 )
 def test_verdicts(expectation: Expectation, found: Finding, outcome: str) -> None:
-    (verdict,) = judge(expectation, [found])
+    (verdict,) = judge(expectation, [("The rows", found)])
     assert verdict.outcome == outcome
     assert verdict.line.startswith(f"{expectation.text}: {outcome}. ")
     assert ("One seed" in verdict.line) == (len(found.seeds) == 1)
 
 
 def test_what_was_not_run_is_undecided() -> None:
-    (verdict,) = judge(Expectation("2 > 1", "2", "1"), [finding(30)])
+    (verdict,) = judge(Expectation("2 > 1", "2", "1"), [("The rows", finding(30))])
     assert verdict.outcome == "undecided"
     assert "no complete runs" in verdict.line
 
 
 def test_the_worst_decides() -> None:
-    supported, contradicted, undecided = (judge(UP, [finding(points)]) for points in (30, -30, 0))
+    supported, contradicted, undecided = (
+        judge(UP, [("The rows", finding(points))]) for points in (30, -30, 0)
+    )
     assert exit_status(supported) == 0
     assert exit_status(supported + undecided) == 3
     assert exit_status(undecided + contradicted + supported) == 1
-    assert exit_status(judge(UP, [finding(30), finding(0)])) == 3
+    both = judge(UP, [("The rows", finding(30)), ("Variants", finding(0))])
+    assert exit_status(both) == 3
+    assert both[0].line.startswith("row 16 > row 1: supported. The rows: Row 16 minus row 1")
+    assert "undecided. Variants: " in both[1].line
     assert exit_status([]) == 0

@@ -112,6 +112,9 @@ def test_where_the_runs_do_not_tell_the_default_stands() -> None:
     # Two seeds that happen to agree leave most of the default.
     agreeing = np.repeat(one, 2, axis=0)
     assert estimate_spread([agreeing]).seed > 0.5 * DEFAULT.seed
+    # So do seeds that agree more than texts let expect.
+    few = np.stack([np.roll(np.arange(40) < 30, 10 * i) for i in range(4)])
+    assert estimate_spread([few]).seed == pytest.approx(DEFAULT.seed * 4 / 7)
     # One configuration says nothing of what two have in common.
     single = estimate_spread(runs_of(LIVELY, [0.9], 5, 300))
     assert single.between / single.within == pytest.approx(DEFAULT.between / DEFAULT.within)

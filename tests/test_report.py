@@ -328,7 +328,7 @@ def test_the_page_is_whole_and_self_contained(
     assert "no &#124; luck, and none to be had" in text
     # Rows 1 and 2 differ in one option, and nothing can be told apart.
     _, chosen = text.split("### Chosen on validation\n")
-    assert re.search(r"\| trainable&#95;token&#95;pos \| last: 1, first: 2 \| 2 \|", chosen)
+    assert re.search(r"\| trainable&#95;token&#95;pos \| last, first \| 1 \| 2 \|", chosen)
     assert "### Mean effect of each option" not in text
     _, plan = text.split("## What it would take to say more\n")
     assert f"with {n_test} test texts" in plan

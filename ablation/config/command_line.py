@@ -21,7 +21,7 @@ from ablation.config.kept_tables import known_tables
 from ablation.config.options import OPTIONS
 from ablation.config.row_list import list_rows
 from ablation.config.runs import EPOCH, RESULT_NAME, OutputOptions, Run
-from ablation.config.tables import Name, Table, differing
+from ablation.config.tables import Name, Table, differing, parse_rows
 from ablation.system.errors import ConfigError, logger
 from ablation.system.files import ROOM, path_problem
 from ablation.system.processes import is_launched
@@ -54,7 +54,7 @@ class Request:
     report: bool = False
     compare: tuple[str, str] | None = None
     plan: float | None = None  # points
-    rows: tuple[Name, ...] = ()  # that are named; by default all
+    rows: tuple[Name, ...] = ()  # that it rests on; by default all
     expectations: tuple[Expectation, ...] = ()
     output: OutputOptions = field(default_factory=OutputOptions)
     cluster: ClusterRequest | None = None  # by default, this process computes
@@ -76,11 +76,14 @@ def parse_command_line(argv: Sequence[str]) -> Request:
     if asked.get("rows") == ("list",):
         asked["list"] = asked.pop("rows")
     seeds, seed_problems = _choose_seeds(asked, given)
+    output_dir = Path(asked.get("output_dir", "runs/demo" if "demo" in given else "runs"))
+    planned = asked.pop("rows", ()) if "plan" in asked else ()  # of any table that is known there
     choice, row_problems = choose_rows(asked, given, len(seeds))
+    planned_rows, planned_problems = _find_rows(planned, output_dir, choice.table)
+    row_problems += planned_problems
     is_sweep = len(choice.names) > 1 or not asked.keys().isdisjoint(SWEEPING)
     runs, run_problems = make_runs(choice, seeds, asked)
     problems += row_problems + seed_problems + run_problems
-    output_dir = Path(asked.get("output_dir", "runs/demo" if "demo" in given else "runs"))
     problems += [
         *cluster_problems(asked, given),
         *rules.tracker_problems(asked.get("track")),
@@ -114,13 +117,23 @@ def parse_command_line(argv: Sequence[str]) -> Request:
         report="report" in asked,
         compare=asked.get("compare"),
         plan=asked.get("plan"),
-        rows=tuple(choice.names) if "rows" in asked else (),
+        rows=tuple(planned_rows),
         expectations=tuple(expectations),
         output=_choose_output(asked),
         cluster=ClusterRequest(asked["ray"], **cluster) if "ray" in asked else None,
         data_dir=Path(runs[0].config.data_dir),
         offline=runs[0].config.offline,
     )
+
+
+def _find_rows(
+    texts: Sequence[str], output_dir: Path, asked: Table
+) -> tuple[list[Name], list[str]]:
+    """Rows of any table that is known in a folder, and a problem for each that is in none."""
+    if not texts:
+        return [], []
+    rows = {n: row for table in known_tables(output_dir, asked) for n, row in table.rows.items()}
+    return parse_rows(" ".join(texts), Table("", rows, ()))
 
 
 def _choose_seeds(

@@ -27,14 +27,15 @@ def read_expectations(
     """What expressions say of the rows of tables, of which one has to compare the two, and all
     problems."""
     names = {str(name): None for table in tables for name in table.rows}
-    pairs = {frozenset(map(str, c.rows)): None for table in tables for c in table.comparisons}
+    compared = [(str(a), str(b)) for table in tables for _, (a, b) in table.comparisons]
+    pairs = {frozenset(pair): " with ".join(pair) for pair in compared}
     expectations, problems = [], []
     for text in texts:
         expectation, problem = read_expectation(text, names)
         if expectation and frozenset((expectation.better, expectation.worse)) not in pairs:
             problem = (
                 f'--fail_unless "{shorten(text)}": the table does not compare these rows; it '
-                f"compares {_some([' with '.join(sorted(pair)) for pair in pairs])}"
+                f"compares {_some(pairs.values())}"
             )
         expectations += [expectation] if not problem else []
         problems += [problem] if problem else []
@@ -73,6 +74,6 @@ def _possible_names(side: str) -> list[str]:
     return [side, re.sub(r"""^(["'])(.*)\1$""", r"\2", side), bare, bare.strip("\"'")]
 
 
-def _some(names: Collection[str]) -> str:
-    first = [*names]
+def _some(words: Collection[str]) -> str:
+    first = [*words]
     return ", ".join(first if len(first) <= 20 else [*first[:19], f"... ({len(first)} in all)"])

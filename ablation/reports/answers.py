@@ -2,7 +2,7 @@
 which value one would choose, and what it would take to say more."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ from ablation.reports.planning import (
     DEFAULT,
     MOST_TEXTS,
     N_REPEATS,
-    POINTS,
     POWER,
     describe_spread,
     estimate_spread,
@@ -33,17 +32,22 @@ from ablation.reports.planning import (
 )
 from ablation.reports.pooling import pool_records
 from ablation.reports.tables import (
+    OTHERS_TITLE,
     Configuration,
     Section,
     group_records,
     mean_and_deviation,
     require_one_dataset,
+    require_same_texts,
 )
 from ablation.sweeps.records import read_records, require_one_base
 from ablation.system.text_tables import align_wrapped, fill
 
 N_REPEATS_OF_REPORT = 400  # a report comes with every sweep, and is not to take long
 DEFAULT_TEXTS = 300  # of the SMS Spam Collection
+# What a report asks for, and where accuracies vary by more points than that over seeds.
+POINTS, LARGE_SPREAD, LARGE_POINTS = (1.0, 2.0, 3.0, 5.0), 2.0, (2.0, 5.0, 10.0, 20.0)
+N_NAMED = 10  # rows
 MANY_DF = 8  # from so many on, a spread over seeds is known to within a factor of about 2
 
 
@@ -83,11 +87,13 @@ def _choose(section: Section, group: Group, runs: dict[Any, Runs]) -> dict[str, 
     means = [part.with_seeds(choice.seeds).percent("test").mean() for part in parts.values()]
     return {
         "option": group.option,
-        "rows": ", ".join(f"{name_value(value)}: {row}" for value, row in group.rows.items()),
+        "values": ", ".join(map(name_value, group.rows)),
+        "the first is row": str(next(iter(group.rows.values()))),
         "seeds": str(len(choice.seeds)),
         "chosen": name_value(choice.value) + (" (by loss)" if choice.tied else ""),
+        "its row": str(choice.row),
         "val %": mean_and_deviation(chosen.percent("validation")),
-        "its test %": mean_and_deviation(chosen.percent("test")),
+        "test %": mean_and_deviation(chosen.percent("test")),
         "95 % interval": chosen.shown_interval,
         "best of test": f"{best}: {max(means):.2f}",
     }
@@ -114,7 +120,7 @@ def plan_section(section: Section, findings: Sequence[Finding]) -> dict[str, Any
     parts = [part for row, part in section.configurations.items() if row in rows]
     return {
         "title": section.title,
-        **_plan(parts, POINTS, [len(findings)], N_REPEATS_OF_REPORT),
+        **_plan(parts, (), [len(findings)], N_REPEATS_OF_REPORT),
     }
 
 
@@ -140,23 +146,23 @@ def describe_plan(
     require_one_dataset(complete)
     require_one_base(complete)
     complete = pool_records(complete)
+    require_same_texts(complete)
+    sections, others = group_records(complete, tables)
+    groups = []
+    for section in sections:
+        parts = [p for name, p in section.configurations.items() if not rows or name in rows]
+        groups.append((section.title, len(compare_rows(section)), parts))
+    groups.append((OTHERS_TITLE, 1, [] if rows else others))
+    groups = [group for group in groups if group[2]]
+    if not groups:
+        pairs = [pair for _, pair in asked.comparisons if not rows or {*pair} <= {*rows}]
+        groups = [("", len(pairs), [])]
     texts = []
-    for section in group_records(complete, tables)[0]:
-        parts = section.configurations
-        chosen = [part for name, part in parts.items() if not rows or name in rows]
-        if chosen:
-            found = _plan(chosen, (points,), _counts(len(compare_rows(section))))
-            texts.append("\n".join([fill(section.title), _format_plan(found)]))
-    pairs = [pair for _, pair in asked.comparisons if not rows or {*pair} <= {*rows}]
-    return "\n\n".join(texts) or _format_plan(_plan([], (points,), _counts(len(pairs))))
-
-
-def _counts(n_comparisons: int) -> list[int]:
-    return [n_comparisons, 1] if n_comparisons > 1 else [1]
-
-
-def _format_plan(plan: Mapping[str, Any]) -> str:
-    return "\n".join([fill(plan["says"]), fill(plan["rests_on"]), align_wrapped(plan["table"])])
+    for title, count, parts in groups:
+        plan = _plan(parts, (points,), [count, 1] if count > 1 else [1], place=f" in {output_dir}")
+        lines = [*([title] if title else []), plan["says"], plan["rests_on"]]
+        texts.append("\n".join([*map(fill, lines), align_wrapped(plan["table"])]))
+    return "\n\n".join(texts)
 
 
 def _plan(
@@ -164,10 +170,13 @@ def _plan(
     points: tuple[float, ...],
     counts: Sequence[int],
     n_repeats: int = N_REPEATS,
+    place: str = "",
 ) -> dict[str, Any]:
-    """A plan's table, and in words what it says and what it rests on."""
+    """A plan's table, and in words what it says and what it rests on, and where that is;
+    ``points`` that are not given are chosen by the spread."""
     n_texts = parts[0].correct.shape[1] if parts else DEFAULT_TEXTS
     spread = estimate_spread([part.correct for part in parts]) if parts else DEFAULT
+    points = points or (POINTS if spread.points < LARGE_SPREAD else LARGE_POINTS)
     table = tabulate_plan(spread, points, counts, n_texts, n_repeats)
     first = f", as the first of {counts[0]} comparisons that are corrected for" * (len(counts) == 1)
     return {
@@ -176,16 +185,20 @@ def _plan(
             f"{first if counts[0] > 1 else ''}; in brackets, with which probability it shows with "
             f"{min(n_texts, MOST_TEXTS):,} test texts. Not reachable: seeds alone vary too much."
         ),
-        "rests_on": f"{_basis(parts)} {describe_spread(spread)}.",
+        "rests_on": f"{_basis(parts, place)} {describe_spread(spread)}.",
         "table": table,
     }
 
 
-def _basis(parts: Sequence[Configuration]) -> str:
+def _basis(parts: Sequence[Configuration], place: str) -> str:
     """What a spread was taken from, in words that go on with what it is."""
     if not parts:
-        return "No records: this assumes"
-    rows = f"row{'s' * (len(parts) > 1)} {', '.join(part.label for part in parts)}"
+        return f"No runs to go by{place}: this assumes"
+    labels = [part.label for part in parts]
+    rows = f"row{'s' * (len(parts) > 1)} {', '.join(labels)}"
+    if len(parts) > N_NAMED or not all(labels):
+        rows = f"{len(parts)} configuration{'s' * (len(parts) > 1)}"
+    rows += place
     fewest, most = (f(len(part.records) for part in parts) for f in (min, max))
     seeds = f"{fewest} to {most}" if fewest < most else str(most)
     if most == 1:

@@ -17,7 +17,6 @@ POWER = 0.8
 SEEDS = (2, 3, 5, 10, 20)
 N_REPEATS = 1000
 MOST_TEXTS = 10_000
-POINTS = (1.0, 2.0, 3.0, 5.0)  # that a report asks for
 FEWEST_TEXTS, GROWTH = 20, 1.05  # of the numbers of texts that are tried
 CHUNK = 10**7  # random numbers at once
 # So much is taken as known of the spread over seeds before any run: as from five runs.
@@ -70,8 +69,9 @@ def estimate_spread(configurations: Sequence[np.ndarray]) -> Spread:
         return replace(DEFAULT, accuracy=accuracy)
     df = sum(len(c) - 1 for c in varied)
     seed, within = np.average([_own_shares(c) for c in varied], axis=0, weights=[*map(len, varied)])
-    seed = (df * seed + DEFAULT_DF * DEFAULT.seed) / (df + DEFAULT_DF)
-    seed = float(np.clip(seed, 0.0, 0.9))
+    # With few texts an estimate may be far below 0, and would outweigh the default.
+    seed = (df * max(0.0, seed) + DEFAULT_DF * DEFAULT.seed) / (df + DEFAULT_DF)
+    seed = float(min(seed, 0.9))
     within = float(np.clip(within, 0.05, 0.999 - seed))
     pairs = [(a, b) for i, a in enumerate(varied) for b in varied[:i]]
     between = within * DEFAULT.between / DEFAULT.within

@@ -30,6 +30,7 @@ from ablation.reports.pages import PICTURES_NAME, REPORT, Picture, render_html, 
 from ablation.reports.pooling import pool_corpora, pool_parts, pool_records
 from ablation.reports.tables import (
     BASELINE,
+    OTHERS_TITLE,
     Configuration,
     Section,
     figures,
@@ -45,7 +46,6 @@ from ablation.system.text_tables import align_wrapped, fill
 from data_utils import PARTS, Corpus, Splits
 
 TITLE = "Which choices matter when a GPT is finetuned as a classifier?"
-OTHERS_TITLE = "Other configurations"
 N_HARDEST = 10
 FOLDS = (
     "Each text was tested once with each seed, in its fold; p is the largest of three t-tests: "

@@ -23,6 +23,7 @@ from ablation.system.errors import RecordError
 from data_utils import PARTS, Splits
 
 BASELINE = "characters, linear SVM (baseline)"
+OTHERS_TITLE = "Other configurations"
 NO_FLAGS = "(none)"
 SINGLE = " (messages)"  # beside an interval that knows nothing of other seeds
 ACCURACIES = dict(zip(PARTS, ("train %", "val %", "test %"), strict=True))
@@ -273,8 +274,8 @@ def require_one_dataset(records: Sequence[Record]) -> None:
 
 def require_same_texts(records: Sequence[Record]) -> None:
     """Raise ``RecordError`` unless all records on the same data have the same test texts."""
-    first = records[0]
     for record in records[1:]:
+        first = records[0]
         if record.predictions["label"].tolist() != first.predictions["label"].tolist():
             raise RecordError(
                 f"{first.folder} and {record.folder} name the same data and have predictions for "

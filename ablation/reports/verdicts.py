@@ -40,7 +40,7 @@ def judge_sections(
     ``runs``, or if there are none all."""
     asked = {identify_experiment(run.config) for run in runs}
     findings = [
-        finding
+        (section.title, finding)
         for section in sections
         if not asked or not asked.isdisjoint(map(_experiment, section.configurations.values()))
         for finding in compare_rows(section)
@@ -52,38 +52,47 @@ def _experiment(part: Configuration) -> str:
     return identify_experiment(part.records[0].config)
 
 
-def judge(expectation: Expectation, findings: Sequence[Finding]) -> list[Verdict]:
-    """A verdict for each finding on the two rows, which a report has once for each set of flags;
-    if there is none, the expectation is undecided.
+def judge(expectation: Expectation, findings: Sequence[tuple[str, Finding]]) -> list[Verdict]:
+    """A verdict for each finding on the two rows, which a report may have in several sections; if
+    there is none, the expectation is undecided.
 
     One seed tells two runs apart, and not two choices, so that it never decides.
+
+    Args:
+        findings: each with the title of its section.
     """
     pair = {expectation.better, expectation.worse}
-    found = [finding for finding in findings if {*map(str, finding.rows)} == pair]
+    found = [(title, f) for title, f in findings if {*map(str, f.rows)} == pair]
     if found:
-        return [_judge(expectation, finding) for finding in found]
+        places = [f"{title}: " if len(found) > 1 else "" for title, _ in found]
+        return [
+            Verdict(expectation, *_judge(expectation, finding, place))
+            for place, (_, finding) in zip(places, found, strict=True)
+        ]
     reason = (
         "There are no complete runs of these two as different experiments with a seed in common."
     )
     return [Verdict(expectation, "undecided", reason)]
 
 
-def _judge(expectation: Expectation, finding: Finding) -> Verdict:
+def _judge(expectation: Expectation, finding: Finding, place: str) -> tuple[str, str]:
+    """One of ``STATUS`` and why."""
     difference, n_seeds = finding.difference, len(finding.seeds)
     if difference.is_of_runs:
         reason = "One seed tells two runs apart, and not two choices; give --num_seeds 5 or more."
-        return Verdict(expectation, "undecided", reason)
+        return "undecided", place + reason
     is_better = (difference.points > 0) == (str(finding.rows[1]) == expectation.better)
     shown = finding.corrected_p < ALPHA
     outcome = "undecided" if not shown else "supported" if is_better else "contradicted"
     reason = (
-        f"Row {finding.rows[1]} minus row {finding.rows[0]}: {difference.points:+.2f} points, 95 % "
-        f"interval {format_interval(difference)}, {n_seeds} seeds; p {format_p(difference.p)}, "
+        f"{place}Row {finding.rows[1]} minus row {finding.rows[0]}: {difference.points:+.2f} "
+        f"points, 95 % interval {format_interval(difference)}, {n_seeds} seeds; p "
+        f"{format_p(difference.p)}, "
         f"corrected for {finding.n_findings} comparisons {format_p(finding.corrected_p)}."
     )
     if not shown:
         reason += f" {describe_detectable(difference, ALPHA / finding.n_findings)}"
-    return Verdict(expectation, outcome, reason)
+    return outcome, reason
 
 
 def exit_status(verdicts: Sequence[Verdict]) -> int:
