@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ablation.config.identity import identify_data
+from ablation.config.identity import corpus_of, identify_data
 from ablation.config.options import read_fold
 from ablation.config.rows import SOURCE
 from ablation.config.tables import Table
@@ -36,6 +36,7 @@ from ablation.reports.tables import (
     figures,
     group_records,
     require_one_dataset,
+    require_same_texts,
     tabulate,
 )
 from ablation.sweeps.records import Record, read_records, require_one_base
@@ -87,14 +88,15 @@ def write_report(
     complete = [record for record in records if record.is_complete]
     require_one_dataset(complete)
     require_one_base(complete)
-    corpora = _load_corpora(records, data_dir, offline)
+    tested, corpora = _load_corpora(records, data_dir, offline)
     records = [record for record in records if _fits(record, corpora)]
     if not records:
         raise RecordError(f"--output_dir {output_dir} holds no record that fits its data.")
     complete = pool_records([record for record in records if record.is_complete])
+    require_same_texts(complete)
     sections, others = group_records(complete, tables)
     drawn: list[Picture] = []
-    values = _page_values(records, sections, others, [*corpora.values()], drawn)
+    values = _page_values(records, sections, others, tested, drawn)
     try:
         (output_dir / PICTURES_NAME).mkdir(exist_ok=True)
         for picture in drawn:
@@ -115,36 +117,37 @@ def write_report(
 
 def _load_corpora(
     records: Sequence[Record], data_dir: Path, offline: bool
-) -> dict[str | None, Corpus]:
-    """The texts that the runs were made on, in the order of folds, by ``--fold``."""
+) -> tuple[list[Corpus], dict[tuple[Any, ...], Corpus]]:
+    """The texts that the first run was made on, with all folds; and those of each, by
+    :func:`identity.corpus_of`."""
     complete = [record for record in records if record.is_complete]
     first = (complete or records)[0].config
     folds = [first.fold]
     if first.fold:
         n_folds = read_fold(first.fold)[1]
         folds = [f"{number}/{n_folds}" for number in range(1, n_folds + 1)]
-    corpora = {}
-    for fold in folds:
-        config = replace(first, data_dir=str(data_dir), offline=offline, fold=fold)
-        corpora[fold] = load_corpus(config)
-        made_on = (r.result["data"] for r in complete if r.config.fold == fold)
-        if any(data != identify_data(corpora[fold]) for data in made_on):
-            way_out = (
-                "Put the old file back." if first.dataset else "Name their folder: --data_dir."
-            )
-            raise RecordError(
-                f"The texts in {config.dataset or data_dir}, as this version splits them, are not "
-                f"those that the runs were made on. {way_out}."
-            )
-    return corpora
+    configs = [replace(first, fold=fold) for fold in folds] + [r.config for r in complete]
+    corpora: dict[tuple[Any, ...], Corpus] = {}
+    for config in configs:
+        if corpus_of(config) not in corpora:
+            here = replace(config, data_dir=str(data_dir), offline=offline)
+            corpora[corpus_of(config)] = load_corpus(here)
+    found = {key: identify_data(corpus) for key, corpus in corpora.items()}
+    if any(record.result["data"] != found[corpus_of(record.config)] for record in complete):
+        way_out = "Put the old file back" if first.dataset else "Name their folder with --data_dir"
+        raise RecordError(
+            f"The texts in {first.dataset or data_dir}, as this version splits them, are not those "
+            f"that the runs were made on. {way_out}."
+        )
+    return list(corpora.values())[: len(folds)], corpora
 
 
-def _fits(record: Record, corpora: Mapping[str | None, Corpus]) -> bool:
+def _fits(record: Record, corpora: Mapping[tuple[Any, ...], Corpus]) -> bool:
     """Whether a record's texts and classes are those of its corpus; if not, it is damaged, and
     named."""
     if not record.is_complete:
         return True
-    corpus = corpora[record.config.fold]
+    corpus = corpora[corpus_of(record.config)]
     sizes = corpus.parts.map(len)
     # For training, a batch that is not full is left out.
     sizes = replace(sizes, train=sizes.train - sizes.train % record.config.batch_size)
