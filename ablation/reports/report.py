@@ -3,7 +3,6 @@ short."""
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,11 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ablation.config.identity import corpus_of, identify_data
-from ablation.config.options import read_fold
 from ablation.config.rows import SOURCE
 from ablation.config.tables import Table
-from ablation.data.corpora import load_corpus
 from ablation.reports import pictures
 from ablation.reports.answers import answer_options, plan_section
 from ablation.reports.baseline import classify_by_characters, copied_texts
@@ -39,12 +35,13 @@ from ablation.reports.tables import (
     require_same_texts,
     tabulate,
 )
+from ablation.reports.tested_texts import fits, load_corpora
 from ablation.sweeps.records import Record, read_records, require_one_base
-from ablation.system.errors import RecordError, logger
+from ablation.system.errors import RecordError
 from ablation.system.files import write_atomically
 from ablation.system.output import printable
 from ablation.system.text_tables import align_wrapped, fill
-from data_utils import PARTS, Corpus, Splits
+from data_utils import Corpus, Splits
 
 TITLE = "Which choices matter when a GPT is finetuned as a classifier?"
 N_HARDEST = 10
@@ -88,8 +85,8 @@ def write_report(
     complete = [record for record in records if record.is_complete]
     require_one_dataset(complete)
     require_one_base(complete)
-    tested, corpora = _load_corpora(records, data_dir, offline)
-    records = [record for record in records if _fits(record, corpora)]
+    tested, corpora = load_corpora(records, data_dir, offline)
+    records = [record for record in records if fits(record, corpora)]
     if not records:
         raise RecordError(f"--output_dir {output_dir} holds no record that fits its data.")
     complete = pool_records([record for record in records if record.is_complete])
@@ -113,57 +110,6 @@ def write_report(
     ]
     place = f"Report: {printable(str(output_dir / 'report.html'))}"
     return Report("\n\n".join([*tables, place]), sections)
-
-
-def _load_corpora(
-    records: Sequence[Record], data_dir: Path, offline: bool
-) -> tuple[list[Corpus], dict[tuple[Any, ...], Corpus]]:
-    """The texts that the first run was made on, with all folds; and those of each, by
-    :func:`identity.corpus_of`."""
-    complete = [record for record in records if record.is_complete]
-    first = (complete or records)[0].config
-    folds = [first.fold]
-    if first.fold:
-        n_folds = read_fold(first.fold)[1]
-        folds = [f"{number}/{n_folds}" for number in range(1, n_folds + 1)]
-    configs = [replace(first, fold=fold) for fold in folds] + [r.config for r in complete]
-    corpora: dict[tuple[Any, ...], Corpus] = {}
-    for config in configs:
-        if corpus_of(config) not in corpora:
-            here = replace(config, data_dir=str(data_dir), offline=offline)
-            corpora[corpus_of(config)] = load_corpus(here)
-    found = {key: identify_data(corpus) for key, corpus in corpora.items()}
-    if any(record.result["data"] != found[corpus_of(record.config)] for record in complete):
-        way_out = "Put the old file back" if first.dataset else "Name their folder with --data_dir"
-        raise RecordError(
-            f"The texts in {first.dataset or data_dir}, as this version splits them, are not those "
-            f"that the runs were made on. {way_out}."
-        )
-    return list(corpora.values())[: len(folds)], corpora
-
-
-def _fits(record: Record, corpora: Mapping[tuple[Any, ...], Corpus]) -> bool:
-    """Whether a record's texts and classes are those of its corpus; if not, it is damaged, and
-    named."""
-    if not record.is_complete:
-        return True
-    corpus = corpora[corpus_of(record.config)]
-    sizes = corpus.parts.map(len)
-    # For training, a batch that is not full is left out.
-    sizes = replace(sizes, train=sizes.train - sizes.train % record.config.batch_size)
-    classes = record.result.get("test", {}).get("classes")
-    fits = (
-        Splits(*PARTS).map(lambda part: record.accuracy(part).total) == sizes
-        and record.predictions["label"].tolist() == corpus.parts.test["Label"].tolist()
-        and (classes is None or [part["label"] for part in classes] == list(corpus.class_names))
-    )
-    if not fits:
-        logger.warning(
-            "Skipped: the record %s is damaged (its texts or classes are not those of the data); "
-            "run it again, or delete it",
-            record.folder,
-        )
-    return fits
 
 
 def _page_values(
