@@ -66,7 +66,7 @@ class Actions:
     """run each row with this many seeds, from --seed on; a comparison needs 2 or more, and 5 to 10
     to show a difference of a few points"""
     folds: int | None = option(None, Number(low=2, high=1000))
-    """with --dataset: run each row with each seed on K splits, so that each text is in the test of
+    """with --dataset: run each row with each seed on N splits, so that each text is in the test of
     one; docs/statistics.md says what that shows"""
     output_dir: str = option("runs", Text("DIR"))
     """folder for the records of runs and the report on them; with --demo it is runs/demo"""
