@@ -191,9 +191,8 @@ def shape(line: str) -> str:
 @pytest.mark.parametrize(
     ("page", "part"),
     [
-        ("README.md", "--num_seeds"),
+        pytest.param("README.md", "--table", marks=needs_vocabulary),
         ("README.md", "--save_model"),
-        pytest.param("README.md", "--dataset", marks=needs_vocabulary),
         pytest.param("own-data.md", "--save_model", marks=needs_vocabulary),
         pytest.param("own-data.md", "--group_column", marks=needs_vocabulary),
     ],
