@@ -144,3 +144,40 @@ def test_folds_that_make_no_sense_are_refused(flags: str, problem: str) -> None:
     with pytest.raises(ConfigError) as error:
         parse_command_line([*flags.split(), "--weights", "random"])
     assert problem in str(error.value)
+
+
+def test_what_leaves_the_test_rows_alone_can_be_varied(tmp_path: Path) -> None:
+    """Other columns, and a balanced training part: the same rows are tested, by other texts."""
+    table = pd.DataFrame(
+        {
+            "Label": ["a", "b", "b"] * 20,
+            "Text": [f"one {i}" for i in range(60)],
+            "other": [f"other {i % 3}" for i in range(60)],
+        }
+    )
+    table.to_csv(tmp_path / "own.csv", index=False)
+    flags = f"--dataset {tmp_path}/own.csv --model_size tiny --weights random --max_steps 4"
+    flags += f" --output_dir {tmp_path}/runs --batch_size 4 --vary balance text_column=other"
+    assert main(flags.split()) == 0
+    base, *others = sorted(
+        read_records(tmp_path / "runs"), key=lambda r: (r.config.balance, r.config.text_column)
+    )
+    assert len(others) == 2
+    for record in others:
+        assert record.predictions["row"].tolist() == base.predictions["row"].tolist()
+    assert others[1].accuracy("train").total < base.accuracy("train").total, "balanced"
+    assert others[0].predictions["probability"].tolist() != base.predictions["probability"].tolist()
+    report = (tmp_path / "runs" / "report.md").read_text()
+    assert "| base, balance=on | balance on instead of off |" in report
+    assert "| base, text&#95;column=other |" in report
+
+
+def test_columns_that_lack_texts_do_not_share_a_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    rows = [f"{label},text {i},{'' if i == 7 else 'x'}" for i in range(20) for label in "ab"]
+    (tmp_path / "own.csv").write_text("\n".join(["Label,Text,other", *rows]))
+    flags = f"--dataset {tmp_path}/own.csv --model_size tiny --weights random --max_steps 2"
+    flags += f" --drop_incomplete --output_dir {tmp_path}/runs --vary text_column=other"
+    assert main(flags.split()) == 1
+    assert "one of their --text_column is empty" in capsys.readouterr().err

@@ -235,7 +235,9 @@ def test_every_option_can_be_varied_or_says_why_not() -> None:
                 value = others.get(option.name) or kind(1.5 * (option.default or 8) + 1)
                 text = str(value)
             case Text(names=names):
-                value = others.get(option.name) or next(n for n in names if n != option.default)
+                value = others.get(option.name) or next(
+                    (n for n in names if n != option.default), "other"
+                )
                 text = value
         changes, problems = read_changes([f"--{option.name}={text}"])
         assert (changes, problems) == ({option.name: [value]}, [])

@@ -93,18 +93,28 @@ def identify_data(corpus: Any) -> dict[str, Any]:
     }
 
 
-def identify_texts(config: ExperimentConfig, data: dict[str, Any]) -> dict[str, Any]:
-    """What runs that belong in one table were made on: their data; for folds, the file, and how it
-    is split.
+def identify_tests(config: ExperimentConfig, data: dict[str, Any]) -> dict[str, Any]:
+    """What runs that belong in one table were tested on: their data; of texts of one's own, the
+    file, how test rows are taken from it, and how many folds there are.
 
     Args:
         data: as :func:`identify_data` has it.
     """
-    if not config.fold:
+    if not config.dataset:
         return data
-    options = {n: getattr(config, n) for n in tagged("dataset") if n in without("local", "repeat")}
-    file = {name: value for name, value in data.items() if name != "split_sha256"}
-    return {**file, **options, "folds": read_fold(config.fold)[1]}
+    apart = tagged("local", "repeat", "same_test")  # files have their checksum
+    return {
+        "name": data["name"],
+        "file_sha256": data["file_sha256"],
+        **{name: getattr(config, name) for name in tagged("dataset") if name not in apart},
+        "folds": read_fold(config.fold)[1] if config.fold else 1,
+    }
+
+
+def corpus_of(config: ExperimentConfig) -> tuple[Any, ...]:
+    """Equal for experiments of one table that have the same texts in each part; sorts by fold."""
+    fold = read_fold(config.fold)[0] if config.fold else 0
+    return (fold, *(getattr(config, name) for name in tagged("same_test")))
 
 
 def identify_weights(

@@ -6,6 +6,7 @@ Tags say what an option is about, wherever that matters:
 - ``repeat``: it makes another run of the same experiment.
 - ``local``: it may differ between the machines that share a run.
 - ``dataset``: it means something only with ``--dataset``; ``lora``: only if LoRA trains.
+- ``same_test``: of those of a data set, it leaves the same rows in the test.
 - ``model``: it says what a kept classifier is; ``shape``: which parameters there are, their
   dtypes, and which of them train; ``machine``: a kept classifier may need another.
 """
@@ -92,7 +93,7 @@ class ExperimentConfig:
     dataset: str | None = option(None, FILE, "local")
     """train on your own texts and classes instead: a CSV, TSV, JSON lines or Parquet file, also
     as .gz"""
-    text_column: str = option("Text", COLUMNS, "dataset", nargs="+")
+    text_column: str = option("Text", COLUMNS, "dataset", "same_test", nargs="+")
     """name of the text column, or its number from 1, for files whose first line has no names
     (if it has, add --header yes). Several columns are one text, a line break between them:
     --text_column subject body, or "subject + body\""""
@@ -125,7 +126,7 @@ class ExperimentConfig:
     fold: str | None = option(None, Text("I/K"), "dataset", "repeat")
     """take fold I of K for the test, such as 2/5; the K tests have no text in common, and together
     they are the whole file"""
-    balance: bool = option(False, None, "dataset")
+    balance: bool = option(False, None, "dataset", "same_test")
     """train on as many texts of each class as of the rarest, drawn at random; validation and test
     stay as they are"""
     demo: bool = option(False, None, "model")

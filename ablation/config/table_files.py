@@ -70,7 +70,8 @@ def fixed_because(option: Option) -> str | None:
         return "each row is run with each seed and fold; give --seeds, --num_seeds or --folds"
     if "circumstance" in option.tags:
         return f"it makes no other experiment; give --{option.name} beside the table, for all rows"
-    if "dataset" in option.tags or option.name in CHOOSING_TEXTS:
+    chooses = "dataset" in option.tags and "same_test" not in option.tags
+    if chooses or option.name in CHOOSING_TEXTS:
         return (
             "rows are compared on the same texts, and it chooses these; give all rows the same, "
             "and other texts another --output_dir"

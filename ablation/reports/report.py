@@ -3,7 +3,6 @@ short."""
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,11 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ablation.config.identity import identify_data
-from ablation.config.options import read_fold
 from ablation.config.rows import SOURCE
 from ablation.config.tables import Table
-from ablation.data.corpora import load_corpus
 from ablation.reports import pictures
 from ablation.reports.answers import answer_options, plan_section
 from ablation.reports.baseline import classify_by_characters, copied_texts
@@ -36,14 +32,16 @@ from ablation.reports.tables import (
     figures,
     group_records,
     require_one_dataset,
+    require_same_texts,
     tabulate,
 )
+from ablation.reports.tested_texts import fits, load_corpora
 from ablation.sweeps.records import Record, read_records, require_one_base
-from ablation.system.errors import RecordError, logger
+from ablation.system.errors import RecordError
 from ablation.system.files import write_atomically
 from ablation.system.output import printable
 from ablation.system.text_tables import align_wrapped, fill
-from data_utils import PARTS, Corpus, Splits
+from data_utils import Corpus, Splits
 
 TITLE = "Which choices matter when a GPT is finetuned as a classifier?"
 N_HARDEST = 10
@@ -88,14 +86,15 @@ def write_report(
     complete = [record for record in records if record.is_complete]
     require_one_dataset(complete)
     require_one_base(complete)
-    corpora = _load_corpora(records, data_dir, offline)
-    records = [record for record in records if _fits(record, corpora)]
+    tested, corpora = load_corpora(records, data_dir, offline)
+    records = [record for record in records if fits(record, corpora)]
     if not records:
         raise RecordError(f"--output_dir {output_dir} holds no record that fits its data.")
     complete = pool_records([record for record in records if record.is_complete])
+    require_same_texts(complete)
     sections, others = group_records(complete, tables)
     drawn: list[Picture] = []
-    values = _page_values(records, sections, others, [*corpora.values()], drawn)
+    values = _page_values(records, sections, others, tested, drawn)
     try:
         (output_dir / PICTURES_NAME).mkdir(exist_ok=True)
         for picture in drawn:
@@ -112,56 +111,6 @@ def write_report(
     ]
     place = f"Report: {printable(str(output_dir / 'report.html'))}"
     return Report("\n\n".join([*tables, place]), sections)
-
-
-def _load_corpora(
-    records: Sequence[Record], data_dir: Path, offline: bool
-) -> dict[str | None, Corpus]:
-    """The texts that the runs were made on, in the order of folds, by ``--fold``."""
-    complete = [record for record in records if record.is_complete]
-    first = (complete or records)[0].config
-    folds = [first.fold]
-    if first.fold:
-        n_folds = read_fold(first.fold)[1]
-        folds = [f"{number}/{n_folds}" for number in range(1, n_folds + 1)]
-    corpora = {}
-    for fold in folds:
-        config = replace(first, data_dir=str(data_dir), offline=offline, fold=fold)
-        corpora[fold] = load_corpus(config)
-        made_on = (r.result["data"] for r in complete if r.config.fold == fold)
-        if any(data != identify_data(corpora[fold]) for data in made_on):
-            way_out = (
-                "Put the old file back." if first.dataset else "Name their folder: --data_dir."
-            )
-            raise RecordError(
-                f"The texts in {config.dataset or data_dir}, as this version splits them, are not "
-                f"those that the runs were made on. {way_out}."
-            )
-    return corpora
-
-
-def _fits(record: Record, corpora: Mapping[str | None, Corpus]) -> bool:
-    """Whether a record's texts and classes are those of its corpus; if not, it is damaged, and
-    named."""
-    if not record.is_complete:
-        return True
-    corpus = corpora[record.config.fold]
-    sizes = corpus.parts.map(len)
-    # For training, a batch that is not full is left out.
-    sizes = replace(sizes, train=sizes.train - sizes.train % record.config.batch_size)
-    classes = record.result.get("test", {}).get("classes")
-    fits = (
-        Splits(*PARTS).map(lambda part: record.accuracy(part).total) == sizes
-        and record.predictions["label"].tolist() == corpus.parts.test["Label"].tolist()
-        and (classes is None or [part["label"] for part in classes] == list(corpus.class_names))
-    )
-    if not fits:
-        logger.warning(
-            "Skipped: the record %s is damaged (its texts or classes are not those of the data); "
-            "run it again, or delete it",
-            record.folder,
-        )
-    return fits
 
 
 def _page_values(

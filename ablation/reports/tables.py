@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ablation.config.commands import format_command, format_flags
-from ablation.config.identity import identify_experiment, identify_texts
+from ablation.config.identity import identify_experiment, identify_tests
 from ablation.config.published import PUBLISHED_SEED, messages_apart, published_count
 from ablation.config.rows import SOURCE
 from ablation.config.tables import Name, Published, Row, Table, configure
@@ -263,7 +263,7 @@ def require_one_dataset(records: Sequence[Record]) -> None:
     """Raise ``RecordError`` unless all records were made on the same data and split."""
     for record in records[1:]:
         first = records[0]
-        texts = [identify_texts(part.config, part.result["data"]) for part in (first, record)]
+        texts = [identify_tests(part.config, part.result["data"]) for part in (first, record)]
         if texts[0] != texts[1]:
             raise RecordError(
                 f"{first.folder} and {record.folder} were made on different data or another split "
@@ -276,8 +276,11 @@ def require_same_texts(records: Sequence[Record]) -> None:
     """Raise ``RecordError`` unless all records on the same data have the same test texts."""
     for record in records[1:]:
         first = records[0]
-        if record.predictions["label"].tolist() != first.predictions["label"].tolist():
+        tables = (record.predictions, first.predictions)
+        shared = [name for name in ("label", "row") if all(name in table for table in tables)]
+        if any(tables[0][name].tolist() != tables[1][name].tolist() for name in shared):
             raise RecordError(
                 f"{first.folder} and {record.folder} name the same data and have predictions for "
-                "other test texts, so one of the two is damaged. Run both again."
+                "other test texts: one of the two is damaged, or in some rows one of their "
+                "--text_column is empty. Run both again, or keep them in different folders."
             )

@@ -10,7 +10,7 @@ from pathlib import Path
 from ablation.classifier.export import require_export_folder
 from ablation.classifier.weight_files import WEIGHTS_NAME
 from ablation.config.commands import format_command
-from ablation.config.identity import identify, identify_data, identify_texts
+from ablation.config.identity import corpus_of, identify, identify_data, identify_tests
 from ablation.config.runs import OutputOptions, Run
 from ablation.data.corpora import load_corpus
 from ablation.data.split_files import write_split
@@ -144,8 +144,8 @@ def order_runs(runs: Sequence[Run]) -> list[Run]:
 
 
 def by_texts(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs in their order, those of each fold apart: they have a corpus of their own."""
-    return [list(some) for _, some in itertools.groupby(runs, key=lambda run: run.config.fold)]
+    """Runs in their order, those on other texts apart: of another fold, or trained on others."""
+    return [list(some) for _, some in itertools.groupby(runs, key=lambda r: corpus_of(r.config))]
 
 
 def run_sweep(
@@ -161,7 +161,7 @@ def run_sweep(
         RecordError: a record cannot be written, or :func:`require_one_table` says why not.
         Interrupted: the process was asked to stop.
     """
-    failed, shared, fold, clock = [], None, None, Clock([0.0] * len(runs))
+    failed, shared, texts, clock = [], None, None, Clock([0.0] * len(runs))
     output = replace(output or OutputOptions(), resume=True)
     for number, run in enumerate(runs, start=1):
         place = f"Run {number} of {len(runs)}: {describe_run(run)}"
@@ -170,9 +170,10 @@ def run_sweep(
             logger.info("%s is done already", place)
             clock.skip()
             continue
-        if not shared or fold != run.config.fold:  # each has a corpus of its own
-            fold, shared = run.config.fold, None  # before there is another
-            shared = SharedWork([other.config for other in runs if other.config.fold == fold])
+        if not shared or texts != corpus_of(run.config):
+            texts, shared = corpus_of(run.config), None  # before there is another
+            configs = [other.config for other in runs]
+            shared = SharedWork([config for config in configs if corpus_of(config) == texts])
             known = require_one_table(output_dir, shared.corpus, runs)
             clock = Clock(estimate_time(runs[number - 1 :], known, shared.corpus).seconds)
         logger.info("%s (about %s left)", place, clock.left)
@@ -195,12 +196,12 @@ def require_one_table(
 ) -> list[records.Record]:
     """The complete records of a folder. Raises :class:`RecordError` if they do not belong in one
     table with these runs: on other data, or from what ``--weights PATH`` was before."""
-    data = identify_texts(runs[0].config, identify_data(corpus))
+    data = identify_tests(runs[0].config, identify_data(corpus))
     ours = {identify(run.config) for run in runs}
     names = {run.config.weights for run in runs}
     complete = [record for record in records.read_records(output_dir) if record.is_complete]
     for record in complete:
-        if identify_texts(record.config, record.result["data"]) != data:
+        if identify_tests(record.config, record.result["data"]) != data:
             raise RecordError(
                 f"{record.folder} was made on other data or another split "
                 f"({record.result['data']['name']}), so it does not belong in one table "

@@ -7,8 +7,8 @@ from statistics import median
 
 import torch
 
-from ablation.config.identity import identify_experiment
-from ablation.config.options import ExperimentConfig, read_fold
+from ablation.config.identity import corpus_of, identify_experiment
+from ablation.config.options import ExperimentConfig
 from ablation.config.runs import Run
 from ablation.config.sizes import GPTConfig
 from ablation.finetuning.experiment import make_schedule
@@ -58,12 +58,12 @@ class TimeLeft:
 
 
 def order_by_cost(runs: Sequence[Run]) -> list[Run]:
-    """Runs of each fold that share weights and states together, and such groups by what a run of
-    them costs: what is cheap comes first."""
+    """Runs on the same texts that share weights and states together, and such groups by what a run
+    of them costs: what is cheap comes first."""
     groups: dict[tuple, list[Run]] = {}
     for run in sorted(runs, key=lambda run: sharing_order(run.config)):
-        fold = read_fold(run.config.fold or "1/2")
-        groups.setdefault((fold, *sharing_order(run.config)[:-1]), []).append(run)
+        key = (corpus_of(run.config), *sharing_order(run.config)[:-1])
+        groups.setdefault(key, []).append(run)
     cost = {
         key: sum(_nominal_each([run.config for run in group], SMS_TEXTS)) / len(group)
         for key, group in groups.items()
