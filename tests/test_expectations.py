@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ablation.config.expectations import Expectation, read_expectation
 from ablation.reports.comparisons import compare
 from ablation.reports.findings import Finding
+from ablation.reports.folds import compare_folds
 from ablation.reports.verdicts import exit_status, judge
 
 NAMES = ["1", "16", "own last", "row 3", "lr=2e-05"]
@@ -89,6 +92,15 @@ def test_verdicts(expectation: Expectation, found: Finding, outcome: str) -> Non
     assert verdict.outcome == outcome
     assert verdict.line.startswith(f"{expectation.text}: {outcome}. ")
     assert ("One seed" in verdict.line) == (len(found.seeds) == 1)
+
+
+def test_one_seed_of_folds_decides_and_says_what_it_does_not_know() -> None:
+    one = finding(30, n_seeds=1)
+    a, b = (np.arange(300)[None] < count for count in (240, 270))
+    folds = compare_folds(a, b, np.arange(300) % 10)
+    (verdict,) = judge(UP, [("The rows", replace(one, difference=folds, corrected_p=folds.p))])
+    assert verdict.outcome == "supported"
+    assert "one seed in all folds, whose luck" in verdict.line
 
 
 def test_what_was_not_run_is_undecided() -> None:

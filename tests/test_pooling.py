@@ -9,6 +9,7 @@ import pytest
 
 from ablation.config.command_line import parse_command_line
 from ablation.config.rows import SOURCE
+from ablation.reports.answers import describe_plan
 from ablation.reports.compare_runs import compare_runs
 from ablation.reports.folds import compare_folds
 from ablation.reports.pooling import pool_records
@@ -88,6 +89,15 @@ def test_one_seed_on_several_folds_is_a_comparison_of_configurations(folder: Pat
     assert "(messages)" not in section.configurations[1].shown_interval
     a, b = (section.configurations[row].correct for row in (1, 2))
     assert not compare_folds(a, b, section.fold).is_of_runs
+
+
+def test_a_plan_takes_only_the_accuracy_from_folds(folder: Path) -> None:
+    """A seed's accuracy over folds is a mean over models, so it says little of how runs vary."""
+    (section,) = (part for part in group_records(pool_records(read_records(folder)))[0][1:])
+    accuracy = np.mean([part.correct.mean() for part in section.configurations.values()])
+    plan = " ".join(describe_plan(5.0, folder, [SOURCE], SOURCE).split())
+    assert "whose runs are on folds: this takes their accuracy" in plan
+    assert f"a test accuracy of {100 * accuracy:.1f} %" in plan
 
 
 def test_runs_that_lack_a_fold_are_named_and_left_out(

@@ -175,7 +175,9 @@ def _plan(
     """A plan's table, and in words what it says and what it rests on, and where that is;
     ``points`` that are not given are chosen by the spread."""
     n_texts = parts[0].correct.shape[1] if parts else DEFAULT_TEXTS
-    spread = estimate_spread([part.correct for part in parts]) if parts else DEFAULT
+    # Over folds, the accuracy of a seed is a mean over models, which hides how single ones vary.
+    known = [part.correct if part.fold is None else part.correct.reshape(1, -1) for part in parts]
+    spread = estimate_spread(known) if parts else DEFAULT
     points = points or (POINTS if spread.points < LARGE_SPREAD else LARGE_POINTS)
     table = tabulate_plan(spread, points, counts, n_texts, n_repeats)
     first = f", as the first of {counts[0]} comparisons that are corrected for" * (len(counts) == 1)
@@ -199,6 +201,11 @@ def _basis(parts: Sequence[Configuration], place: str) -> str:
     if len(parts) > N_NAMED or not all(labels):
         rows = f"{len(parts)} configuration{'s' * (len(parts) > 1)}"
     rows += place
+    if any(part.fold is not None for part in parts):
+        return (
+            f"From {rows}, whose runs are on folds: this takes their accuracy, and for runs on one "
+            "split assumes the rest:"
+        )
     fewest, most = (f(len(part.records) for part in parts) for f in (min, max))
     seeds = f"{fewest} to {most}" if fewest < most else str(most)
     if most == 1:

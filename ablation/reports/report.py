@@ -47,7 +47,8 @@ TITLE = "Which choices matter when a GPT is finetuned as a classifier?"
 N_HARDEST = 10
 FOLDS = (
     "Each text was tested once with each seed, in its fold; p is the largest of three t-tests: "
-    "over folds, over texts, and over folds and seeds (docs/statistics.md)."
+    "over folds, over texts, and over folds and seeds. With one seed, luck that it brings to all "
+    "folds cannot be seen; two show it (docs/statistics.md)."
 )
 SHORT_COLUMNS = [
     *("row", "n", "train %", "val %", "test %", "95 % interval", "min"),

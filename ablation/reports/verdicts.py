@@ -83,12 +83,15 @@ def _judge(expectation: Expectation, finding: Finding, place: str) -> tuple[str,
         return "undecided", place + reason
     is_better = (difference.points > 0) == (str(finding.rows[1]) == expectation.better)
     shown = finding.corrected_p < ALPHA
+    seeds = f"{n_seeds} seeds"
+    if n_seeds == 1:
+        seeds = "one seed in all folds, whose luck in all of them cannot be seen"
     outcome = "undecided" if not shown else "supported" if is_better else "contradicted"
     reason = (
         f"{place}Row {finding.rows[1]} minus row {finding.rows[0]}: {difference.points:+.2f} "
-        f"points, 95 % interval {format_interval(difference)}, {n_seeds} seeds; p "
-        f"{format_p(difference.p)}, "
-        f"corrected for {finding.n_findings} comparisons {format_p(finding.corrected_p)}."
+        f"points, 95 % interval {format_interval(difference)}, {seeds}; p "
+        f"{format_p(difference.p)}, corrected for {finding.n_findings} comparisons "
+        f"{format_p(finding.corrected_p)}."
     )
     if not shown:
         reason += f" {describe_detectable(difference, ALPHA / finding.n_findings)}"
