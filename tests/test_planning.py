@@ -53,6 +53,7 @@ def test_what_is_not_reachable_does_not_show_with_very_many_texts(effects: Effec
     assert found < 0.8
 
 
+@pytest.mark.slow
 def test_more_takes_less() -> None:
     """Of seeds and points; and never more with fewer comparisons."""
     points = (1.0, 2.0, 3.0, 5.0)

@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, word in enumerate(words.split() * 5)
     ]
     pd.DataFrame(texts).to_csv(folder / "colours.csv", index=False)
-    flags = f"--dataset {folder}/colours.csv --model_size tiny --weights random --max_steps 6"
+    flags = f"--dataset {folder}/colours.csv --model_size tiny --weights random --max_steps 2"
     flags += f" --output_dir {folder}/runs --rows 1,2 --num_seeds 2 --folds 3"
     assert main(flags.split()) == 0
     return folder / "runs"
@@ -122,7 +122,7 @@ def test_folds_and_other_splits_do_not_share_a_table(
 ) -> None:
     flags = json.loads(next(folder.glob("*/result.json")).read_text())["flags"]
     command = ["--dataset", flags["dataset"], "--model_size", "tiny", "--weights", "random"]
-    command += ["--rows", "1", "--num_seeds", "2", "--max_steps", "6", "--output_dir", str(folder)]
+    command += ["--rows", "1", "--num_seeds", "2", "--max_steps", "2", "--output_dir", str(folder)]
     for way in (["--folds", "4"], [], ["--folds", "3", "--val_fraction", "0.2"]):
         assert main([*command, *way]) == 1
         assert "another split" in capsys.readouterr().err
