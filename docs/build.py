@@ -21,10 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import predict
 from ablation.config.flag_types import Option
 from ablation.config.flags import ACTIONS
+from ablation.config.kept_tables import known_tables
 from ablation.config.options import OPTIONS
 from ablation.config.published import published_count
-from ablation.config.rows import ROWS
+from ablation.config.rows import ROWS, SOURCE
+from ablation.config.tables import Name
 from ablation.reports.comparisons import accuracy_interval
+from ablation.reports.findings import compare_rows, format_interval
 from ablation.reports.pages import markdown_table
 from ablation.reports.tables import (
     Configuration,
@@ -51,6 +54,7 @@ PLACES = {
     "flags": "docs/flags.md",
     "flags of predict.py": "docs/flags.md",
     "lesson": "docs/lesson.md",
+    "learning rates": "docs/sweeps.md",
 }
 
 
@@ -68,6 +72,7 @@ def build() -> dict[str, str]:
         "flags": flags_table([*ACTIONS.values(), *OPTIONS.values()]),
         "flags of predict.py": flags_table(predict.FLAGS.values()),
         "lesson": lesson_table(read_records(PROJECT / "docs" / "lesson")),
+        "learning rates": rates_table(PROJECT / "docs" / "learning_rates"),
     }
     files = {path: (PROJECT / path).read_text() for path in PLACES.values()}
     for name, piece in pieces.items():
@@ -175,6 +180,32 @@ def lesson_table(records: Sequence[Record]) -> str:
             mask = "off" if unmasked else "on"
             lines.append(f"| {position} token | {mask} | {figures} | {np.mean(percents):.1f} |")
     return "\n".join(lines)
+
+
+def rates_table(folder: Path) -> str:
+    """The learning rates of each row in the example of --vary, and what is found of them."""
+    (section,), _ = group_records(read_records(folder), known_tables(folder, SOURCE))
+    lines = [
+        "| row | learning rate | validation, % | test, % | against 5e-5, points | finding |",
+        "| --: | --: | --: | --: | --: | --- |",
+    ]
+    found = {finding.rows[1]: finding for finding in compare_rows(section)}
+    for name, part in sorted(section.configurations.items(), key=rate_order):
+        means = " | ".join(mean_and_deviation(part.percent(p)) for p in ("validation", "test"))
+        rate, row = part.records[0].config.learning_rate, str(name).partition(":")[0]
+        difference, words = "", ""
+        if name in found:
+            difference = found[name].difference
+            difference = f"{difference.points:+.2f} ({format_interval(difference)})"
+            words = found[name].verdict.removeprefix(f"row {name} is ")
+        lines.append(f"| {row} | {rate:g} | {means} | {difference} | {words} |")
+    return "\n".join(lines)
+
+
+def rate_order(configuration: tuple[Name, Configuration]) -> tuple[int, float]:
+    """By row, and the learning rate."""
+    name, part = configuration
+    return int(str(name).partition(":")[0]), part.records[0].config.learning_rate
 
 
 # ---------------------------------------------------------------- the picture
