@@ -24,7 +24,7 @@ from ablation.sweeps.tracking import tracked
 from ablation.sweeps.variants import compare_with_published, describe_run
 from ablation.system import parallel
 from ablation.system.errors import DataError, ExperimentError, RecordError, describe_error, logger
-from ablation.system.files import checksum_file
+from ablation.system.files import checksum_file, clear_leftovers
 from ablation.system.machine import choose_device, describe_machine
 from ablation.system.output import print_lines, printable
 from ablation.system.version import read_commit
@@ -87,6 +87,7 @@ def record_complete(output_dir: Path, run: Run, result: ExperimentResult, corpus
     write_split(output_dir, corpus, run.config, data["split_sha256"])
     if not result.not_kept:
         (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+        clear_leftovers(folder / CHECKPOINT_NAME, seconds=0)
     log_comparison(run, result.accuracy.test)
     return folder
 
