@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ablation.config.commands import format_flags
 from ablation.config.flag_types import Option
 from ablation.config.identity import chosen_options, identify_experiment
 from ablation.config.options import OPTIONS, tagged
@@ -120,7 +121,10 @@ def vary(
     if bases != [UNNAMED]:
         title += f", from {', '.join(map(str, names))}"
     comparisons = tuple(Comparison(question, pair) for pair, question in pairs.items())
-    return Table(title, rows, comparisons), purpose
+    # By this, and its title, a table is known from one command to the next.
+    values = " ".join(f"{n}={','.join(map(_shown, some))}" for n, some in changes.items())
+    source = f"--vary {values} {format_flags(given)}".rstrip()
+    return Table(title, rows, comparisons, source), purpose
 
 
 def _single(changes: Changes) -> Iterator[dict[str, Any]]:
@@ -141,8 +145,8 @@ def _name(base: Row, change: Mapping[str, Any], rows: Mapping[Name, Row]) -> str
     if base != UNNAMED:
         name = f"{base.name}:{name}"
     name = name[:MAX_NAME]
-    n = sum(str(other).startswith(name) for other in rows)
-    return f"{name[: MAX_NAME - 6]}~{n + 1}" if name in rows else name
+    numbered = (f"{name[: MAX_NAME - 6]}~{number}" for number in itertools.count(2))
+    return next(free for free in itertools.chain([name], numbered) if free not in rows)
 
 
 def _shown(value: Any) -> str:
