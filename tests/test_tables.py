@@ -165,7 +165,7 @@ def test_files_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture)
     (tmp_path / "large.toml").write_bytes(b"#" * (2**20 + 1))
     for path, words in {
         tmp_path / "none.toml": "no such file",
-        tmp_path: "no such file",
+        tmp_path: "not a file",
         tmp_path / "large.toml": "more than 1,048,576 bytes",
         "x\0y": "null byte",
         "x" * 5000: "name is too long",
@@ -297,10 +297,14 @@ def test_bases_that_are_changes_of_each_other_are_one_row() -> None:
 @pytest.mark.parametrize(
     ("flags", "fragments"),
     [
-        (["--vary", "learning_rat=1"], ["learning_rat=1: no such option"]),
+        (
+            ["--vary", "learning_rat=1"],
+            ['learning_rat: no such option; did you mean "learning_rate"?'],
+        ),
         (["--vary", "learning_rate=0"], ["--learning_rate 0.0: not a number above"]),
         (["--vary", "learning_rate="], ["--learning_rate"]),
-        (["--vary", "learning_rate"], ["--learning_rate on"]),
+        (["--vary", "learning_rate"], ["without values; give learning_rate=VALUE,VALUE"]),
+        (["--vary", "x" * 9], ["no such option; --help has all"]),
         (["--vary", "no_padding=maybe"], ['--no_padding "maybe": give on or off']),
         (["--vary", "no_padding"], ["row no_padding=on: --no_padding with --batch_size 8"]),
         (["--vary", "seed=1,2"], ["--seeds"]),

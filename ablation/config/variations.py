@@ -10,7 +10,7 @@ from ablation.config.commands import format_flags
 from ablation.config.flag_types import Option
 from ablation.config.identity import chosen_options, identify_experiment
 from ablation.config.options import OPTIONS, tagged
-from ablation.config.table_files import MAX_NAME, fixed_because
+from ablation.config.table_files import MAX_NAME, fixed_because, unknown_option
 from ablation.config.tables import Comparison, Name, Published, Row, Table, configure, differing
 from ablation.system.errors import shorten
 
@@ -29,8 +29,12 @@ def read_changes(texts: Sequence[str]) -> tuple[dict[str, list[Any]], list[str]]
     for text in texts:
         name, _, values = text.lstrip("-").partition("=")
         place, option = f"--vary {shorten(text)}", OPTIONS.get(name.strip())
+        if not text:  # which was said
+            continue
         if option is None:
-            problems.append(f"{place}: no such option; give OPTION=VALUE,VALUE as --help has them")
+            problems.append(f"--vary: {unknown_option(name.strip())}")
+        elif option.values is not None and "=" not in text:
+            problems.append(f"{place}: without values; give {option.name}=VALUE,VALUE")
         elif reason := fixed_because(option):
             problems.append(f"{place}: {reason}")
         elif option.name in changes:
