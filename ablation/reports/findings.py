@@ -131,8 +131,8 @@ def tabulate_findings(findings: Sequence[Finding]) -> pd.DataFrame:
             "95 % interval": format_interval(finding.difference),
             "p": format_p(finding.difference.p),
             "p, Holm": format_p(finding.corrected_p),
-            "McNemar p by seed": ", ".join(map(format_p, finding.difference.mcnemar)),
             "finding": finding.sentence,
+            "McNemar p by seed": ", ".join(map(format_p, finding.difference.mcnemar)),
         }
         for finding in findings
     )
