@@ -190,6 +190,10 @@ def test_labels_lose_their_spaces_and_alike_ones_are_named(
     corpus = load(write(tmp_path / "a.csv", rows * 3))
     assert corpus.class_names == ("VeryBad", "ham", "very bad")
     assert '"very bad" and "VeryBad" differ only in case or spaces' in caplog.text
+    rows = [("1", "a"), ("01", "b"), ("1.0", "c"), ("-1", "d"), ("1.5", "e"), ("1a", "f")]
+    assert len(load(write(tmp_path / "a.csv", rows * 3)).class_names) == 6
+    assert '"1" and "01" and "1.0" differ only in case or spaces, or are one number' in caplog.text
+    assert caplog.text.count("differ only") == 2
     caplog.clear()
     load(write(tmp_path / "a.csv", FINE))
     assert "differ" not in caplog.text
