@@ -358,7 +358,7 @@ def test_columns_by_number_need_no_names() -> None:
 FAULTS = {
     "empty": (b"", "is empty"),
     "blank": (b"\n\n", "is empty"),
-    "no such column": (b"label,Text\nham,a\n", 'has 0 columns "Label"; it has "label", "Text"'),
+    "no such column": (b"label,Text\nham,a\n", 'has no column "Label"; it has "label", "Text"'),
     "column twice": (b"Label,Label,Text\nham,ham,a\n", 'has 2 columns "Label"'),
     "short row": (b"Label,Text\nham,a\nham\n", "line 3: 1 fields"),
     "long row": (b"Label,Text\nham,a, b\n", "line 2: 3 fields.*needs quotes"),

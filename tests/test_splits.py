@@ -188,8 +188,21 @@ def test_groups_of_several_files(tmp_path: Path, mails: str) -> None:
     with pytest.raises(DataError, match=r't\.csv has 1 texts of groups .* such as "p7" in line 3'):
         load(mails, group_column="who", test_dataset=test)
     write(tmp_path / "t.csv", [("money", "new")], names="Label,Text")
-    with pytest.raises(DataError, match=r't\.csv has 0 columns "who"'):
+    with pytest.raises(DataError, match=r't\.csv has no column "who".*or --group_column'):
         load(mails, group_column="who", test_dataset=test)
+
+
+@pytest.mark.parametrize("flags", ["--text_column {} 3", "--text_column '{} + 3'"])
+def test_a_number_with_zeros_is_the_same_column(flags: str, mails: str) -> None:
+    others = " --label_column {0} --group_column {1} --header yes"
+    configs = [
+        config_from_flags(
+            ["--dataset", mails, *shlex.split(flags.format(text) + others.format(*o))]
+        )
+        for text, *o in (("2", "1", "4"), ("02", "01", "004"))
+    ]
+    assert configs[0] == configs[1]
+    assert configs[0].text_column == "2 + 3"
 
 
 def test_missing_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
