@@ -85,8 +85,12 @@ def answer(arguments: Sequence[str]) -> int:
         from ablation.reports.verdicts import exit_status, judge_sections
 
     tables = known_tables(output_dir, request.table)
-    report = write_report(output_dir, request.data_dir, request.offline, tables)
-    verdicts = judge_sections(request.expectations, report.sections, runs)
+    asked = (request.table, runs[0].overrides or {}) if runs else None
+    report = write_report(output_dir, request.data_dir, request.offline, tables, asked)
+    sections = report.sections
+    if runs or request.table is not SOURCE:  # else those of every table
+        sections = [section for section in sections if section.table == request.table]
+    verdicts = judge_sections(request.expectations, sections, runs)
     output.print_lines("\n".join([report.text, *(verdict.line for verdict in verdicts)]))
     for run in failed:
         logger.error("Failed: %s", run.name)

@@ -1,6 +1,8 @@
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,8 +26,9 @@ from ablation.finetuning.outcomes import ExperimentResult
 from ablation.finetuning.training import TrainingState
 from ablation.sweeps.records import read_records
 from ablation.system.errors import CheckpointError, DataError
-from ablation.system.files import replacing
+from ablation.system.files import clear_leftovers, replacing
 from ablation.system.signals import DeferredSignals, Interrupted, interruptible
+from ablation.system.version import PROJECT
 from additional_experiments import main
 
 pytestmark = pytest.mark.usefixtures("few_demo_messages")  # three batches in an epoch
@@ -212,11 +215,11 @@ def test_the_last_good_checkpoint_stays(tmp_path: Path, monkeypatch: pytest.Monk
     path = tmp_path / CHECKPOINT_NAME
     write_tensors(path, {"a": torch.ones(2)}, {"step": 1})
 
-    def half_written(tensors: dict, file: Path, metadata: dict) -> None:
+    def half_written(file: Path, *_: object) -> None:
         file.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ablation.classifier.tensor_files.save_file", half_written)
+    monkeypatch.setattr("ablation.classifier.tensor_files.write_safetensors", half_written)
     with pytest.raises(CheckpointError, match="No space left"):
         write_tensors(path, {"a": torch.zeros(2)}, {"step": 2})
     assert read_tensors(path)[0] == {"step": 1}
@@ -230,6 +233,28 @@ def test_what_a_killed_process_left_is_cleared(tmp_path: Path) -> None:
     with replacing(tmp_path / "a") as temporary:
         temporary.write_text("whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".a.2", ".b.3", "a"]
+
+
+KILLED = """
+import resource, signal, sys, torch
+from pathlib import Path
+from ablation.classifier.tensor_files import write_tensors
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # beyond that the system kills it
+write_tensors(Path(sys.argv[1]), {"a": torch.ones(10_000)}, {})
+"""
+
+
+def test_a_kill_leaves_nothing_that_is_not_cleared(tmp_path: Path) -> None:
+    path = tmp_path / CHECKPOINT_NAME
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(path)], cwd=PROJECT, timeout=60)
+    assert killed.returncode == -signal.SIGXFSZ
+    assert sum(file.stat().st_size for file in tmp_path.iterdir()) == 10_000
+    clear_leftovers(path)
+    assert [*tmp_path.iterdir()], "somebody may be writing it"
+    clear_leftovers(path, seconds=0)
+    assert not [*tmp_path.iterdir()]
 
 
 # ---------------------------------------------------------------- signals
@@ -271,6 +296,7 @@ def test_a_signal_ends_a_run_that_can_be_resumed(
     assert read_tensors(record.folder / CHECKPOINT_NAME)[0]["step"] == 5
 
     signal_after_step.clear()
+    (record.folder / f".{CHECKPOINT_NAME}.1").write_text("half")  # as a kill leaves it
     assert main([*flags, "--resume"]) == 0
     resumed = capsys.readouterr().out.splitlines()
     (record,) = read_records(tmp_path)

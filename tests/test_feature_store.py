@@ -521,7 +521,7 @@ def test_a_disk_that_takes_nothing_costs_a_line(
     states_of(TINY, splits)
     for path in pieces()[:3]:
         path.unlink()
-    monkeypatch.setattr("ablation.classifier.tensor_files.save_file", refuse)
+    monkeypatch.setattr("ablation.classifier.tensor_files.write_safetensors", refuse)
     monkeypatch.setattr(os, "utime", refuse)
     _, prefix = assert_right(TINY, splits)
     assert prefix.cost.n_found > 0

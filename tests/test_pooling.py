@@ -119,7 +119,7 @@ def test_runs_that_lack_a_fold_are_named_and_left_out(
     lost = next(r for r in records if r.config.fold == "2/3" and r.config.seed == 124)
     pooled = pool_records([record for record in records if record is not lost])
     assert len(pooled) == 3
-    assert "lacks folds 2 of 3" in caplog.text
+    assert "lacks fold 2 of 3" in caplog.text
     assert "--seed 124" in caplog.text
 
 

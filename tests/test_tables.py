@@ -13,6 +13,7 @@ from ablation.config.identity import identify
 from ablation.config.kept_tables import format_table, keep_table, known_tables
 from ablation.config.options import OPTIONS, ExperimentConfig
 from ablation.config.rows import ROWS, SOURCE
+from ablation.config.runs import Run
 from ablation.config.table_files import fixed_because, read_table
 from ablation.config.tables import Comparison, Published, Row, Table, differing, parse_rows
 from ablation.config.variations import UNNAMED, count_rows, read_changes, vary
@@ -164,7 +165,7 @@ def test_files_that_are_not_there(tmp_path: Path, capsys: pytest.CaptureFixture)
     (tmp_path / "large.toml").write_bytes(b"#" * (2**20 + 1))
     for path, words in {
         tmp_path / "none.toml": "no such file",
-        tmp_path: "no such file",
+        tmp_path: "not a file",
         tmp_path / "large.toml": "more than 1,048,576 bytes",
         "x\0y": "null byte",
         "x" * 5000: "name is too long",
@@ -296,10 +297,14 @@ def test_bases_that_are_changes_of_each_other_are_one_row() -> None:
 @pytest.mark.parametrize(
     ("flags", "fragments"),
     [
-        (["--vary", "learning_rat=1"], ["learning_rat=1: no such option"]),
+        (
+            ["--vary", "learning_rat=1"],
+            ['learning_rat: no such option; did you mean "learning_rate"?'],
+        ),
         (["--vary", "learning_rate=0"], ["--learning_rate 0.0: not a number above"]),
         (["--vary", "learning_rate="], ["--learning_rate"]),
-        (["--vary", "learning_rate"], ["--learning_rate on"]),
+        (["--vary", "learning_rate"], ["without values; give learning_rate=VALUE,VALUE"]),
+        (["--vary", "x" * 9], ["no such option; --help has all"]),
         (["--vary", "no_padding=maybe"], ['--no_padding "maybe": give on or off']),
         (["--vary", "no_padding"], ["row no_padding=on: --no_padding with --batch_size 8"]),
         (["--vary", "seed=1,2"], ["--seeds"]),
@@ -410,3 +415,67 @@ def test_a_table_that_another_contains_is_left_out(tmp_path: Path) -> None:
     for table in tables:
         keep_table(table, tmp_path)
     assert known_tables(tmp_path, SOURCE) == [SOURCE, tables[1]]
+
+
+# ---------------------------------------------------------------- one folder, several tables
+
+
+def test_names_that_are_cut_stay_different() -> None:
+    words = ["trainable_layers=last_two_blocks", "trainable_token_pos=first", "average_embeddings"]
+    changes, problems = read_changes([*words, "learning_rate=1e-4,2e-4,3e-4,4e-4"])
+    assert problems == []
+    table, _ = vary([UNNAMED], {"disable_causal_mask": True}, changes, crosses=True)
+    assert len(table.rows) == 2 * 2 * 2 * 5 == len({str(row.config) for row in table.rows.values()})
+    for question, (_, second) in table.comparisons:
+        assert f"learning_rate {table.rows[second].config.learning_rate}" in question or (
+            "learning_rate" not in question
+        )
+
+
+def two_rows(title: str, learning_rate: float, question: str = "b?") -> Table:
+    row = Row("b", question, {"learning_rate": learning_rate})
+    rows = {"a": Row("a", "", {}), "b": row}
+    return Table(title, rows, (Comparison(question, ("a", "b")),))
+
+
+def test_a_table_that_was_changed_replaces_its_earlier_version(tmp_path: Path) -> None:
+    for question in ("first?", "second?", "third?"):
+        keep_table(two_rows("mine", 1e-3, question), tmp_path)
+    changed = two_rows("mine", 1e-4)
+    keep_table(changed, tmp_path)
+    assert known_tables(tmp_path, SOURCE) == [SOURCE, changed]
+
+
+def test_a_table_with_names_of_its_own_stays_beside_a_larger_one(tmp_path: Path) -> None:
+    mine = two_rows("mine", 1e-3)
+    keep_table(mine, tmp_path)
+    changes, _ = read_changes(["learning_rate=1e-3,1e-4"])
+    keep_table(vary([UNNAMED], {}, changes, crosses=False)[0], tmp_path)
+    assert mine in known_tables(tmp_path, SOURCE)
+
+
+def test_variations_of_other_bases_do_not_replace_each_other(tmp_path: Path) -> None:
+    changes, _ = read_changes(["batch_size=4"])
+    for beside in ({}, {"weights": "random"}):
+        keep_table(vary([ROWS[1]], beside, changes, crosses=False)[0], tmp_path)
+    assert len(known_tables(tmp_path, SOURCE)) == 3
+
+
+def test_rows_that_were_run_for_another_table_are_reported_when_asked_for(
+    capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    flags = [*DEMO, "--num_seeds", "2", "--output_dir", str(tmp_path)]
+    assert main(["--vary", "trainable_token_pos=first", *flags]) == 0
+    capsys.readouterr()
+    assert main(["--rows", "1,2", *flags, "--fail_unless", "row 1 > row 2"]) in (0, 1, 3)
+    printed = capsys.readouterr()
+    assert "is done already" in printed.err
+    assert "Variants: the rows with --demo" in printed.out
+    assert "row 1 > row 2: " in printed.out
+    assert "no complete runs" not in printed.out
+
+
+def test_the_name_of_a_folder_is_short_whatever_the_row_is_called() -> None:
+    name = "é😀" * 40
+    run = Run(ExperimentConfig(), {}, Table("x", {name: Row(name, "", {})}, ()))
+    assert len(run.name) < 120

@@ -295,6 +295,13 @@ def test_a_missing_package_is_wrong_usage(
         assert not Path("runs").exists()
 
 
+@pytest.mark.parametrize("name", ["tensorboardx", "no_package.tensorboard"])
+def test_what_is_no_tracker_need_not_be_installed(name: str, capsys: pytest.CaptureFixture) -> None:
+    assert main([*RUN, "--track", name]) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if name in line)
+    assert f'"{name}": no such choice; did you mean "tensorboard"?' in line
+
+
 def test_flags_settings_and_requirements_name_the_same_trackers() -> None:
     names = set(ACTIONS["track"].values.names)
     assert names == TRACKERS.keys() == SETTINGS.keys()

@@ -2,17 +2,23 @@
 
 A file's metadata has a ``header`` of JSON, in it the ``version`` of this format, and a ``sha256``
 of the header and of all tensors.
+
+Source: the format of safetensors (https://huggingface.co/docs/safetensors). Files are written
+here because the package's ``save_file`` needs all tensors at once, and writes to a file of a name
+that it makes up, which a killed process leaves behind.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+import struct
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ablation.system.errors import CheckpointError
@@ -20,6 +26,10 @@ from ablation.system.files import parse_json, replacing
 from gpt_model import GPTModel
 
 VERSION = 2  # the first had neither a version nor a checksum
+DTYPES = {  # as safetensors names them
+    **{torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"},
+    **{torch.int64: "I64", torch.int32: "I32", torch.uint8: "U8", torch.bool: "BOOL"},
+}
 
 
 def trained_tensors(model: GPTModel) -> dict[str, Tensor]:
@@ -37,14 +47,44 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
-            on_cpu = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+            on_cpu = {name: tensor.cpu() for name, tensor in tensors.items()}
             text = json.dumps({"version": VERSION, **header})
             checksum = checksum_tensors(text, on_cpu)
-            save_file(on_cpu, temporary, {"format": "pt", "header": text, "sha256": checksum})
-    except (OSError, SafetensorError) as error:
+            ordered = sorted(on_cpu.items(), key=lambda item: -item[1].itemsize)  # all are aligned
+            write_safetensors(temporary, lambda: ordered, {"header": text, "sha256": checksum})
+    except OSError as error:
         raise CheckpointError(
             f"{path} cannot be written ({error}). Make room, or choose another --output_dir."
         ) from error
+
+
+def write_safetensors(
+    path: Path,
+    give: Callable[[], Iterable[tuple[str, Tensor]]],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write a safetensors file, tensor by tensor.
+
+    Args:
+        give: names and tensors; called twice, for shapes and for numbers.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    end = 0
+    for name, tensor in give():
+        start, end = end, end + tensor.itemsize * math.prod(tensor.shape)
+        dtype = DTYPES[tensor.dtype]
+        header[name] = {"dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)  # numbers start at a multiple of their size
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(encoded)) + encoded)
+        for _, tensor in give():
+            file.write(_bytes_of(tensor.detach().cpu()))
+
+
+def _bytes_of(tensor: Tensor) -> np.ndarray:
+    """The bytes (n,) of a tensor on the CPU, which NumPy has for every dtype."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -73,7 +113,7 @@ def checksum_tensors(header: str, tensors: Mapping[str, Tensor]) -> str:
     checksum = hashlib.sha256(header.encode())
     for name, tensor in sorted(tensors.items()):
         checksum.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        checksum.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        checksum.update(_bytes_of(tensor))
     return checksum.hexdigest()
 
 

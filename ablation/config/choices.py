@@ -39,7 +39,7 @@ class Choice:
 def choose_rows(asked: Given, given: Given, n_seeds: int) -> tuple[Choice, list[str]]:
     """What --table, --rows, --vary and --cross ask for, and their problems."""
     table, problems = SOURCE, []
-    if "table" in asked:
+    if asked.get("table"):  # an empty name was said to be one
         try:
             table = read_table(Path(asked["table"]))
         except ConfigError as error:
@@ -66,7 +66,7 @@ def choose_rows(asked: Given, given: Given, n_seeds: int) -> tuple[Choice, list[
     problems += vary_problems
     table, purpose = vary(bases, choosing, changes, "cross" in asked)
     problems += unused_problems(table, changes)
-    if not problems and len(table.rows) == len(bases):
+    if changes and not problems and len(table.rows) == len(bases):
         problems.append("--vary: all values are those of the base already; give others")
     beside = {name: value for name, value in given.items() if name not in choosing}
     return Choice(table, list(table.rows), beside, purpose, {}), problems

@@ -84,9 +84,10 @@ def parse_command_line(argv: Sequence[str]) -> Request:
     is_sweep = len(choice.names) > 1 or not asked.keys().isdisjoint(SWEEPING)
     runs, run_problems = make_runs(choice, seeds, asked)
     problems += row_problems + seed_problems + run_problems
+    if ACTIONS["track"].values.allows(asked.get("track")):
+        problems += rules.tracker_problems(asked["track"])
     problems += [
         *cluster_problems(asked, given),
-        *rules.tracker_problems(asked.get("track")),
         *_conflicts(asked, given),
         *_export_problems(asked, output_dir, runs, is_sweep),
     ]

@@ -1,6 +1,5 @@
 """Tables as they are written: for people to change, and beside the runs that they were made for."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -8,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ablation.config.identity import identify_experiment
+from ablation.config.identity import checksum_json, identify_experiment
 from ablation.config.rows import SOURCE
 from ablation.config.table_files import read_table
 from ablation.config.tables import Table
@@ -19,12 +18,13 @@ TABLES = "tables"  # the folder of those that were run
 
 
 def keep_table(table: Table, output_dir: Path) -> None:
-    """Write a table where the report on a folder finds it. Raises ``OSError``."""
-    text = format_table(table).encode()
+    """Write a table where the report on a folder finds it, in place of an earlier version: one of
+    the same title and source. Raises ``OSError``."""
     folder = output_dir / TABLES
     folder.mkdir(parents=True, exist_ok=True)
     words = re.sub(r"[^a-z0-9]+", "-", table.title.casefold()).strip("-")[:40].rstrip("-")
-    write_atomically(folder / f"{words}_{hashlib.sha256(text).hexdigest()[:10]}.toml", text)
+    name = f"{words}_{checksum_json([table.title, table.source])[:10]}.toml"
+    write_atomically(folder / name, format_table(table).encode())
 
 
 def known_tables(output_dir: Path, asked: Table) -> list[Table]:
@@ -47,11 +47,13 @@ def known_tables(output_dir: Path, asked: Table) -> list[Table]:
     ]
 
 
-def _contents(table: Table) -> frozenset[tuple[str, ...]]:
-    """What a table runs and compares, whatever it calls them."""
-    keys = {name: identify_experiment(row.config) for name, row in table.rows.items()}
-    pairs = (tuple(keys[name] for name in rows) for _, rows in table.comparisons)
-    return frozenset([*((key,) for key in keys.values()), *pairs])
+def _contents(table: Table) -> frozenset[tuple[Any, ...]]:
+    """What a table says: its rows and comparisons."""
+    rows = (
+        (name, row.question, identify_experiment(row.config), row.published)
+        for name, row in table.rows.items()
+    )
+    return frozenset([*rows, *table.comparisons])
 
 
 def format_table(table: Table) -> str:

@@ -23,7 +23,7 @@ def list_rows(table: Table, output_dir: Path) -> str:
     here, measured = _read_minutes(table, output_dir), _read_minutes(table, RESULTS)
     width = max(3, *(len(str(name)) for name in table.rows))
     lines = [
-        "Published: accuracies in %, and minutes on one A100. Here: minutes of the runs",
+        "Published: accuracies in %, minutes on its machine. Here: minutes of the runs",
         f"in {shorten(printable(str(output_dir)), 35)}; in brackets, of those in results/.",
         "",
         f"{'row':<{width}}  {'question':<31} train    val   test  minutes  here",

@@ -154,10 +154,10 @@ def column_problems(columns: Mapping[str, str], header: str) -> Iterator[str]:
         )
 
 
-def tracker_problems(name: str | None) -> Iterator[str]:
+def tracker_problems(name: str) -> Iterator[str]:
     """A sentence if the package of a tracker is not installed."""
-    found = importlib.util.find_spec(name) if name else None
-    if name and not (found and found.origin):  # a folder of that name is no package
+    found = importlib.util.find_spec(name)
+    if not (found and found.origin):  # a folder of that name is no package
         yield (
             f"--track {name}: the package {name} is not installed; python -m pip install {name}, "
             "or leave it out"

@@ -61,7 +61,7 @@ class Run:
         ]
         start, end = [], f"seed-{self.config.seed}_{identify(self.config)}"
         if row:
-            number = f"{row.name:02d}" if isinstance(row.name, int) else _safe(row.name)
+            number = f"{row.name:02d}" if isinstance(row.name, int) else _safe(row.name)[:60]
             start = [f"row-{number}"]
         kept = list(words)
         while kept and len("_".join([*start, *kept, end])) > MAX_NAME_LENGTH:

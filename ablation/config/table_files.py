@@ -42,7 +42,8 @@ def read_table(path: Path) -> Table:
         if fault := path_fault(path):
             raise ConfigError([f'--table "{shorten(path, 60)}": {fault}'])
         if not path.is_file():
-            raise ConfigError([f'--table "{path}": no such file; give a TOML file'])
+            reason = "not a file" if path.exists() else "no such file"
+            raise ConfigError([f'--table "{path}": {reason}; give a TOML file'])
         if path.stat().st_size > MAX_BYTES:
             raise ConfigError([f"--table {path}: more than {MAX_BYTES:,} bytes; no table has them"])
         text = path.read_bytes().decode("utf-8-sig")
@@ -62,6 +63,13 @@ def read_table(path: Path) -> Table:
     if reader.problems:
         raise ConfigError([f"--table {path}: {problem}" for problem in reader.problems])
     return table
+
+
+def unknown_option(name: str) -> str:
+    """What is wrong with a name that no option has, and the one that may be meant."""
+    nearest = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.5)
+    hint = f'; did you mean "{nearest[0]}"?' if nearest else "; --help has all"
+    return f"{shorten(name)}: no such option{hint}"
 
 
 def fixed_because(option: Option) -> str | None:
@@ -148,9 +156,7 @@ class _Reader:
         for name, value in self._mapping(place, content).items():
             option = OPTIONS.get(name)
             if option is None:
-                nearest = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.5)
-                hint = f'; did you mean "{nearest[0]}"?' if nearest else ""
-                self.problems.append(f"{place}: {shorten(name)}: no such option{hint}")
+                self.problems.append(f"{place}: {unknown_option(name)}")
             elif not option.tags.isdisjoint(("circumstance", "repeat")):
                 self.problems.append(f"{place}: {name}: {fixed_because(option)}")
             elif (option.values is None) != isinstance(value, bool) or isinstance(

@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ablation.config.commands import format_flags
 from ablation.config.flag_types import Option
 from ablation.config.identity import chosen_options, identify_experiment
 from ablation.config.options import OPTIONS, tagged
-from ablation.config.table_files import MAX_NAME, fixed_because
+from ablation.config.table_files import MAX_NAME, fixed_because, unknown_option
 from ablation.config.tables import Comparison, Name, Published, Row, Table, configure, differing
 from ablation.system.errors import shorten
 
@@ -28,8 +29,12 @@ def read_changes(texts: Sequence[str]) -> tuple[dict[str, list[Any]], list[str]]
     for text in texts:
         name, _, values = text.lstrip("-").partition("=")
         place, option = f"--vary {shorten(text)}", OPTIONS.get(name.strip())
+        if not text:  # which was said
+            continue
         if option is None:
-            problems.append(f"{place}: no such option; give OPTION=VALUE,VALUE as --help has them")
+            problems.append(f"--vary: {unknown_option(name.strip())}")
+        elif option.values is not None and "=" not in text:
+            problems.append(f"{place}: without values; give {option.name}=VALUE,VALUE")
         elif reason := fixed_because(option):
             problems.append(f"{place}: {reason}")
         elif option.name in changes:
@@ -120,7 +125,10 @@ def vary(
     if bases != [UNNAMED]:
         title += f", from {', '.join(map(str, names))}"
     comparisons = tuple(Comparison(question, pair) for pair, question in pairs.items())
-    return Table(title, rows, comparisons), purpose
+    # By this, and its title, a table is known from one command to the next.
+    values = " ".join(f"{n}={','.join(map(_shown, some))}" for n, some in changes.items())
+    source = f"--vary {values} {format_flags(given)}".rstrip()
+    return Table(title, rows, comparisons, source), purpose
 
 
 def _single(changes: Changes) -> Iterator[dict[str, Any]]:
@@ -141,8 +149,8 @@ def _name(base: Row, change: Mapping[str, Any], rows: Mapping[Name, Row]) -> str
     if base != UNNAMED:
         name = f"{base.name}:{name}"
     name = name[:MAX_NAME]
-    n = sum(str(other).startswith(name) for other in rows)
-    return f"{name[: MAX_NAME - 6]}~{n + 1}" if name in rows else name
+    numbered = (f"{name[: MAX_NAME - 6]}~{number}" for number in itertools.count(2))
+    return next(free for free in itertools.chain([name], numbered) if free not in rows)
 
 
 def _shown(value: Any) -> str:

@@ -2,7 +2,7 @@
 which value one would choose, and what it would take to say more."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +100,19 @@ def _choose(section: Section, group: Group, runs: dict[Any, Runs]) -> dict[str, 
 
 
 def _validation(part: Configuration) -> Validation:
-    losses = {record.config.seed: record.result["history"]["losses"] for record in part.records}
+    histories = {record.config.seed: record.result["history"] for record in part.records}
     return Validation(
         {record.config.seed: record.accuracy("validation").correct for record in part.records},
-        {seed: found[-1]["validation"] if found else math.nan for seed, found in losses.items()},
+        {seed: _last_loss(history) for seed, history in histories.items()},
     )
+
+
+def _last_loss(history: Mapping[str, Any]) -> float:
+    """The last validation loss of the weights that were evaluated: of the epoch that was kept, if
+    one was."""
+    if epoch := history.get("kept_epoch"):
+        return history["validations"][epoch - 1]["loss"]
+    return history["losses"][-1]["validation"] if history["losses"] else math.nan
 
 
 # ---------------------------------------------------------------- what it would take

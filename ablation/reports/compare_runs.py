@@ -26,7 +26,7 @@ def compare_runs(a: str, b: str, output_dir: Path, known: Sequence[Table] = (SOU
     each set of flags beside it. Raises ``RecordError`` if there is no such record or no common
     seed, a record is damaged or failed, or the two do not compare.
     """
-    names = {str(name): name for table in known for name in table.rows}
+    names = {str(name): name for table in reversed(known) for name in table.rows}
     runs = {word: _read_run(word, output_dir, names) for word in (a, b) if word not in names}
     if {a, b} <= {*runs}:
         return _describe(runs[a], runs[b])

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch.nn.functional import one_hot
 
+from ablation.config.commands import format_command
 from ablation.config.identity import identify
 from ablation.config.options import read_fold
 from ablation.finetuning.metrics import measure_classes
@@ -39,12 +40,16 @@ def pool_records(records: Sequence[Record]) -> list[Record]:
         n_folds = read_fold(group[0].config.fold)[1]
         if missing := {*range(1, n_folds + 1)} - {*by_fold}:
             logger.warning(
-                "Left out until they are run: %s lacks folds %s of %d",
-                *(group[0].result["command"], ", ".join(map(str, sorted(missing))), n_folds),
+                "Left out until it is whole: %s lacks %s of %d",
+                *(_describe(group[0]), ", ".join(f"fold {i}" for i in sorted(missing)), n_folds),
             )
             continue
         pooled.append(_pool([by_fold[number] for number in sorted(by_fold)]))
     return pooled
+
+
+def _describe(record: Record) -> str:
+    return format_command(replace(record.config, fold=None))
 
 
 def _pool(records: Sequence[Record]) -> Record:

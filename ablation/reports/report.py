@@ -64,13 +64,18 @@ class Report(NamedTuple):
 
 
 def write_report(
-    output_dir: Path, data_dir: Path, offline: bool = False, tables: Sequence[Table] = (SOURCE,)
+    output_dir: Path,
+    data_dir: Path,
+    offline: bool = False,
+    tables: Sequence[Table] = (SOURCE,),
+    asked: tuple[Table, dict[str, Any]] | None = None,
 ) -> Report:
     """Write ``report.md`` and ``report.html`` on all records of a folder, by the rows of tables.
 
     Args:
         data_dir: of the messages, which the baseline and the audit read.
         offline: they are not downloaded to it.
+        asked: as for :func:`group_records`.
 
     Raises:
         RecordError: there are no records, they do not belong together, or the report cannot be
@@ -92,7 +97,7 @@ def write_report(
         raise RecordError(f"--output_dir {output_dir} holds no record that fits its data.")
     complete = pool_records([record for record in records if record.is_complete])
     require_same_texts(complete)
-    sections, others = group_records(complete, tables)
+    sections, others = group_records(complete, tables, asked)
     drawn: list[Picture] = []
     values = _page_values(records, sections, others, tested, drawn)
     try:

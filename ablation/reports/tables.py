@@ -118,16 +118,23 @@ class Section:
 
 
 def group_records(
-    records: Sequence[Record], tables: Sequence[Table] = (SOURCE,)
+    records: Sequence[Record],
+    tables: Sequence[Table] = (SOURCE,),
+    asked: tuple[Table, dict[str, Any]] | None = None,
 ) -> tuple[list[Section], list[Configuration]]:
     """Complete records by section and row of some tables, and those that belong to no section by
     their flags. Of several tables, those are left out that nothing was run of; and of the first,
-    which nobody need have asked for, what was run for others only."""
+    which nobody need have asked for, variants that were run for others only.
+
+    Args:
+        asked: a table, and the flags beside its rows, that are not left out.
+    """
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in sorted(records, key=lambda record: record.config.seed):
         groups[identify_experiment(record.config)].append(record)
-    asked = [{}, *(record.result["overrides"] or {} for record in records)]
-    different = {json.dumps(overrides, sort_keys=True): overrides for overrides in asked}
+    beside = [{}, *(record.result["overrides"] or {} for record in records)]
+    beside += [asked[1]] if asked else []
+    different = {json.dumps(overrides, sort_keys=True): overrides for overrides in beside}
     sections, placed = [], set()
     for table, overrides in itertools.product(tables, different.values()):
         configurations, same = {}, {}
@@ -144,8 +151,8 @@ def group_records(
         # Flags that contradict no row make no variants.
         is_variant = any(table.row_of(record.config) is None for record in shown)
         titles = {record.result.get("table", SOURCE.title) for record in shown}
-        is_asked = table.title in titles if table is tables[0] else bool(shown)
-        if is_variant and is_asked if overrides else is_asked or len(tables) == 1:
+        is_asked = table is not tables[0] or table.title in titles or asked == (table, overrides)
+        if is_variant and is_asked if overrides else shown or len(tables) == 1:
             sections.append(Section(table, overrides, configurations, same))
             placed |= {identify_experiment(record.config) for record in shown}
     others = [

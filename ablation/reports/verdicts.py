@@ -15,6 +15,7 @@ from ablation.reports.findings import (
     format_p,
 )
 from ablation.reports.tables import Configuration, Section
+from ablation.system.output import count
 
 STATUS = {"contradicted": 1, "undecided": 3, "supported": 0}  # of the exit; the worst first
 
@@ -90,7 +91,7 @@ def _judge(expectation: Expectation, finding: Finding, place: str) -> tuple[str,
     reason = (
         f"{place}Row {finding.rows[1]} minus row {finding.rows[0]}: {difference.points:+.2f} "
         f"points, 95 % interval {format_interval(difference)}, {seeds}; p "
-        f"{format_p(difference.p)}, corrected for {finding.n_findings} comparisons "
+        f"{format_p(difference.p)}, corrected for {count(finding.n_findings, 'comparison')} "
         f"{format_p(finding.corrected_p)}."
     )
     if not shown:

@@ -24,9 +24,9 @@ from ablation.sweeps.tracking import tracked
 from ablation.sweeps.variants import compare_with_published, describe_run
 from ablation.system import parallel
 from ablation.system.errors import DataError, ExperimentError, RecordError, describe_error, logger
-from ablation.system.files import checksum_file
+from ablation.system.files import checksum_file, clear_leftovers
 from ablation.system.machine import choose_device, describe_machine
-from ablation.system.output import print_lines, printable
+from ablation.system.output import count, print_lines, printable
 from ablation.system.version import read_commit
 from data_utils import Corpus
 
@@ -87,6 +87,7 @@ def record_complete(output_dir: Path, run: Run, result: ExperimentResult, corpus
     write_split(output_dir, corpus, run.config, data["split_sha256"])
     if not result.not_kept:
         (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
+        clear_leftovers(folder / CHECKPOINT_NAME, seconds=0)
     log_comparison(run, result.accuracy.test)
     return folder
 
@@ -161,21 +162,25 @@ def run_sweep(
         RecordError: a record cannot be written, or :func:`require_one_table` says why not.
         Interrupted: the process was asked to stop.
     """
-    failed, shared, texts, clock = [], None, None, Clock([0.0] * len(runs))
+    failed, shared, texts, clock = [], None, None, Clock({})
     output = replace(output or OutputOptions(), resume=True)
     for number, run in enumerate(runs, start=1):
         place = f"Run {number} of {len(runs)}: {describe_run(run)}"
         # Looked up when it is due: another sweep may have done it meanwhile.
         if find_done(run, output_dir, output):
             logger.info("%s is done already", place)
-            clock.skip()
+            clock.skip(run.name)
             continue
         if not shared or texts != corpus_of(run.config):
             texts, shared = corpus_of(run.config), None  # before there is another
             configs = [other.config for other in runs]
             shared = SharedWork([config for config in configs if corpus_of(config) == texts])
             known = require_one_table(output_dir, shared.corpus, runs)
-            clock = Clock(estimate_time(runs[number - 1 :], known, shared.corpus).seconds)
+            left = [
+                other for other in runs[number - 1 :] if not find_done(other, output_dir, output)
+            ]
+            seconds = estimate_time(left, known, shared.corpus).seconds
+            clock = Clock({other.name: s for other, s in zip(left, seconds, strict=True)})
         logger.info("%s (about %s left)", place, clock.left)
         started = time.perf_counter()
         print_lines(f"{describe_run(run)}:")
@@ -186,7 +191,7 @@ def run_sweep(
         except Exception as error:  # whatever it is, the other runs go on
             logger.error("Failed: %s", describe_error(error))
             failed.append(run)
-        clock.end_run(time.perf_counter() - started)
+        clock.end_run(run.name, time.perf_counter() - started)
         gc.collect()  # nothing of one run may take memory from the next
     return failed
 
@@ -226,10 +231,12 @@ def describe_plan(runs: Sequence[Run], output_dir: Path, output: OutputOptions) 
     lines = []
     for run, done in zip(runs, is_done, strict=True):
         row = run.table.row_of(run.config)
-        asks = f"  # row {row.name}: {row.question}" if row else ""
+        asks = f"  # row {row.name}: {row.question}".rstrip(": ") if row else ""
         state = "done" if done else "to do"
         lines.append(printable(f"{state:<5}  {format_command(run.config)}{asks}"))
-    summary = f"{len(runs)} runs, {sum(is_done)} of them done, in {printable(str(output_dir))}"
+    summary = (
+        f"{count(len(runs), 'run')}, {sum(is_done)} of them done, in {printable(str(output_dir))}"
+    )
     to_do = [run for run, done in zip(runs, is_done, strict=True) if not done]
     config = runs[0].config
     try:

@@ -1,7 +1,7 @@
 """How long runs take: beside each other, on this machine, and what is left of a sweep."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -17,6 +17,7 @@ from ablation.finetuning.frozen_features import TOKENS_PER_BATCH
 from ablation.finetuning.shared_work import prefix_key, sharing_order
 from ablation.sweeps.records import Record
 from ablation.system.machine import choose_device, describe_machine
+from ablation.system.output import count
 from data_utils import Corpus, Splits
 
 # A machine that is only there to compare runs on; figures of a real one scale what it would take.
@@ -110,7 +111,7 @@ def estimate_time(
     for config, one in zip(configs, nominal, strict=True):
         same = took.get(identify_experiment(config))
         seconds.append(min(median(same), factor * one) if same else factor * one)
-    return TimeLeft(seconds, f"from {len(here)} runs that are recorded here")
+    return TimeLeft(seconds, f"from {count(len(here), 'recorded run')}")
 
 
 def describe_seconds(seconds: float) -> str:
@@ -167,23 +168,23 @@ class Clock:
     """Follows a sweep, and says how much of it is left.
 
     Args:
-        seconds: what its runs are expected to take, in their order.
+        seconds: what its runs are expected to take, by their names.
     """
 
-    def __init__(self, seconds: Sequence[float]) -> None:
-        self._waiting, self._expected, self._spent = list(seconds), 0.0, 0.0
+    def __init__(self, seconds: Mapping[str, float]) -> None:
+        self._waiting, self._expected, self._spent = dict(seconds), 0.0, 0.0
 
-    def skip(self) -> None:
-        """The next run was done already."""
-        self._waiting.pop(0)
+    def skip(self, name: str) -> None:
+        """A run was done already."""
+        self._waiting.pop(name, None)
 
-    def end_run(self, seconds: float) -> None:
-        """The next run took so long."""
-        self._expected += self._waiting.pop(0)
+    def end_run(self, name: str, seconds: float) -> None:
+        """A run took so long."""
+        self._expected += self._waiting.pop(name)
         self._spent += seconds
 
     @property
     def left(self) -> str:
         """About how long the rest takes, by how long the runs before took."""
         factor = self._spent / self._expected if self._expected else 1.0
-        return describe_seconds(factor * sum(self._waiting))
+        return describe_seconds(factor * sum(self._waiting.values()))

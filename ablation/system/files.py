@@ -16,7 +16,7 @@ from typing import Any
 
 from ablation.system.errors import shorten
 
-LEFT_OVER_SECONDS = 86_400  # no file takes that long to write
+LEFT_OVER_SECONDS = 3_600  # nobody who is writing a file pauses that long
 ROOM = os.path.join("x" * 120, "x" * 80)  # no path below a folder that is written to is longer
 FAULTS = {
     errno.ENAMETOOLONG: "the name is too long; give a shorter one",
@@ -48,11 +48,7 @@ def path_problem(name: str, path: str | Path, below: str = "") -> str | None:
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path``. What is written there gets that name when it is complete,
     so that no half-written file ever has it, even if the machine stops."""
-    # Anything this old was left by a killed process.
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > LEFT_OVER_SECONDS:
-                leftover.unlink()
+    clear_leftovers(path)
     # Not named by process number: two containers have the same ones, and may share a folder.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -65,6 +61,15 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def clear_leftovers(path: Path, seconds: float = LEFT_OVER_SECONDS) -> None:
+    """Delete what killed processes left of ``path``: what has not changed for so long. Whoever is
+    writing that still fails with ``OSError``."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime >= seconds:
+                leftover.unlink()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -49,6 +49,11 @@ def printable(text: str) -> str:
     )
 
 
+def count(n: int, what: str) -> str:
+    """How many there are of something: 1 run, 2 runs."""
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
 def disarm(cell: str) -> str:
     """A cell of a CSV file, with an apostrophe before it if a spreadsheet would compute it.
 
