@@ -290,6 +290,11 @@ def test_what_fails_in_some_fold_fails_in_the_first(
             in (problems[0])
         )
         load(path, fold="1/3")
+    if n_rare == 4 and "group_column" in options:
+        assert (
+            'give each of 2 parts texts of the class "b", which is in 1 groups outside a'
+            in (problems[0])
+        )
 
 
 # ---------------------------------------------------------------- several columns

@@ -46,7 +46,8 @@ def split_texts(files: Tables, config: ExperimentConfig, class_names: Sequence[s
     def take(rows: pd.DataFrame) -> Tables:
         if not (grouped and taken):
             return _take(rows, taken, config)
-        numbers = _divide(rows, [*taken.values(), 1 - sum(taken.values())], config, class_names)
+        sizes = [*taken.values(), 1 - sum(taken.values())]
+        numbers = _divide(rows, sizes, config, class_names, " outside a fold" * bool(config.fold))
         return {part: rows[numbers == i] for i, part in enumerate([*taken, "train"])}
 
     for rest in rests:
@@ -101,9 +102,10 @@ def _divide(
     shares: Sequence[float],
     config: ExperimentConfig,
     class_names: Sequence[str],
+    where: str = "",
 ) -> np.ndarray:
-    """The number of the part of each text, as :func:`assign_groups` has it. Raises ``DataError``
-    if not every part gets every class."""
+    """The number of the part of each text, as :func:`assign_groups` has it; ``where`` says which
+    texts. Raises ``DataError`` if not every part gets every class."""
     try:
         return assign_groups(pd.factorize(rows["Group"])[0], rows["Label"].to_numpy(), shares)
     except ValueError as error:
@@ -111,8 +113,8 @@ def _divide(
         raise DataError(
             f'{config.dataset}: with --group_column "{config.group_column}", no way was found to '
             f'give each of {len(shares)} parts texts of the class "{class_names[label][:60]}", '
-            f"which is in {n_groups:,} groups. Add texts of other groups, or leave out the class "
-            "(--min_texts_per_class) or --group_column."
+            f"which is in {n_groups:,} groups{where}. Add texts of other groups, or leave out the "
+            "class (--min_texts_per_class) or --group_column."
         ) from error
 
 
