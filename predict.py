@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ablation.config.flag_types import Number, Text, one_of, option, options_of, read_flags
 from ablation.config.flags import add_flags
-from ablation.config.options import COLUMNS, OPTIONS, split_columns, tagged
+from ablation.config.options import COLUMN, COLUMNS, OPTIONS, split_columns, tagged
 from ablation.config.rules import column_problems, encoding_problems
 from ablation.config.runs import CONFIG_NAME
 from ablation.data.separated_values import TextFormat
@@ -115,7 +115,7 @@ class Flags:
     """name of its text column, or its number from 1, for files whose first line has no names (if
     it has, add --header yes); several columns are one text, a line break between them. By default,
     those that the model was trained on"""
-    label_column: str | None = option(None, Text("NAME"))
+    label_column: str | None = option(None, COLUMN)
     """name of the column of true classes, or its number: print how well they are told apart, in
     place of the predictions; with --format, print both, and the figures on standard error"""
     format: str = option("text", one_of(*FORMATS))

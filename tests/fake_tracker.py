@@ -13,10 +13,12 @@ from pathlib import Path
 WHERE, _, HOW = os.environ.get("FAKE_FAULT", "").partition(" ")
 FAULTS = {
     "raise": lambda: 1 / 0,
+    "quote": lambda: sys.exit("x" * 300),
     "exit": lambda: sys.exit("I leave"),
     "interrupt": lambda: signal.raise_signal(signal.SIGINT),
     "die": lambda: os._exit(3),
     "crash": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "sleep": lambda: time.sleep(1000),
     "hang": lambda: time.sleep(1000),
 }
 print("a tracker speaks", flush=True)

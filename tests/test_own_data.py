@@ -190,6 +190,10 @@ def test_labels_lose_their_spaces_and_alike_ones_are_named(
     corpus = load(write(tmp_path / "a.csv", rows * 3))
     assert corpus.class_names == ("VeryBad", "ham", "very bad")
     assert '"very bad" and "VeryBad" differ only in case or spaces' in caplog.text
+    rows = [("1", "a"), ("01", "b"), ("1.0", "c"), ("-1", "d"), ("1.5", "e"), ("1a", "f")]
+    assert len(load(write(tmp_path / "a.csv", rows * 3)).class_names) == 6
+    assert '"1" and "01" and "1.0" differ only in case or spaces, or are one number' in caplog.text
+    assert caplog.text.count("differ only") == 2
     caplog.clear()
     load(write(tmp_path / "a.csv", FINE))
     assert "differ" not in caplog.text
@@ -354,7 +358,7 @@ def test_columns_by_number_need_no_names() -> None:
 FAULTS = {
     "empty": (b"", "is empty"),
     "blank": (b"\n\n", "is empty"),
-    "no such column": (b"label,Text\nham,a\n", 'has 0 columns "Label"; it has "label", "Text"'),
+    "no such column": (b"label,Text\nham,a\n", 'has no column "Label"; it has "label", "Text"'),
     "column twice": (b"Label,Label,Text\nham,ham,a\n", 'has 2 columns "Label"'),
     "short row": (b"Label,Text\nham,a\nham\n", "line 3: 1 fields"),
     "long row": (b"Label,Text\nham,a, b\n", "line 2: 3 fields.*needs quotes"),

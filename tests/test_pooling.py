@@ -83,6 +83,18 @@ def test_a_report_compares_over_folds(folder: Path) -> None:
     assert "McNemar" not in words
 
 
+def test_groups_are_told_once_for_each_fold(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Where runs load the texts; the report reads them again."""
+    rows = [f"{'ab'[i % 2]},text {i},g{i // 4}" for i in range(80)]
+    (tmp_path / "a.csv").write_text("\n".join(["Label,Text,who", *rows]))
+    flags = f"--dataset {tmp_path}/a.csv --group_column who --model_size tiny --weights random"
+    flags += f" --rows 1 --folds 2 --max_steps 1 --output_dir {tmp_path}/runs"
+    assert main(flags.split()) == 0
+    err = capsys.readouterr().err
+    assert err.count('20 groups of "who"') == 2
+    assert all(f'Fold {fold}/2: 20 groups of "who"' in err for fold in (1, 2))
+
+
 def test_one_seed_on_several_folds_is_a_comparison_of_configurations(folder: Path) -> None:
     records = [r for r in pool_records(read_records(folder)) if r.config.seed == 123]
     (section,) = (part for part in group_records(records)[0] if part.configurations)

@@ -80,6 +80,15 @@ def test_the_figures_of_a_file(answer: Callable, tmp_path: Path) -> None:
         assert line.split()[1] == str(kinds.count(label))
 
 
+def test_classes_without_texts_are_left_out_of_means_and_that_is_said(
+    answer: Callable, tmp_path: Path
+) -> None:
+    rows = [(f"it is {label} today, {i}", label) for i in range(9) for label in LABELS[:2]]
+    out = answer("--csv", write_rows(tmp_path / "b.csv", rows), *COLUMNS)[1]
+    for line in out.splitlines()[1:3]:
+        assert line.endswith("% (over the 2 of 3 classes with texts here)")
+
+
 def test_the_training_file_is_no_test(answer: Callable, model: tuple[Path, str]) -> None:
     status, out, err = answer("--csv", model[1], *COLUMNS)
     assert status == 0

@@ -188,8 +188,21 @@ def test_groups_of_several_files(tmp_path: Path, mails: str) -> None:
     with pytest.raises(DataError, match=r't\.csv has 1 texts of groups .* such as "p7" in line 3'):
         load(mails, group_column="who", test_dataset=test)
     write(tmp_path / "t.csv", [("money", "new")], names="Label,Text")
-    with pytest.raises(DataError, match=r't\.csv has 0 columns "who"'):
+    with pytest.raises(DataError, match=r't\.csv has no column "who".*or --group_column'):
         load(mails, group_column="who", test_dataset=test)
+
+
+@pytest.mark.parametrize("flags", ["--text_column {} 3", "--text_column '{} + 3'"])
+def test_a_number_with_zeros_is_the_same_column(flags: str, mails: str) -> None:
+    others = " --label_column {0} --group_column {1} --header yes"
+    configs = [
+        config_from_flags(
+            ["--dataset", mails, *shlex.split(flags.format(text) + others.format(*o))]
+        )
+        for text, *o in (("2", "1", "4"), ("02", "01", "004"))
+    ]
+    assert configs[0] == configs[1]
+    assert configs[0].text_column == "2 + 3"
 
 
 def test_missing_groups(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -233,11 +246,55 @@ def test_folds_with_a_file_for_validation_and_too_few_texts(mails: str, tmp_path
     parts = load(mails, fold="1/3", val_dataset=other).parts
     assert parts.validation["Text"].tolist() == ["new"]
     assert len(parts.test) == pytest.approx(len(parts.train) / 2, abs=1)
-    with pytest.raises(DataError, match="fewer than 500: too few for 500 parts"):
+    with pytest.raises(DataError, match=r"fewer than 500: too few for 500 folds.*fewer folds"):
         load(mails, fold="1/500")
-    with pytest.raises(DataError, match=r"--val_fraction 0\.49 and --fold 1/2 nothing"):
+    with pytest.raises(DataError, match=r"--val_fraction 0\.49 and 2 folds nothing"):
         load(write(tmp_path / "few.csv", [("ab"[i % 2], f"t{i}", "x") for i in range(8)]),
              fold="1/2", val_fraction=0.49)  # fmt: skip
+
+
+@pytest.mark.parametrize("n_rare", range(2, 9))
+@pytest.mark.parametrize("n_common", [10, 11])  # the fold that has more of the rare class
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fold": "2/2"},
+        {"fold": "2/2", "val_fraction": 0.4},
+        {"fold": "3/3", "val_fraction": 0.4},
+        {"fold": "2/2", "group_column": "who"},
+        {"fold": "2/2", "val_dataset": "v.csv"},
+    ],
+)
+def test_what_fails_in_some_fold_fails_in_the_first(
+    options: dict, n_common: int, n_rare: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep over folds begins with it, and so ends before its first run."""
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "v.csv", [("a", "v", "x"), ("b", "w", "y")])
+    rows = [("a", f"a{i}", f"g{i // 2}") for i in range(n_common)]
+    rows += [("b", f"b{i}", f"h{i // 2}") for i in range(n_rare)]
+    path = write(tmp_path / "a.csv", rows)
+    problems = []
+    for number in range(1, int(options["fold"][-1]) + 1):
+        try:
+            parts = load(path, **{**options, "fold": f"{number}/{options['fold'][-1]}"}).parts
+            problems.append("")
+            assert all(set(part["Label"]) == {0, 1} for part in vars(parts).values())
+        except DataError as error:
+            problems.append(str(error))
+    assert problems[0] or not any(problems)
+    if n_rare == 3 and options == {"fold": "2/2"}:
+        assert 'has 3 texts of the class "b"' in problems[0]
+        assert (
+            "choose more folds, or leave such classes out with --min_texts_per_class 4"
+            in (problems[0])
+        )
+        load(path, fold="1/3")
+    if n_rare == 4 and "group_column" in options:
+        assert (
+            'give each of 2 parts texts of the class "b", which is in 1 groups outside a'
+            in (problems[0])
+        )
 
 
 # ---------------------------------------------------------------- several columns

@@ -265,10 +265,10 @@ def test_damaged_json(line: str) -> None:
 
 
 def test_json_has_names() -> None:
-    with pytest.raises(DataError, match='has 0 columns "1"; it has "Label", "Text"'):
+    with pytest.raises(DataError, match='has no column "1"; it has "Label", "Text"'):
         rows_of(b'{"Label": "a", "Text": "b"}\n', "a.jsonl", ("1", "2"))
     assert fields_of(b'{"1": "a", "0": "b"}\n', "a.jsonl", ("0", "1")) == [["b", "a"]]
-    with pytest.raises(DataError, match='has 0 columns "Label"; it has "label", "Text"'):
+    with pytest.raises(DataError, match='has no column "Label"; it has "label", "Text"'):
         rows_of(b'{"label": "a", "Text": "b"}\n', "a.jsonl")
 
 
@@ -297,6 +297,22 @@ def test_parquet(tmp_path: Path) -> None:
         (tmp_path / "b.parquet").write_bytes(damaged)
         with pytest.raises(DataError, match=r"b\.parquet, after row 0: .*Fetch it again"):
             parquet(tmp_path / "b.parquet")
+
+
+@pytest.mark.parametrize("values", [[3.0, None, 1.0], [3, 2, 1]])
+def test_numbers_with_gaps_are_named(
+    values: list, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Pandas makes 3.0 of 3 beside one that is missing."""
+    pyarrow = pytest.importorskip("pyarrow")
+    write_table = pytest.importorskip("pyarrow.parquet").write_table
+    columns = {"Text": ["a", "b", "c"], "Label": values, "other": [0.5, 1.5, 2.5]}
+    write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    for _ in range(2):
+        parquet(tmp_path / "a.parquet")
+    notices = [record.getMessage() for record in caplog.records]
+    assert len(notices) == (None in values)
+    assert all('the column "Label" are floating-point' in notice for notice in notices)
 
 
 def test_checksums_that_parquet_has_are_checked(tmp_path: Path) -> None:

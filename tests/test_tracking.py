@@ -42,6 +42,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PYTHONPATH", str(folder))
     monkeypatch.setenv("FAKE_CALLS", str(tmp_path / "calls"))
     monkeypatch.syspath_prepend(folder)  # for the look whether they are installed
+    monkeypatch.setattr(tracking, "_hung", set())
     return tmp_path / "calls"
 
 
@@ -136,11 +137,13 @@ def test_tracking_changes_nothing_of_a_run(
         ("log raise", "ZeroDivisionError"),
         ("end raise", "ZeroDivisionError"),
         ("import exit", "SystemExit: I leave"),
-        ("log interrupt", "KeyboardInterrupt"),
-        ("start die", "its process ended with status 3"),
-        ("log crash", "its process ended with status -11"),
-        ("import hang", "it did not finish in 4 seconds"),
+        ("log interrupt", "KeyboardInterrupt. The"),
+        ("import quote", f"SystemExit: {'x' * 188}... The"),
+        ("start die", "its process ended with status 3. The"),
+        ("log crash", "its process ended by SIGSEGV. The"),
+        ("import hang", "it did not finish in 4 seconds, so this command starts it no more. The"),
         ("end hang", "it did not finish in 4 seconds"),
+        ("start sleep", "one call took longer than 1 seconds. The"),
     ],
 )
 def test_a_tracker_that_fails_is_a_line_and_costs_no_run(
@@ -153,15 +156,45 @@ def test_a_tracker_that_fails_is_a_line_and_costs_no_run(
 ) -> None:
     monkeypatch.setenv("FAKE_FAULT", fault)
     monkeypatch.setattr(tracking, "ENDING_SECONDS", 4 if "hang" in fault else 60)
+    if "sleep" in fault:
+        monkeypatch.setattr(tracking, "CALL_SECONDS", 1)
+        limited = "serve.__globals__['CALL_SECONDS'] = 1; serve()"
+        monkeypatch.setattr(tracking, "CHILD", tracking.CHILD.replace("serve()", limited))
     kind = "mlflow" if "log" in fault else "wandb"
     record = tracked_run(tmp_path, "--track", kind)
     captured = capfd.readouterr()
     (line,) = (line for line in captured.err.splitlines() if "--track" in line)
     assert line.startswith(f"--track {kind}: {words}")
-    assert line.endswith(". The run goes on without it.")
+    when = "The run goes on without it.", "The run is complete all the same."
+    assert line.endswith(when[1:] if "hang" in fault or "end" in fault else when)
     assert record.is_complete
     assert "Test accuracy" in captured.out
     assert "Traceback" not in captured.err
+
+
+def test_a_tracker_that_hangs_is_waited_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    started = []
+    monkeypatch.setenv("FAKE_FAULT", "import hang")
+    monkeypatch.setattr(tracking, "ENDING_SECONDS", 0.1)
+    monkeypatch.setattr(tracking, "environment", lambda *a: started.append(a) or environment(*a))
+    sweep = [*RUN, "--output_dir", str(tmp_path), "--num_seeds", "2", "--track", "wandb"]
+    assert main(sweep) == 0
+    assert [record.is_complete for record in read_records(tmp_path)] == [True, True]
+    assert len(started) == 1
+    assert capfd.readouterr().err.count("--track wandb: it did not finish") == 1
+
+
+def test_a_run_that_failed_is_not_said_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("FAKE_FAULT", "end raise")
+    config = config_from_flags(RUN)
+    with pytest.raises(ValueError, match="mine"), tracking.tracked("wandb", tmp_path / "r", config):
+        raise ValueError("mine")
+    (line,) = caplog.messages
+    assert line.startswith("--track wandb: ZeroDivisionError: division by zero. The run failed")
 
 
 def test_a_folder_that_cannot_be_written_is_a_line(

@@ -12,7 +12,7 @@ Tags say what an option is about, wherever that matters:
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ablation.config.flag_types import Number, Text, one_of, option, options_of
 from ablation.config.sizes import MODEL_SIZES, GPTConfig
@@ -48,10 +48,23 @@ def delimiter(text: str) -> str:
     return {**names, r"\t": "tab"}.get(text, text)
 
 
+def plain_columns(names: str) -> str:
+    """Columns with no zeros before their numbers, so that one column has one name."""
+    return BETWEEN_COLUMNS.join(
+        (name.lstrip("0") or "0") if name.isdecimal() else name for name in split_columns(names)
+    )
+
+
+def split_columns(names: str) -> list[str]:
+    """The columns that a value of ``--text_column`` names."""
+    return names.split(BETWEEN_COLUMNS)
+
+
 POSITIVE = Number(float, 0, above=True)
 SHARE = Number(float, 0, 1, above=True, below=True)
 DIR, FILE, NAME = Text("DIR"), Text("FILE"), Text("NAME")
-COLUMNS = Text("NAME", glue=BETWEEN_COLUMNS)
+COLUMN = Text("NAME", parse=plain_columns)
+COLUMNS = replace(COLUMN, glue=BETWEEN_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,7 @@ class ExperimentConfig:
     """name of the text column, or its number from 1, for files whose first line has no names
     (if it has, add --header yes). Several columns are one text, a line break between them:
     --text_column subject body, or "subject + body\""""
-    label_column: str = option("Label", NAME, "dataset")
+    label_column: str = option("Label", COLUMN, "dataset")
     """name of the label column, or its number"""
     header: str = option("auto", one_of("auto", "yes", "no"), "dataset")
     """whether the first line has the names of columns: auto (yes if you give columns by name),
@@ -110,7 +123,8 @@ class ExperimentConfig:
     """csv: quotes may hold texts of several lines; auto: the same, but such a text is refused if
     it may be several rows; none: quotes are ordinary characters"""
     drop_incomplete: bool = option(False, None, "dataset")
-    """leave out rows that lack a label or a text (empty, spaces, NA, NaN, null, ...)"""
+    """leave out rows that lack a label, a text or, with --group_column, a group (empty, spaces, NA,
+    NaN, null, ...)"""
     min_texts_per_class: int | None = option(None, Number(), "dataset")
     """leave out classes that have fewer texts than this in --dataset"""
     val_fraction: float = option(0.1, SHARE, "dataset")
@@ -121,7 +135,7 @@ class ExperimentConfig:
     """file for validation, instead of a share of --dataset"""
     test_dataset: str | None = option(None, FILE, "dataset", "local")
     """file for the test, instead of a share of --dataset"""
-    group_column: str | None = option(None, NAME, "dataset")
+    group_column: str | None = option(None, COLUMN, "dataset")
     """name or number of a column of groups, such as senders: texts of one group stay in one part"""
     fold: str | None = option(None, Text("I/K"), "dataset", "repeat")
     """take fold I of K for the test, such as 2/5; the K tests have no text in common, and together
@@ -194,11 +208,6 @@ class ExperimentConfig:
 
 
 OPTIONS = options_of(ExperimentConfig)
-
-
-def split_columns(names: str) -> list[str]:
-    """The columns that a value of ``--text_column`` names."""
-    return names.split(BETWEEN_COLUMNS)
 
 
 def read_fold(text: str) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from ablation.config.options import (
     OPTIONS,
     ExperimentConfig,
     changed_options,
+    plain_columns,
     read_fold,
     split_columns,
     tagged,
@@ -129,8 +130,8 @@ def column_problems(columns: Mapping[str, str], header: str) -> Iterator[str]:
     """Problems of the columns of one file, by the flags that name them. The first are those of the
     texts, and may be groups as well."""
     text, *others = columns
-    names = {text: split_columns(columns[text]), **{flag: [columns[flag]] for flag in others}}
-    names = {flag: [_plain(name) for name in some] for flag, some in names.items()}
+    names = {flag: [plain_columns(columns[flag])] for flag in others}
+    names = {text: split_columns(plain_columns(columns[text])), **names}
     shown = [f'--{flag} "{shorten(column, 60)}"' for flag, column in columns.items()]
     if "" in names[text] or len(set(names[text])) < len(names[text]):
         yield f"{shown[0]}: one of its columns has no name, or is named twice; name each once"
@@ -161,11 +162,6 @@ def tracker_problems(name: str) -> Iterator[str]:
             f"--track {name}: the package {name} is not installed; python -m pip install {name}, "
             "or leave it out"
         )
-
-
-def _plain(column: str) -> str:
-    """A column's number without zeros before it; a name as it is."""
-    return (column.lstrip("0") or "0") if column.isdecimal() else column
 
 
 def encoding_problems(name: str) -> Iterator[str]:

@@ -22,6 +22,7 @@ from ablation.system.files import checksum_file
 from data_utils import PADDING_TOKEN, PARTS, SPLIT_SEED, Corpus, Splits
 
 SHOWN = 5  # lines in a message
+NUMBER = r"[+-]?[0-9]+(\.[0-9]*)?"
 
 
 def load_own_corpus(config: ExperimentConfig) -> Corpus:
@@ -42,9 +43,8 @@ def load_own_corpus(config: ExperimentConfig) -> Corpus:
     _require_separate_groups(tables, paths, config)
     tables = _drop_rare_classes(tables, config.min_texts_per_class or 1, paths["train"])
     n_parts = 1 + len(PARTS) - len(tables)  # that are made of the training file
-    if config.fold:
-        n_parts = max(n_parts, read_fold(config.fold)[1])
-    names = _class_names(tables["train"], paths["train"], n_parts)
+    n_folds = read_fold(config.fold)[1] if config.fold else 0
+    names = _class_names(tables["train"], paths["train"], n_parts, n_folds)
     numbered = {part: _number_classes(tables[part], names, paths[part]) for part in paths}
     parts = split_texts(numbered, config, names)
     if config.balance:
@@ -201,19 +201,24 @@ def _drop_rare_classes(tables: Tables, least: int, path: Path) -> Tables:
     return kept
 
 
-def _class_names(rows: pd.DataFrame, path: Path, n_parts: int) -> tuple[str, ...]:
-    """The classes of the training file, each with a text for each part that is made of it, in
-    order: whole numbers as numbers, others by name."""
+def _class_names(rows: pd.DataFrame, path: Path, n_parts: int, n_folds: int) -> tuple[str, ...]:
+    """The classes of the training file, in order: whole numbers as numbers, others by name. Each
+    has a text for each part that is made of it, whichever of the folds is the test."""
     counts = rows["Label"].value_counts()
     if len(counts) < 2:
         raise DataError(f"{path} has {len(counts)} classes: there is nothing to tell apart.")
-    rare = counts[counts < n_parts]
+    least, of_what, way_out = n_parts, f"{n_parts} parts", "Add texts"
+    if n_folds:  # of three texts, one of two folds has two, and leaves one for two parts
+        least = 4 if n_folds == 2 and n_parts == 3 else max(n_parts, n_folds)
+        of_what = f"{n_folds} folds"
+        way_out = f"Add texts, choose {'more' if n_folds == 2 else 'fewer'} folds"
+    rare = counts[counts < least]
     if len(rare):
         raise DataError(
             f'{path} has {rare.iloc[0]} texts of the class "{rare.index[0][:60]}", and '
-            f"{len(rare)} of {len(counts)} classes have fewer than {n_parts}: too few for "
-            f"{n_parts} parts. Add texts, or leave such classes out with --min_texts_per_class "
-            f"{n_parts}. (Is --label_column the right one?)"
+            f"{len(rare)} of {len(counts)} classes have fewer than {least}: too few for {of_what}. "
+            f"{way_out}, or leave such classes out with --min_texts_per_class {least}. "
+            "(Is --label_column the right one?)"
         )
     _warn_of_similar(counts.index, path)
     names = sorted(counts.index)
@@ -223,12 +228,14 @@ def _class_names(rows: pd.DataFrame, path: Path, n_parts: int) -> tuple[str, ...
 
 
 def _warn_of_similar(class_names: Sequence[str], path: Path) -> None:
-    """Name the classes that differ only in case or spaces: they may be meant to be one."""
-    groups: dict[str, list[str]] = {}
+    """Name the classes that differ only in case or spaces, or are the same number: they may be
+    meant to be one."""
+    groups: dict[str | Decimal, list[str]] = {}
     for name in class_names:
         plain = "".join(unicodedata.normalize("NFKC", name).split()).casefold()
-        groups.setdefault(plain, []).append(f'"{name[:60]}"')
-    message = "%s: %s differ only in case or spaces, and count as %d classes"
+        value = Decimal(plain) if re.fullmatch(NUMBER, plain) else plain
+        groups.setdefault(value, []).append(f'"{name[:60]}"')
+    message = "%s: %s differ only in case or spaces, or are one number, and count as %d classes"
     for similar in groups.values():
         if len(similar) > 1:
             logger.warning(message, path, " and ".join(similar), len(similar))

@@ -184,11 +184,12 @@ def find_columns(
             )
         if len(found) != 1:
             known = ", ".join(f'"{name.strip()[:40]}"' for name in first[:10])
+            n_found = f"{len(found)} columns" if found else "no column"
             raise DataError(
-                f'{path} has {len(found)} columns "{column[:60]}"; it has {known}. Name others '
-                "with --label_column and --text_column (--column for predict.py). For CSV and TSV, "
-                "positions will do, too: 1, 2, ..., with --header yes if the first line is one of "
-                "names."
+                f'{path} has {n_found} "{column[:60]}"; it has {known}. Name others with '
+                "--label_column, --text_column (--column for predict.py) or --group_column. For "
+                "CSV and TSV, positions will do, too: 1, 2, ..., with --header yes if the first "
+                "line is one of names."
             )
         places += found
     return places

@@ -18,31 +18,41 @@ FLAGS = {"test": "test_fraction", "validation": "val_fraction"}
 def split_texts(files: Tables, config: ExperimentConfig, class_names: Sequence[str]) -> Tables:
     """The three parts. Those without a file are taken from the training file: of each class in
     proportion, with at least one text of it in each part, and groups in one piece. Raises
-    ``DataError`` if there are too few texts or groups for that."""
+    ``DataError`` if there are too few texts or groups for that, and with fold 1 also if there are
+    for another fold, so that a sweep over folds ends before its first run."""
     shares = {part: getattr(config, flag) for part, flag in FLAGS.items() if part not in files}
     if not shares:
         return files
     every = files["train"].sample(frac=1, random_state=SPLIT_SEED)
     grouped = config.group_column is not None and not every["Group"].is_unique
+    place = f"Fold {config.fold}: " if config.fold else ""
     if config.group_column and not grouped:
-        message = 'Each text has its own "%s", so the split is the one without --group_column'
-        logger.info(message, config.group_column)
-    rows, parts = every, dict(files)
+        message = '%sEach text has its own "%s", so the split is the one without --group_column'
+        logger.info(message, place, config.group_column)
+    rests, parts = [every], dict(files)
     if config.fold:
         number, n_folds = read_fold(config.fold)
         shares["test"] = 1 / n_folds
-        folds = number_folds(rows, n_folds)
+        folds = number_folds(every, n_folds)
         if grouped:
-            folds = _divide(rows, [1 / n_folds] * n_folds, config, class_names)
-        parts["test"], rows = rows[folds == number - 1], rows[folds != number - 1]
+            folds = _divide(every, [1 / n_folds] * n_folds, config, class_names)
+        parts["test"] = every[folds == number - 1]
+        tried = [*range(n_folds - 1, 0, -1), 0] if number == 1 else [number - 1]
+        rests = (every[folds != fold] for fold in tried)
     taken = {part: share for part, share in shares.items() if part not in parts}
     left = 1 - sum(shares[part] for part in shares.keys() - taken.keys())
     taken = {part: share / left for part, share in taken.items()}
-    if grouped and taken:
-        numbers = _divide(rows, [*taken.values(), 1 - sum(taken.values())], config, class_names)
-        parts |= {part: rows[numbers == i] for i, part in enumerate([*taken, "train"])}
-    else:
-        parts |= _take(rows, taken, config)
+
+    def take(rows: pd.DataFrame) -> Tables:
+        if not (grouped and taken):
+            return _take(rows, taken, config)
+        sizes = [*taken.values(), 1 - sum(taken.values())]
+        numbers = _divide(rows, sizes, config, class_names, " outside a fold" * bool(config.fold))
+        return {part: rows[numbers == i] for i, part in enumerate([*taken, "train"])}
+
+    for rest in rests:
+        split = take(rest)
+    parts |= split
     if grouped:
         asked = {"train": 1 - sum(shares.values()), **shares}
         words = (
@@ -51,8 +61,8 @@ def split_texts(files: Tables, config: ExperimentConfig, class_names: Sequence[s
             if part in asked
         )
         sizes = every["Group"].value_counts().tolist()
-        message = '%d groups of "%s", the largest with %d texts, are split into %s'
-        logger.info(message, len(sizes), config.group_column, sizes[0], ", ".join(words))
+        message = '%s%d groups of "%s", the largest with %d texts, are split into %s'
+        logger.info(message, place, len(sizes), config.group_column, sizes[0], ", ".join(words))
     return parts
 
 
@@ -68,10 +78,13 @@ def _take(rows: pd.DataFrame, shares: Mapping[str, float], config: ExperimentCon
         start = end
     if (start >= size).any():
         flags = [f"--{FLAGS[part]} {getattr(config, FLAGS[part]):g}" for part in shares]
-        flags += [f"--fold {config.fold}"] if config.fold else []
+        beside, way_out = "", "Choose smaller ones."
+        if config.fold:
+            flags.append(f"{read_fold(config.fold)[1]} folds")
+            beside, way_out = " outside a fold", "Choose a smaller share, or more folds."
         raise DataError(
             f"{config.dataset}: with {' and '.join(flags)} nothing of its smallest class "
-            f"({size.min()} texts) is left for training. Choose smaller ones."
+            f"({size.min()} texts{beside}) is left for training. {way_out}"
         )
     return {**parts, "train": rows[place >= start]}
 
@@ -89,9 +102,10 @@ def _divide(
     shares: Sequence[float],
     config: ExperimentConfig,
     class_names: Sequence[str],
+    where: str = "",
 ) -> np.ndarray:
-    """The number of the part of each text, as :func:`assign_groups` has it. Raises ``DataError``
-    if not every part gets every class."""
+    """The number of the part of each text, as :func:`assign_groups` has it; ``where`` says which
+    texts. Raises ``DataError`` if not every part gets every class."""
     try:
         return assign_groups(pd.factorize(rows["Group"])[0], rows["Label"].to_numpy(), shares)
     except ValueError as error:
@@ -99,8 +113,8 @@ def _divide(
         raise DataError(
             f'{config.dataset}: with --group_column "{config.group_column}", no way was found to '
             f'give each of {len(shares)} parts texts of the class "{class_names[label][:60]}", '
-            f"which is in {n_groups:,} groups. Add texts of other groups, or leave out the class "
-            "(--min_texts_per_class) or --group_column."
+            f"which is in {n_groups:,} groups{where}. Add texts of other groups, or leave out the "
+            "class (--min_texts_per_class) or --group_column."
         ) from error
 
 

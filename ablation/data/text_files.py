@@ -4,6 +4,7 @@ CSV and TSV, JSON lines and Parquet, each also as .gz. Every error names the fil
 what to do.
 """
 
+import functools
 import gzip
 import io
 import json
@@ -167,12 +168,22 @@ def _parquet_rows(stream: BinaryIO, columns: Sequence[str], path: Path) -> Itera
             fields = zip(*(batch.column(name).to_pylist() for name in wanted), strict=True)
             for values in fields:
                 number += 1
+                for value, name in zip(values, wanted, strict=True):
+                    if isinstance(value, float):
+                        _announce_floats(path, name)
                 yield TableRow(number, list(map(_as_text, values, wanted)))
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # it has errors of all three
         reason = " ".join(str(error).split())[:200]
         raise DataError(
             f"{path}, after row {number}: {reason}. Fetch it again, or save it as CSV."
         ) from error
+
+
+@functools.cache  # once, however often a file is read
+def _announce_floats(path: Path, column: str) -> None:
+    message = '%s: the numbers of the column "%s" are floating-point and read as 3.0, where other '
+    message += "files may have 3. Make the column one of whole numbers or of text if it is meant so"
+    logger.warning(message, path, column[:60])
 
 
 def _as_text(value: Any, column: str) -> str:

@@ -93,6 +93,12 @@ def format_metrics(metrics: dict[str, Any], recorded: bool = True) -> str:
     lines = [f"{balanced} accuracy: {metrics['balanced_accuracy']:.2%}"]
     if "macro_f1" in metrics:  # records made before it was measured lack it
         lines.append(f"{macro}-F1: {metrics['macro_f1']:.2%}")
+    n_here = sum(part["texts"] > 0 for part in classes)
+    if n_here < len(classes):
+        lines = [
+            f"{line} (over the {n_here} of {len(classes)} classes with texts here)"
+            for line in lines
+        ]
     head = ["label", "texts", "precision", "recall"]
     figures = []
     for part in classes:

@@ -1,6 +1,7 @@
 """The texts that runs were made on, and whether their records fit them."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from ablation.config.identity import corpus_of, identify_data
 from ablation.config.options import read_fold
 from ablation.data.corpora import load_corpus
 from ablation.sweeps.records import Record
-from ablation.system.errors import RecordError, logger
+from ablation.system.errors import RecordError, logger, quietly
 from data_utils import PARTS, Corpus, Splits
 
 
@@ -37,7 +38,8 @@ def load_corpora(
     for config in configs:
         if corpus_of(config) not in corpora:
             here = replace(config, data_dir=str(data_dir), offline=offline)
-            corpora[corpus_of(config)] = load_corpus(here)
+            with quietly() if config.dataset else nullcontext():  # the runs have said it
+                corpora[corpus_of(config)] = load_corpus(here)
     found = {key: identify_data(corpus) for key, corpus in corpora.items()}
     if any(record.result["data"] != found[corpus_of(record.config)] for record in complete):
         way_out = "Put the old file back" if first.dataset else "Name their folder with --data_dir"

@@ -12,10 +12,11 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 GROUP = "gpt2-ablations"  # what runs are filed under
 CALL_SECONDS = 120  # that a tracker may take for one call; then this process ends
+TIMEOUT = "Timeout ("  # as faulthandler then says
 # What each is told before it is imported; FOLDER is where it writes. All work without a network.
 SETTINGS = {
     "tensorboard": {},
@@ -141,7 +142,7 @@ def serve() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nothing, stream)
-    status, calls = 0, _read_calls(lines)
+    status, calls = 0, _read_calls(lines, answer)
     try:
         tracker: Tracker = TRACKERS[sys.argv[1]](**next(calls))
         for call in calls:
@@ -151,19 +152,20 @@ def serve() -> None:
             tracker.log(**call)
     except BaseException as error:  # whatever it is, the run goes on
         reason = str(error).strip().splitlines() or [""]
-        answer.write(f"{type(error).__name__}: {reason[0]}"[:1000])
+        answer.write(": ".join(filter(None, [type(error).__name__, reason[0]]))[:1000])
         status = 1
     answer.flush()
     os._exit(status)  # whatever a tracker has left to do at the end could hang
 
 
-def _read_calls(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
-    """What is to be called, by line. Who takes longer for it than ``CALL_SECONDS`` is ended."""
+def _read_calls(lines: Iterable[str], answer: TextIO) -> Iterator[dict[str, Any]]:
+    """What is to be called, by line. Who takes longer for it than ``CALL_SECONDS`` is ended, and
+    ``TIMEOUT`` begins the answer."""
     for line in lines:
         if not line.endswith("\n"):
             break
-        faulthandler.dump_traceback_later(CALL_SECONDS, exit=True)
+        faulthandler.dump_traceback_later(CALL_SECONDS, exit=True, file=answer)
         yield json.loads(line)
         faulthandler.cancel_dump_traceback_later()
-    faulthandler.dump_traceback_later(CALL_SECONDS, exit=True)
+    faulthandler.dump_traceback_later(CALL_SECONDS, exit=True, file=answer)
     yield {"status": "killed", "figures": {}}  # who writes has gone

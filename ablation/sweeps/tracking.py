@@ -6,6 +6,7 @@ standard error.
 """
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from ablation.finetuning.experiment import make_schedule
 from ablation.finetuning.metrics import measure_classes
 from ablation.finetuning.outcomes import ExperimentResult, History
 from ablation.finetuning.training_state import TrainingState
-from ablation.sweeps.trackers import environment
+from ablation.sweeps.trackers import CALL_SECONDS, TIMEOUT, environment
 from ablation.system.downloads import is_offline
 from ablation.system.errors import logger, shorten
 from ablation.system.parallel import is_first
@@ -34,6 +35,12 @@ CHILD = (
     f"import sys; sys.path[:] = [{str(PROJECT)!r}, *filter(None, sys.path)]; "
     "from ablation.sweeps.trackers import serve; serve()"
 )
+OUTCOMES = {
+    "running": "The run goes on without it.",
+    "complete": "The run is complete all the same.",
+    "failed": "The run failed for a reason of its own.",
+}
+_hung: set[str] = set()  # trackers that are not waited for again
 
 
 class Tracking:
@@ -49,7 +56,8 @@ class Tracking:
         self._n_losses = self._n_epochs = 0  # that were sent
         self._calls: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
         self._process: subprocess.Popen | None = None
-        if not kind or not is_first():
+        self._status = "running"
+        if not kind or kind in _hung or not is_first():
             return
         place = folder.absolute().parent / FOLDER / kind
         try:
@@ -81,6 +89,7 @@ class Tracking:
 
     def note(self, result: ExperimentResult) -> None:
         """Send what is left of a complete run, and its figures."""
+        self._status = "complete"
         n_batches = result.accuracy.train.total // self._config.batch_size
         lengths = make_schedule(self._config).epoch_lengths(n_batches)
         self._send(result.history, list(accumulate(lengths)))
@@ -92,6 +101,7 @@ class Tracking:
         if status != "complete":
             self._calls.put({"status": status, "figures": {}})
         self._calls.put(None)
+        self._status = status
         if not self._process or status == "interrupted":
             return
         try:
@@ -99,7 +109,9 @@ class Tracking:
             self._look()
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._give_up(f"it did not finish in {ENDING_SECONDS:g} seconds")
+            _hung.add(self._kind)
+            reason = f"it did not finish in {ENDING_SECONDS:g} seconds"
+            self._give_up(f"{reason}, so this command starts it no more")
 
     def _send(self, history: History, epoch_ends: Sequence[int]) -> None:
         """Send what of a history was not sent, in the order of steps."""
@@ -143,13 +155,18 @@ class Tracking:
     def _look(self) -> None:
         """Give up if the process has ended with an error."""
         if self._process and self._process.poll():
-            words = self._process.stdout.read().strip()
-            self._give_up(words or f"its process ended with status {self._process.returncode}")
+            words, status = self._process.stdout.read().strip(), self._process.returncode
+            if words.startswith(TIMEOUT):
+                words = f"one call took longer than {CALL_SECONDS} seconds"
+            names = {-number: f"by {number.name}" for number in signal.Signals}
+            self._give_up(
+                words or f"its process ended {names.get(status, f'with status {status}')}"
+            )
 
     def _give_up(self, reason: str) -> None:
         self._process = None
-        reason = shorten(reason.rstrip(". "))
-        logger.warning("--track %s: %s. The run goes on without it.", self._kind, reason)
+        reason = shorten(reason.rstrip(". ")).removesuffix(".")  # of three
+        logger.warning("--track %s: %s. %s", self._kind, reason, OUTCOMES[self._status])
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 """Errors caused by input or environment rather than bugs, and their messages."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 logger = logging.getLogger("experiments")  # all that is said on standard error
 
@@ -8,6 +10,17 @@ SHOWN_CHARACTERS = 200  # of a value, in a message
 LESS_MEMORY = (
     "A smaller --batch_size, --context_length or --model_size needs less, and so does LoRA."
 )
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Say nothing but errors, as what is done again was told the first time."""
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 class ExperimentError(RuntimeError):
