@@ -22,6 +22,7 @@ from data_utils import Corpus, Splits
 
 # A machine that is only there to compare runs on; figures of a real one scale what it would take.
 PRODUCTS, BYTES = 100e9, 10e9  # operations and bytes of weights, per second
+CALLS = 5e-4  # seconds that Python and PyTorch take for a block, however small it is
 OWN_SHARE = 0.3  # of padded positions that are a text's own, where only these are read
 OVERHEAD = 1.3  # of a whole run over its products: norms, evaluations, the optimizer
 MEASURED = 1024  # rows of the product that is timed
@@ -129,7 +130,7 @@ def _spent(record: Record) -> float:
 def _nominal(config: ExperimentConfig, texts: Texts) -> Forecast:
     """What a run takes where products and weights go at ``PRODUCTS`` and ``BYTES``."""
     weights = 12 * config.gpt.emb_dim**2  # of a block
-    cost = PassCost(4 * weights / BYTES, 2 * weights / PRODUCTS)
+    cost = PassCost(CALLS + 4 * weights / BYTES, 2 * weights / PRODUCTS)
     named = {
         "longest_training_example": texts.longest,
         "model_context_length": GPTConfig.context_length,
