@@ -18,6 +18,7 @@ from ablation.config.table_files import fixed_because, read_table
 from ablation.config.tables import Comparison, Published, Row, Table, differing, parse_rows
 from ablation.config.variations import UNNAMED, count_rows, read_changes, vary
 from ablation.sweeps.records import read_records
+from ablation.sweeps.time_left import Clock
 from ablation.system.errors import ConfigError
 from additional_experiments import main
 
@@ -479,3 +480,14 @@ def test_the_name_of_a_folder_is_short_whatever_the_row_is_called() -> None:
     name = "é😀" * 40
     run = Run(ExperimentConfig(), {}, Table("x", {name: Row(name, "", {})}, ()))
     assert len(run.name) < 120
+
+
+def test_a_clock_scales_what_is_left_and_takes_runs_that_it_did_not_expect() -> None:
+    clock = Clock({"a": 10.0, "b": 30.0, "c": 20.0, "d": 5.0})
+    assert clock.left == "65 s"
+    clock.end_run("a", 20.0)
+    assert clock.left == "2 min", "twice as slow as expected: 2 * 55 s"
+    clock.skip("b")
+    assert clock.left == "50 s"
+    clock.end_run("e", 0.0)
+    assert clock.left == "50 s"

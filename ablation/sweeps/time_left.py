@@ -181,7 +181,7 @@ class Clock:
 
     def end_run(self, name: str, seconds: float) -> None:
         """A run took so long."""
-        self._expected += self._waiting.pop(name)
+        self._expected += self._waiting.pop(name, 0.0)  # of a record that was deleted meanwhile
         self._spent += seconds
 
     @property
