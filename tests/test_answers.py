@@ -133,6 +133,7 @@ def test_a_plan_from_one_seed_says_what_it_assumes(tmp_path: Path) -> None:
     assert "assumes the rest" in rests_on
 
 
+@pytest.mark.slow
 def test_a_plan_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["--plan", "3", "--output_dir", str(tmp_path / "none")]) == 0
     printed = capsys.readouterr().out

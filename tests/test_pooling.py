@@ -129,6 +129,7 @@ def test_runs_of_different_folds_are_not_compared_text_by_text(folder: Path) -> 
         compare_runs(names["1/3"], names["2/3"], folder)
 
 
+@pytest.mark.slow
 def test_folds_and_other_splits_do_not_share_a_table(
     folder: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -184,6 +185,7 @@ def test_what_leaves_the_test_rows_alone_can_be_varied(tmp_path: Path) -> None:
     assert "| base, text&#95;column=other |" in report
 
 
+@pytest.mark.slow
 def test_columns_that_lack_texts_do_not_share_a_table(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -396,6 +396,7 @@ def test_a_table_is_run_kept_and_reported(
     assert "Skipped: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_row_of_two_tables_is_run_once_and_stands_in_both(
     capsys: pytest.CaptureFixture, tmp_path: Path
 ) -> None:

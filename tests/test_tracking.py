@@ -142,7 +142,7 @@ def test_tracking_changes_nothing_of_a_run(
         ("start die", "its process ended with status 3. The"),
         ("log crash", "its process ended by SIGSEGV. The"),
         ("import hang", "it did not finish in 4 seconds, so this command starts it no more. The"),
-        ("end hang", "it did not finish in 4 seconds"),
+        pytest.param("end hang", "it did not finish in 4 seconds", marks=pytest.mark.slow),
         ("start sleep", "one call took longer than 1 seconds. The"),
     ],
 )
@@ -172,6 +172,7 @@ def test_a_tracker_that_fails_is_a_line_and_costs_no_run(
     assert "Traceback" not in captured.err
 
 
+@pytest.mark.slow
 def test_a_tracker_that_hangs_is_waited_for_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
