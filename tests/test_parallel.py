@@ -301,7 +301,8 @@ def test_processes_that_differ_are_told_how(what: str, tmp_path: Path) -> None:
         Path(f"{rank}.csv").write_text("Label,Text\n" + f"a,b\nc,{rank}\n" * 30)
         copied = tmp_path / str(rank)
         copied.mkdir()
-        for path in [*code_files(), *PROJECT.glob("ablation/**/*.json")]:
+        data = [*PROJECT.glob("ablation/**/*.json"), *PROJECT.glob("ablation/**/*.toml")]
+        for path in [*code_files(), *data]:
             copy = copied / path.relative_to(PROJECT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.write_bytes(path.read_bytes())

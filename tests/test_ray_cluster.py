@@ -244,7 +244,7 @@ def test_a_model_that_is_not_kept_fails_its_run_alone(tmp_path: Path) -> None:
     (run,) = parse_command_line(["--demo"]).runs
     result = replace(make_result([0, 1], [0, 1]), not_kept={"model": "no room"})
     outcome = Outcome("a", 1.0, result, files={"model.safetensors": b"123"})
-    problem = _record(run, outcome, tmp_path, load_corpus(run.config), "Run 1 of 1")
+    problem = _record(run, outcome, tmp_path, None, load_corpus(run.config), "Run 1 of 1")
     assert problem.startswith("no room The run is complete")
     (record,) = read_records(tmp_path)
     assert record.is_complete
