@@ -85,6 +85,7 @@ def probabilities(folder: Path, device: str) -> list[float]:
     ],
     ids=str,
 )
+@pytest.mark.slow
 def test_a_card_gives_what_the_cpu_gives(
     number: int,
     options: dict,

@@ -26,6 +26,7 @@ ERROR = math.sqrt(0.16 / planning.N_REPEATS + 0.16 / N_PAIRS)
         (QUIET, 0.7, 5, ALPHA),
     ],
 )
+@pytest.mark.slow
 def test_what_is_planned_shows_with_probability_0_8(
     effects: Effects, middle: float, points: float, alpha: float
 ) -> None:

@@ -146,6 +146,7 @@ def test_tracking_changes_nothing_of_a_run(
         ("start sleep", "one call took longer than 1 seconds. The"),
     ],
 )
+@pytest.mark.slow
 def test_a_tracker_that_fails_is_a_line_and_costs_no_run(
     fault: str,
     words: str,
