@@ -7,6 +7,7 @@ from typing import Any
 
 from ablation.config import rules
 from ablation.config.cluster_request import LOCAL
+from ablation.config.commands import format_flags
 from ablation.config.options import tagged, without
 from ablation.config.rows import SOURCE
 from ablation.config.runs import Run
@@ -57,13 +58,21 @@ def choose_rows(asked: Given, given: Given, n_seeds: int) -> tuple[Choice, list[
         return Choice(table, names, given, {}, None if names == [None] else choosing), problems
     changes, vary_problems = read_changes(asked["vary"])
     bases = [UNNAMED if name is None else table.rows[name] for name in names]
-    n_runs = n_seeds * count_rows(len(bases), changes, "cross" in asked)
+    n_repeats = n_seeds * asked.get("folds", 1)
+    n_runs = n_repeats * count_rows(len(bases), changes, "cross" in asked)
     if n_runs > MANY_RUNS and "yes" not in asked:
         changes = {}
         vary_problems.append(
             f"--vary would make up to {n_runs:,} runs; give fewer values or --seeds, or add --yes"
         )
     problems += vary_problems
+    try:
+        format_flags(choosing).encode()
+    except UnicodeEncodeError:
+        problems.append(
+            "--vary with a path that is not UTF-8: it writes a table, which is a file of UTF-8; "
+            "rename what the path leads to"
+        )
     table, purpose = vary(bases, choosing, changes, "cross" in asked)
     problems += unused_problems(table, changes)
     if changes and not problems and len(table.rows) == len(bases):

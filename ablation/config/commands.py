@@ -25,6 +25,13 @@ def format_flags(flags: Mapping[str, Any]) -> str:
     return " ".join(words)
 
 
+def format_value(value: Any) -> str:
+    """A value of an option for people: on or off for a switch, none where there is none."""
+    if value is None or isinstance(value, bool):
+        return {None: "none", True: "on", False: "off"}[value]
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
 def configure_flags(flags: Mapping[str, Any], given: Mapping[str, Any]) -> ExperimentConfig:
     """The experiment of some flags with others beside them.
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ablation.config.commands import format_flags
+from ablation.config.commands import format_flags, format_value
 from ablation.config.flag_types import Option
 from ablation.config.identity import chosen_options, identify_experiment
 from ablation.config.options import OPTIONS, tagged
@@ -74,7 +74,7 @@ def unused_problems(table: Table, changes: Changes) -> Iterator[str]:
         for value in values:
             if all(getattr(config, name) != value for config in users):
                 yield (
-                    f"--vary {name}={_shown(value)}: no row would have it, for none that it "
+                    f"--vary {name}={format_value(value)}: no row would have it, for none that it "
                     "changes trains LoRA; add --trainable_layers lora"
                 )
 
@@ -114,7 +114,7 @@ def vary(
             if not change:
                 continue
             question = " and ".join(
-                f"{n} {_shown(value)} instead of {_shown(getattr(start, n))}"
+                f"{n} {format_value(value)} instead of {format_value(getattr(start, n))}"
                 for n, value in change.items()
             )
             name = _name(base, change, rows)
@@ -126,7 +126,7 @@ def vary(
         title += f", from {', '.join(map(str, names))}"
     comparisons = tuple(Comparison(question, pair) for pair, question in pairs.items())
     # By this, and its title, a table is known from one command to the next.
-    values = " ".join(f"{n}={','.join(map(_shown, some))}" for n, some in changes.items())
+    values = " ".join(f"{n}={','.join(map(format_value, some))}" for n, some in changes.items())
     source = f"--vary {values} {format_flags(given)}".rstrip()
     return Table(title, rows, comparisons, source), purpose
 
@@ -144,16 +144,12 @@ def _combine(changes: Changes) -> Iterator[dict[str, Any]]:
 
 def _name(base: Row, change: Mapping[str, Any], rows: Mapping[Name, Row]) -> str:
     """A name that --rows takes and no other row has."""
-    words = {n: re.sub(r"[^\w.+-]+", "-", _shown(value)).rstrip("-") for n, value in change.items()}
+    words = {
+        n: re.sub(r"[^\w.+-]+", "-", format_value(value)).rstrip("-") for n, value in change.items()
+    }
     name = "+".join(f"{n}={word}" for n, word in words.items())
     if base != UNNAMED:
         name = f"{base.name}:{name}"
     name = name[:MAX_NAME]
     numbered = (f"{name[: MAX_NAME - 6]}~{number}" for number in itertools.count(2))
     return next(free for free in itertools.chain([name], numbered) if free not in rows)
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "none"
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)

@@ -102,19 +102,22 @@ def describe(seconds: Forecast, memory: float, on_disk: float, stored: float) ->
         "training": seconds.training,
         "the evaluation at the end": seconds.evaluation,
     }
-    spent = ", ".join(f"{_format(s)} for {what}" for what, s in parts.items() if s >= 30)
+    spent = ", ".join(f"{describe_seconds(s)} for {what}" for what, s in parts.items() if s >= 30)
     needs = [f"{memory / 1e9:.1f} GB of memory"]
     needs += [f"{on_disk / 1e9:.1f} GB of disk while it runs (--feature_memory)"] if on_disk else []
     needs += [f"up to {stored / 1e9:.1f} GB in --feature_store"] if stored else []
+    total = describe_seconds(seconds.total)
     return (
-        f"From the start, this takes about {_format(seconds.total)} at the speed just measured: "
+        f"From the start, this takes about {total} at the speed just measured: "
         f"{spent}. It needs {', '.join(needs)}. Fewer texts or a smaller --model_size take less."
     )
 
 
-def _format(seconds: float) -> str:
-    minutes = max(1, round(seconds / 60))
-    return f"{minutes} min" if minutes < 120 else f"{seconds / 3600:.1f} h"
+def describe_seconds(seconds: float) -> str:
+    """A time in the unit that one would say it in."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def measure_pass(classifier: Classifier, n_tokens: int, at_once: int) -> PassCost:

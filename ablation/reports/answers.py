@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from ablation.config.commands import format_value
 from ablation.config.options import without
 from ablation.config.tables import Name, Table
 from ablation.reports.effects import (
@@ -17,7 +18,6 @@ from ablation.reports.effects import (
     choose_on_validation,
     group_rows,
     mean_effects,
-    name_value,
     tabulate_effects,
 )
 from ablation.reports.findings import Finding, compare_rows
@@ -83,14 +83,14 @@ def _choose(section: Section, group: Group, runs: dict[Any, Runs]) -> dict[str, 
     if not choice:
         return None
     chosen = parts[choice.row].with_seeds(choice.seeds)
-    best = ", ".join(map(name_value, choice.best_on_test))
+    best = ", ".join(map(format_value, choice.best_on_test))
     means = [part.with_seeds(choice.seeds).percent("test").mean() for part in parts.values()]
     return {
         "option": group.option,
-        "values": ", ".join(map(name_value, group.rows)),
+        "values": ", ".join(map(format_value, group.rows)),
         "the first is row": str(next(iter(group.rows.values()))),
         "seeds": str(len(choice.seeds)),
-        "chosen": name_value(choice.value) + (" (by loss)" if choice.tied else ""),
+        "chosen": format_value(choice.value) + (" (by loss)" if choice.tied else ""),
         "its row": str(choice.row),
         "val %": mean_and_deviation(chosen.percent("validation")),
         "test %": mean_and_deviation(chosen.percent("test")),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ablation.config.commands import format_value
 from ablation.reports.comparisons import ALPHA, Difference, compare_pairs, holm
 from ablation.reports.findings import describe_detectable, format_interval, format_p
 from ablation.reports.folds import compare_pairs_of_folds
@@ -44,14 +45,6 @@ def group_rows(rows: Mapping[Name, Mapping[str, Any]]) -> list[Group]:
     return groups
 
 
-def name_value(value: Any) -> str:
-    """A value of an option as one would type it, and on or off for a switch."""
-    names = {True: "on", False: "off", None: "none"}
-    if value is None or isinstance(value, bool):
-        return names[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 # ---------------------------------------------------------------- the mean effect of a value
 
 
@@ -77,7 +70,7 @@ class Effect:
             return "With one seed, nothing can be said of choices."
         if self.corrected_p < ALPHA:
             better = "better" if self.points > 0 else "worse"
-            return f"{name_value(self.value)} is {better} on average."
+            return f"{format_value(self.value)} is {better} on average."
         detectable = describe_detectable(self.difference, ALPHA / self.n_effects)
         return f"Not distinguishable with this n. {detectable}"
 
@@ -128,8 +121,8 @@ def tabulate_effects(effects: Sequence[Effect]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "option": effect.option,
-            "value": name_value(effect.value),
-            "against": name_value(effect.base),
+            "value": format_value(effect.value),
+            "against": format_value(effect.base),
             "contexts": str(effect.n_contexts),
             "seeds": str(effect.n_seeds),
             "difference": f"{effect.points:+.2f}",

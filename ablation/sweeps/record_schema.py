@@ -178,7 +178,7 @@ def _flag_contradictions(result: Mapping[str, Any], config: ExperimentConfig) ->
         yield f"seed is {result['seed']}, and flags.seed {config.seed}"
     row = SOURCE.row_of(config)
     # What rows another table has, only that table says.
-    if result.get("table", SOURCE.title) == SOURCE.title and result["row"] != (row and row.name):
+    if "table" not in result and result["row"] != (row and row.name):
         yield f"row is {result['row']}, and its flags are those of row {row and row.name}"
     if _flags_in(result["command"]) != _flags_in(format_command(config)):
         yield f"command is {reprlib.repr(result['command'])}, and flags say otherwise"

@@ -25,6 +25,7 @@ from ablation.classifier.weight_files import find_weights
 from ablation.config.commands import format_command
 from ablation.config.identity import identify, identify_weights
 from ablation.config.options import OPTIONS, ExperimentConfig
+from ablation.config.rows import SOURCE
 from ablation.config.runs import RESULT_NAME, Run
 from ablation.data.own_data import checksum_files
 from ablation.finetuning import outcomes
@@ -160,7 +161,7 @@ def _describe(run: Run, status: str, machine: Mapping[str, Any]) -> dict[str, An
     return {
         "status": status,
         "row": run.row,
-        "table": run.table.title,
+        **({} if run.table == SOURCE else {"table": run.table.title}),
         "seed": run.config.seed,
         "command": format_command(run.config),
         "flags": {

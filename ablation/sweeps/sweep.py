@@ -16,10 +16,11 @@ from ablation.data.corpora import load_corpus
 from ablation.data.split_files import write_split
 from ablation.finetuning.checkpoints import CHECKPOINT_NAME
 from ablation.finetuning.experiment import run_experiment
+from ablation.finetuning.forecast import describe_seconds
 from ablation.finetuning.outcomes import Accuracy, ExperimentResult
 from ablation.finetuning.shared_work import SharedWork
 from ablation.sweeps import records
-from ablation.sweeps.time_left import Clock, describe_seconds, estimate_time, order_by_cost
+from ablation.sweeps.time_left import Clock, estimate_time, order_by_cost
 from ablation.sweeps.tracking import tracked
 from ablation.sweeps.variants import compare_with_published, describe_run
 from ablation.system import parallel

@@ -12,7 +12,7 @@ from ablation.config.options import ExperimentConfig
 from ablation.config.runs import Run
 from ablation.config.sizes import GPTConfig
 from ablation.finetuning.experiment import make_schedule
-from ablation.finetuning.forecast import Forecast, PassCost, forecast
+from ablation.finetuning.forecast import Forecast, PassCost, describe_seconds, forecast
 from ablation.finetuning.frozen_features import TOKENS_PER_BATCH
 from ablation.finetuning.shared_work import prefix_key, sharing_order
 from ablation.sweeps.records import Record
@@ -113,13 +113,6 @@ def estimate_time(
         same = took.get(identify_experiment(config))
         seconds.append(min(median(same), factor * one) if same else factor * one)
     return TimeLeft(seconds, f"from {count(len(here), 'recorded run')}")
-
-
-def describe_seconds(seconds: float) -> str:
-    """A time in the unit that one would say it in."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _spent(record: Record) -> float:
