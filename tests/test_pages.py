@@ -85,7 +85,7 @@ def values_with(text: str) -> dict[str, object]:
         "title": text,
         "text": text,
         "frame": pd.DataFrame([[text, text], ["", text]], columns=[text, "flags"]),
-        "shown": Picture("01-x.svg", text, b"<svg/>"),
+        "shown": Picture("01-x.svg", text, b"<svg/>", b"<svg />"),
     }
 
 

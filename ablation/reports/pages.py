@@ -6,6 +6,7 @@ and escaped, in HTML by Jinja's autoescape, in Markdown by :func:`escape_markdow
 """
 
 import base64
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,17 +21,20 @@ from ablation.system.output import printable
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 REPORT = (TEMPLATES / "contents.txt").read_text()
+SCRIPT = (TEMPLATES / "report.js").read_text()  # which a page may run, and nothing else
 PICTURES_NAME = "report_pictures"
 COMMANDS = ("flags", "command")  # columns of tables that are shown as code
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An SVG, and what it shows in words. ``name`` is that of its file, unique on the page."""
+    """What is shown, in words and as SVG, for a wide page and for a phone. ``name`` is that of its
+    file, unique on the page; Markdown has the wide one."""
 
     name: str
     description: str
-    svg: bytes
+    wide: bytes
+    narrow: bytes
 
 
 def render_html(contents: str, values: dict[str, Any]) -> str:
@@ -70,6 +74,8 @@ def _render(form: str, escape: Callable[[str], str], contents: str, values: dict
         contents=environment.from_string(contents),
         commands=COMMANDS,
         folder=Markup(PICTURES_NAME),
+        script=Markup(SCRIPT),
+        script_sha256=Markup(base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()),
         **values,
     )
 

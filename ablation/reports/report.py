@@ -103,7 +103,7 @@ def write_report(
     try:
         (output_dir / PICTURES_NAME).mkdir(exist_ok=True)
         for picture in drawn:
-            write_atomically(output_dir / PICTURES_NAME / picture.name, picture.svg)
+            write_atomically(output_dir / PICTURES_NAME / picture.name, picture.wide)
         write_atomically(output_dir / "report.md", render_markdown(REPORT, values).encode())
         write_atomically(output_dir / "report.html", render_html(REPORT, values).encode())
     except OSError as error:
@@ -129,7 +129,7 @@ def _page_values(
     names = (f"{number:02d}-" for number in count(1))
 
     def draw(name: str, description: str, svg: bytes) -> Picture:
-        drawn.append(Picture(f"{next(names)}{name}.svg", description, svg))
+        drawn.append(Picture(f"{next(names)}{name}.svg", description, svg, svg))
         return drawn[-1]
 
     corpus = pool_corpora(corpora)
