@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice, repeat, tee
+from itertools import repeat, tee
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +18,7 @@ from ablation.config.options import COLUMN, COLUMNS, OPTIONS, split_columns, tag
 from ablation.config.rules import column_problems, encoding_problems
 from ablation.config.runs import CONFIG_NAME
 from ablation.data.separated_values import TextFormat
-from ablation.finetuning.prediction_lines import (
-    FORMATS,
-    Prediction,
-    format_head,
-    format_prediction,
-)
+from ablation.finetuning.prediction_lines import FORMATS, format_head, format_prediction
 from ablation.system.console import Parser, run_for_people
 from ablation.system.errors import ConfigError, logger, shorten
 from ablation.system.files import checksum_file, path_fault, path_problem
@@ -31,78 +26,13 @@ from ablation.system.output import print_lines, printable, use_utf8, write
 from ablation.system.signals import ending_at_once
 
 if TYPE_CHECKING:  # imported where texts are classified: --help and mistakes need no PyTorch
-    import tiktoken
-    import torch
-
     from ablation.classifier.saved_models import SavedClassifier
-    from ablation.system.progress import Progress
 
-
-TEXTS_AT_ONCE = 2048  # read, sorted by length, classified, and given back in their order
 LESS_MEMORY = (
     "Use --device cpu to take no GPU memory; otherwise use a machine with more memory, or a "
     "smaller model."
 )
 FORMAT_OPTIONS = tuple(vars(TextFormat()))  # of a file of texts; the experiments have them, too
-
-
-def predict(
-    classifier: SavedClassifier,
-    encoding: tiktoken.Encoding,
-    texts: Iterable[str],
-    at_once: int = TEXTS_AT_ONCE,
-    top: int = 0,
-) -> Iterator[Prediction]:
-    """Classify texts, in their order, holding ``at_once`` of them in memory. Raises
-    :class:`DataError` if a text is not Unicode.
-
-    Args:
-        top: of how many classes to give the probabilities.
-    """
-    from ablation.system.progress import Progress
-
-    names = classifier.class_names
-    texts, first = iter(texts), 1
-    with Progress("classified", "texts", None) as progress:
-        while chunk := list(islice(texts, at_once)):
-            rows = _probabilities(classifier, encoding, chunk, first, progress)
-            for text, row in zip(chunk, rows, strict=True):
-                best = int(row.argmax())
-                some = row.sort(descending=True, stable=True)[1][:top].tolist() if top else []
-                probabilities = {names[i]: float(row[i]) for i in some}
-                yield Prediction(text, names[best], float(row[best]), probabilities)
-            first += len(chunk)
-
-
-def _probabilities(
-    classifier: SavedClassifier,
-    encoding: tiktoken.Encoding,
-    texts: Sequence[str],
-    first: int,
-    progress: Progress,
-) -> torch.Tensor:
-    """The probability of each class for each text, numbered from ``first``: (N, C), float64."""
-    import torch
-
-    from ablation.finetuning.frozen_features import batch_by_length, cut_texts
-    from data_utils import EncodedTexts, encode_texts
-
-    model = classifier.model
-    numbers: dict[tuple[int, ...], int] = {}  # equal texts are classified once
-    which = [
-        numbers.setdefault(tuple(tokens[: classifier.max_tokens]), len(numbers))
-        for tokens in encode_texts(texts, encoding, first)
-    ]
-    copies = Counter(which)
-    width = None if classifier.config.no_padding else classifier.max_tokens
-    encoded = cut_texts(EncodedTexts(list(numbers), [0] * len(numbers), width), model.reading)
-    probabilities = torch.empty(len(numbers), len(classifier.class_names), dtype=torch.float64)
-    with torch.inference_mode():
-        for batch in batch_by_length(encoded.n_inputs.tolist(), model):
-            logits = model(encoded.__getitems__(batch))
-            probabilities[batch] = logits.cpu().double().softmax(dim=-1)
-            progress.update(sum(copies[i] for i in batch))
-    return probabilities[which]
 
 
 @dataclass(frozen=True)
@@ -127,6 +57,11 @@ class Flags:
     csv, each class then has a column"""
     top: int | None = option(None, Number())
     """print the N most probable classes of each text, with their probabilities"""
+    by_token: bool = option(False)
+    """for TEXT or lines of standard input: print what the model would say after each token, and
+    after each padding token where padding counts"""
+    html: str | None = option(None, Text("FILE"))
+    """with --by_token: write the same as a page, each text as a strip of coloured tokens"""
     weights: str | None = option(None, Text("PATH"))
     """the base weights, if they are not where they were"""
 
@@ -186,6 +121,7 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
             "--top and --probabilities with --label_column: the figures are printed in place of "
             "the predictions; add --format text, csv or jsonl to have both"
         )
+    problems += _by_token_problems(arguments)
     if any(text and os.path.isfile(os.path.join(text, CONFIG_NAME)) for text in arguments.texts):
         problems.append("more than one RUN_DIR: give the folder of one run")
     if files := [text for text in arguments.texts if os.path.isfile(text)]:
@@ -193,8 +129,10 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
             f"TEXT {files[0]}: that is a file; give --csv {files[0]} for a table, or < {files[0]} "
             "for its lines"
         )
-    if arguments.csv and (problem := path_problem("csv", arguments.csv)):
-        problems.append(problem)
+    for name in ("csv", "html"):
+        path = getattr(arguments, name)
+        if path and (problem := path_problem(name, path)):
+            problems.append(problem)
     if problems:
         raise ConfigError(problems)
     arguments.form = form
@@ -204,6 +142,29 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
 def _column_problems(arguments: argparse.Namespace, column: str) -> Iterator[str]:
     labels = {"label_column": arguments.label_column} if arguments.label_column else {}
     yield from column_problems({"column": column, **labels}, arguments.header)
+
+
+def _by_token_problems(arguments: argparse.Namespace) -> Iterator[str]:
+    """What does not go with --by_token, and what goes with nothing else."""
+    path = arguments.html
+    if path and not arguments.by_token:
+        yield "--html without --by_token: it is a page of tokens; add --by_token, or leave it out"
+    elif path and os.path.isdir(path):
+        yield f"--html {path}: that is a folder; give a file, such as tokens.html"
+    elif path and not os.path.isdir(os.path.dirname(path) or "."):
+        yield f"--html {path}: there is no such folder to write it to; make it, or name another"
+    if not arguments.by_token:
+        return
+    if arguments.csv is not None:
+        yield (
+            "--by_token with --csv: it is about a few texts, not about a file; give TEXT, or lines "
+            "of standard input"
+        )
+    if arguments.top or arguments.probabilities == "all":
+        yield (
+            "--by_token with --top or --probabilities: it has the probability of the class that "
+            "the text is given; leave them out, or add --format jsonl alone, which has all classes"
+        )
 
 
 def perform(argv: Sequence[str] | None) -> int:
@@ -219,6 +180,7 @@ def perform(argv: Sequence[str] | None) -> int:
         from ablation.classifier.saved_models import load_classifier
         from ablation.data.corpora import load_encoding
         from ablation.data.texts_to_classify import read_lines
+        from ablation.finetuning.classify import TEXTS_AT_ONCE, classify_texts
         from ablation.finetuning.metrics import format_accuracy, format_metrics, measure_counts
 
     given = {name: getattr(arguments, name) for name in tagged("machine")}
@@ -234,12 +196,16 @@ def perform(argv: Sequence[str] | None) -> int:
     texts, labels = arguments.texts, repeat(None)
     if arguments.csv is not None:
         texts, labels = _read_file(arguments, split_columns(column), classifier)
-    is_typed = not texts and sys.stdin.isatty()
+    texts = texts or read_lines()
+    if arguments.by_token:
+        _print_by_token(arguments, classifier, texts)
+        return 0
+    is_typed = not arguments.texts and arguments.csv is None and sys.stdin.isatty()
     by_class = arguments.probabilities == "all"
-    predictions = predict(
+    predictions = classify_texts(
         classifier,
         load_encoding(classifier.config),
-        texts or read_lines(),
+        texts,
         at_once=1 if is_typed else TEXTS_AT_ONCE,
         top=len(names) if by_class else arguments.top or 0,
     )
@@ -262,6 +228,34 @@ def perform(argv: Sequence[str] | None) -> int:
         figures = f"{format_accuracy(metrics)}\n{format_metrics(metrics, recorded=False)}"
         logger.info(figures) if arguments.print else print_lines(figures)
     return 0
+
+
+def _print_by_token(
+    arguments: argparse.Namespace, classifier: SavedClassifier, texts: Iterable[str]
+) -> None:
+    """Print what the model says of each text after each token, and write it as a page, if that is
+    asked for. Raises ``DataError`` if a text is not Unicode, or the page cannot be written."""
+    from ablation.data.corpora import load_encoding
+    from ablation.finetuning.by_token import read_by_token
+    from ablation.finetuning.token_lines import HEAD, format_by_token
+
+    encoding, shown = load_encoding(classifier.config), []
+    if arguments.format == "csv":
+        use_utf8()
+        write(HEAD)
+    for number, text in enumerate(texts):
+        read = read_by_token(classifier, encoding, text, number + 1)
+        for line in format_by_token(number, read, arguments.format):
+            write(line)
+        if read.n_cut:
+            logger.warning("Text %d: %s", number + 1, read.cut_words)
+        if arguments.html:
+            shown.append(read)
+    if arguments.html:
+        from ablation.reports.token_strip import write_page
+
+        write_page(Path(arguments.html), shown)
+        logger.info("Page: %s", arguments.html)
 
 
 def _read_file(

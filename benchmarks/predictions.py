@@ -32,11 +32,12 @@ from ablation.config.runs import OutputOptions
 from ablation.data.corpora import load_encoding
 from ablation.data.sms import find_dataset, read_messages
 from ablation.finetuning.checkpoints import Checkpoints
+from ablation.finetuning.classify import classify_texts
 from ablation.finetuning.experiment import run_experiment
+from ablation.finetuning.prediction_lines import Prediction
 from ablation.finetuning.shared_work import SharedWork
 from ablation.system.machine import describe_machine
 from ablation.system.version import read_commit
-from predict import Prediction, predict
 
 BATCH_SIZES = (1, 4, 8, 16, 32, 64)
 SAMPLE = 192  # texts, to find the pipeline's best batch size
@@ -74,7 +75,7 @@ def compare_predictions(texts: Sequence[str], folder: Path, exported: Path) -> d
         return theirs(list(part), batch_size=batch_size, truncation=True)
 
     def run_ours(part: Sequence[str]) -> list[Prediction]:
-        return list(predict(classifier, encoding, part))
+        return list(classify_texts(classifier, encoding, part))
 
     run_theirs(texts[:32], 8)
     sample = {size: timed(partial(run_theirs, texts[:SAMPLE], size))[1] for size in BATCH_SIZES}

@@ -15,10 +15,10 @@ from ablation.config.rules import config_problems
 from ablation.config.runs import OutputOptions
 from ablation.data.demo import byte_encoding
 from ablation.data.vocabulary import gpt2_encoding
+from ablation.finetuning.classify import classify_texts
 from ablation.finetuning.experiment import run_experiment
 from additional_experiments import main
 from data_utils import PADDING_TOKEN, EncodedTexts, encode_texts
-from predict import predict
 
 pytestmark = pytest.mark.slow
 
@@ -127,9 +127,9 @@ def classifier(
 @settings(max_examples=40, **UNHURRIED)
 @given(texts=st.lists(TEXTS, max_size=5))
 def test_any_texts_are_classified(classifier: SavedClassifier, texts: list[str]) -> None:
-    together = list(predict(classifier, byte_encoding(), texts))
+    together = list(classify_texts(classifier, byte_encoding(), texts))
     assert [prediction.text for prediction in together] == texts
     for text, found in zip(texts, together, strict=True):
-        (alone,) = predict(classifier, byte_encoding(), [text])
+        (alone,) = classify_texts(classifier, byte_encoding(), [text])
         assert alone.probability == pytest.approx(found.probability, abs=1e-6)
         assert 0.5 - 1e-9 <= found.probability <= 1

@@ -19,12 +19,12 @@ from ablation.data.demo import byte_encoding
 from ablation.finetuning import feature_store
 from ablation.finetuning.adamw import AdamWInBackward
 from ablation.finetuning.checkpoints import Checkpoints
+from ablation.finetuning.classify import classify_texts
 from ablation.finetuning.experiment import run_experiment
 from ablation.finetuning.outcomes import ExperimentResult
 from ablation.finetuning.shared_work import SharedWork, sharing_order
 from ablation.finetuning.training import TrainingState
 from data_utils import Batch
-from predict import predict
 
 pytestmark = pytest.mark.usefixtures("few_demo_messages", "small_models")
 
@@ -71,7 +71,7 @@ def probabilities(folder: Path, device: str) -> list[float]:
     classifier = load_classifier(folder, {"device": device})
     assert classifier.model.device.type == device
     texts = ["", "win a prize", "see you at the station " * 20]
-    return [one.probability for one in predict(classifier, byte_encoding(), texts)]
+    return [one.probability for one in classify_texts(classifier, byte_encoding(), texts)]
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,11 @@ from ablation.data.corpora import load_corpus
 from ablation.data.demo import byte_encoding
 from ablation.data.separated_values import TextFormat
 from ablation.data.texts_to_classify import read_texts
+from ablation.finetuning.classify import classify_texts
 from ablation.finetuning.experiment import run_experiment
+from ablation.finetuning.prediction_lines import Prediction, format_prediction
 from ablation.system.errors import CheckpointError, ConfigError, DataError
 from additional_experiments import main
-from predict import Prediction, format_prediction
 
 pytestmark = pytest.mark.usefixtures("few_demo_messages")
 
@@ -64,7 +65,7 @@ def test_predictions_are_those_of_the_run(flags: str, tmp_path: Path) -> None:
     run, expected = train(tmp_path, *flags.split())
     corpus = load_corpus(config_from_flags(["--demo"]))
     classifier = load_classifier(run, {})
-    found = list(predict.predict(classifier, byte_encoding(), corpus.parts.test["Text"], 50))
+    found = list(classify_texts(classifier, byte_encoding(), corpus.parts.test["Text"], 50))
     labels = [corpus.class_names[number] for number in expected["prediction"]]
     assert [prediction.label for prediction in found] == labels
     tolerance = 2e-3 if "bf16" in flags else 1e-6
@@ -98,7 +99,7 @@ def test_base_weights_in_a_file(checkpoint: str, tmp_path: Path) -> None:
     corpus = load_corpus(config_from_flags(["--demo"]))
     text = corpus.parts.test["Text"].iloc[0]
     classifier = load_classifier(run, {"weights": str(moved)})
-    (found,) = predict.predict(classifier, byte_encoding(), [text])
+    (found,) = classify_texts(classifier, byte_encoding(), [text])
     spam = found.probability if found.label == "spam" else 1 - found.probability
     assert spam == pytest.approx(expected["probability"][0], abs=1e-6)
 
@@ -365,7 +366,7 @@ def test_unusual_texts(
     assert "not UTF-8" in captured.err
     texts = ["a", "b", "c", "d", "caf\udce9"]
     with pytest.raises(DataError, match="Text 5,"):
-        list(predict.predict(load_classifier(tmp_path, {}), byte_encoding(), texts, 2))
+        list(classify_texts(load_classifier(tmp_path, {}), byte_encoding(), texts, 2))
 
 
 def test_too_little_memory_names_flags_that_there_are(
@@ -380,7 +381,7 @@ def test_too_little_memory_names_flags_that_there_are(
     def fail(*_: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("predict._probabilities", fail)
+    monkeypatch.setattr("ablation.finetuning.classify.class_probabilities", fail)
     assert predict.main([str(tmp_path), "hello"]) == 1
     message = capsys.readouterr().err
     assert message.startswith("Error: out of memory: [enforce fail")
@@ -470,7 +471,7 @@ def test_texts_are_streamed(saved: dict[str, bytes], tmp_path: Path) -> None:
             read += 1
             yield f"text {read}"
 
-    found = predict.predict(load_classifier(tmp_path, {}), byte_encoding(), endless(), 10)
+    found = classify_texts(load_classifier(tmp_path, {}), byte_encoding(), endless(), 10)
     assert [next(found).text for _ in range(25)] == [f"text {i}" for i in range(1, 26)]
     assert read == 30
 

@@ -18,10 +18,11 @@ from ablation.classifier.saved_models import load_classifier
 from ablation.config.runs import OutputOptions
 from ablation.data.demo import byte_encoding
 from ablation.data.texts_to_classify import read_lines
+from ablation.finetuning.classify import classify_texts
 from ablation.finetuning.experiment import run_experiment
+from ablation.finetuning.prediction_lines import Prediction, format_prediction
 from ablation.system.errors import DataError
 from ablation.system.output import disarm, use_utf8, write
-from predict import Prediction, format_prediction
 
 
 @pytest.fixture
@@ -182,6 +183,6 @@ def test_long_work_says_how_many_texts_are_classified(
     )
     classifier = load_classifier(tmp_path, {})
     texts = ["a", "b", "a", "a"]
-    assert len(list(predict.predict(classifier, byte_encoding(), texts))) == 4
+    assert len(list(classify_texts(classifier, byte_encoding(), texts))) == 4
     said = [f"classified: {n} texts, 0 s" for n in (3, 4)]
     assert caplog.messages == said, "equal texts count, although they are classified once"

@@ -48,16 +48,16 @@ def cut_apart(texts: Sequence[str], width: int) -> list[str]:
     return short
 
 
-def align(rows: Sequence[Sequence[str]], left: int = 0) -> list[str]:
-    """A line for each row: the column ``left`` is flush left, the others are flush right."""
+def align(rows: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> list[str]:
+    """A line for each row: the columns ``left`` are flush left, the others are flush right."""
     widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
-    flush_left = range(len(widths))[left]
+    flush_left = {range(len(widths))[column] for column in left}
     lines = []
     for row in rows:
         cells = []
         for i, (cell, width) in enumerate(zip(row, widths, strict=True)):
             spaces = " " * (width - display_width(cell))
-            cells.append(cell + spaces if i == flush_left else spaces + cell)
+            cells.append(cell + spaces if i in flush_left else spaces + cell)
         lines.append("  ".join(cells).rstrip())
     return lines
 
@@ -72,7 +72,7 @@ def align_wrapped(table: pd.DataFrame) -> str:
     for *cells, text in rows[1:]:
         first, *others = _wrap(text, room) or [""]
         lines += [[*cells, first], *([*[""] * len(cells), piece] for piece in others)]
-    return "\n".join(align(lines, left=-1))
+    return "\n".join(align(lines, left=(-1,)))
 
 
 def fill(text: str) -> str:
