@@ -22,7 +22,7 @@ from helpers import PATCHED, environment_without_network
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from ablation.classifier.build import Classifier, build_classifier
+from ablation.classifier.build import GPTClassifier, build_classifier
 from ablation.config.identity import identify_weights
 from ablation.config.options import ExperimentConfig
 from ablation.config.runs import OutputOptions
@@ -58,14 +58,16 @@ def everything_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """Texts and positions of each batch that the embedding sees, and of each that goes on from
     a later block."""
-    seen, run_blocks = [], Classifier.run_blocks
+    seen, run_blocks = [], GPTClassifier.run_blocks
 
-    def spy(self: Classifier, inputs: torch.Tensor, start: int = 0, *others: object, **at: object):
+    def spy(
+        self: GPTClassifier, inputs: torch.Tensor, start: int = 0, *others: object, **at: object
+    ):
         if "at" not in at:
             seen.append((start, len(inputs)))
         return run_blocks(self, inputs, start, *others, **at)
 
-    monkeypatch.setattr(Classifier, "run_blocks", spy)
+    monkeypatch.setattr(GPTClassifier, "run_blocks", spy)
     return seen
 
 
@@ -250,17 +252,17 @@ def test_a_sweep_that_meets_stored_states_of_more_blocks(splits: Splits) -> None
 def test_a_run_that_is_stopped_leaves_what_it_computed(
     splits: Splits, counted: list, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_blocks = Classifier.run_blocks
+    run_blocks = GPTClassifier.run_blocks
 
-    def stops(self: Classifier, *arguments: object, **others: object):
+    def stops(self: GPTClassifier, *arguments: object, **others: object):
         if len(counted) == 12:
             raise KeyboardInterrupt
         return run_blocks(self, *arguments, **others)
 
-    monkeypatch.setattr(Classifier, "run_blocks", stops)
+    monkeypatch.setattr(GPTClassifier, "run_blocks", stops)
     with pytest.raises(KeyboardInterrupt):
         states_of(TINY, splits)
-    monkeypatch.setattr(Classifier, "run_blocks", run_blocks)
+    monkeypatch.setattr(GPTClassifier, "run_blocks", run_blocks)
     n_done = n_embedded(counted)
     counted.clear()
     _, prefix = assert_right(TINY, splits)

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ablation.classifier.build import Classifier, build_classifier
+from ablation.classifier.build import GPTClassifier, build_classifier
 from ablation.config.options import ExperimentConfig
 from ablation.data.demo import byte_encoding
 from ablation.data.sms import split_messages
@@ -43,7 +43,7 @@ def few_splits(few_messages: pd.DataFrame) -> Splits[pd.DataFrame]:
 
 def model_and_texts(
     config: ExperimentConfig, splits: Splits[pd.DataFrame]
-) -> tuple[Classifier, Splits[EncodedTexts]]:
+) -> tuple[GPTClassifier, Splits[EncodedTexts]]:
     model = build_classifier(config).double()
     torch.manual_seed(1)
     with torch.no_grad():
@@ -53,13 +53,13 @@ def model_and_texts(
     return model, encode_splits(splits, byte_encoding(), config)
 
 
-def plain_path(model: Classifier) -> Classifier:
+def plain_path(model: GPTClassifier) -> GPTClassifier:
     """The same model, of which no work is reused."""
-    return Classifier(model.gpt, replace(model.reading, reuse=False), model.precision)
+    return GPTClassifier(model.gpt, replace(model.reading, reuse=False), model.precision)
 
 
 def gradients_and_logits(
-    model: Classifier, texts: Splits[EncodedTexts], n: int
+    model: GPTClassifier, texts: Splits[EncodedTexts], n: int
 ) -> dict[str, torch.Tensor]:
     model.zero_grad()
     inputs = prepare_inputs(model, texts)

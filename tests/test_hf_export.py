@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ablation.classifier import export
-from ablation.classifier.build import LORA_LAYERS, Classifier, Reading, build_classifier
+from ablation.classifier.build import LORA_LAYERS, GPTClassifier, Reading, build_classifier
 from ablation.classifier.export import export_hf, require_export_folder
 from ablation.config.options import ExperimentConfig
 from ablation.config.rules import export_problems
@@ -63,7 +63,7 @@ def our_probabilities(
     model: GPTModel, config: ExperimentConfig, tokens: Sequence[list[int]] = TOKENS
 ) -> Tensor:
     """Those (N, C) that the project gives on its own batches."""
-    classifier = Classifier(model, Reading.of(config), config.precision)
+    classifier = GPTClassifier(model, Reading.of(config), config.precision)
     every = list(range(len(tokens)))
     width = None if config.no_padding else max(map(len, tokens)) + 3
     texts = EncodedTexts(tokens, every, width)

@@ -179,7 +179,7 @@ def test_long_work_says_how_many_texts_are_classified(
     caplog.clear()
     monkeypatch.setattr("ablation.system.progress.LINE_SECONDS", 0.0)
     monkeypatch.setattr(
-        "ablation.finetuning.frozen_features.batch_by_length", lambda lengths, *_: [[0], [1]]
+        "ablation.finetuning.classify.batch_by_length", lambda lengths, *_: [[0], [1]]
     )
     classifier = load_classifier(tmp_path, {})
     texts = ["a", "b", "a", "a"]

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ablation.classifier.build import Classifier, build_classifier, load_weights
+from ablation.classifier.build import GPTClassifier, build_classifier, load_weights
 from ablation.config.command_line import parse_command_line
 from ablation.config.options import ExperimentConfig
 from ablation.config.rows import ROWS
@@ -196,7 +196,7 @@ def test_nothing_of_a_model_outlives_its_run(
     built: list[weakref.ref] = []
     real = shared_work.build_classifier
 
-    def build(*arguments: object, **named: object) -> Classifier:
+    def build(*arguments: object, **named: object) -> GPTClassifier:
         model = real(*arguments, **named)
         built.extend(weakref.ref(p) for p in model.parameters() if p.requires_grad)
         return model

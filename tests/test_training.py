@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.optim.adamw import adamw
 
-from ablation.classifier.build import Classifier, build_classifier
+from ablation.classifier.build import GPTClassifier, build_classifier
 from ablation.config.options import ExperimentConfig
 from ablation.data import corpora
 from ablation.finetuning import adamw as adamw_module
@@ -256,13 +256,13 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(
 ) -> None:
     calls = iter(range(100))
 
-    real = Classifier.forward
+    real = GPTClassifier.forward
 
     def spoil_the_third(*args: object) -> torch.Tensor:
         logits = real(*args)
         return logits * torch.nan if next(calls) == 2 else logits
 
-    monkeypatch.setattr(Classifier, "forward", spoil_the_third)
+    monkeypatch.setattr(GPTClassifier, "forward", spoil_the_third)
     # The first step is followed by an evaluation of one batch of each part.
     with pytest.raises(TrainingError, match="loss evaluated after step 0 is nan"):
         run_experiment(ExperimentConfig(**DEMO, eval_iter=1))

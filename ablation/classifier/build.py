@@ -70,7 +70,7 @@ class Reading:
         return (logits * is_averaged[..., None]).sum(dim=1) / ends
 
 
-class Classifier(nn.Module):
+class GPTClassifier(nn.Module):
     """A GPT-2 whose head gives classes, the positions that it reads, and its blocks' precision."""
 
     def __init__(self, gpt: GPTModel, reading: Reading, precision: str = "fp32") -> None:
@@ -129,7 +129,7 @@ def load_weights(config: ExperimentConfig) -> GPTModel:
 
 def build_classifier(
     config: ExperimentConfig, base: GPTModel | None = None, n_classes: int = 2
-) -> Classifier:
+) -> GPTClassifier:
     """Build the model that trains, on the CPU; parameters that do not train need no gradient.
 
     The order of random draws is the protocol's: the weights, if they are random; then, from the
@@ -156,7 +156,7 @@ def build_classifier(
         inject_lora(gpt, config.lora_rank, config.lora_alpha, LORA_LAYERS[config.trainable_layers])
     if config.precision == "bf16":
         _cast_frozen(gpt)
-    return Classifier(gpt, Reading.of(config), config.precision)
+    return GPTClassifier(gpt, Reading.of(config), config.precision)
 
 
 def count_trained_blocks(config: ExperimentConfig) -> int:

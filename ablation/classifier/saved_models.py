@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ablation.classifier.build import Classifier, build_classifier
+from ablation.classifier.build import GPTClassifier, build_classifier
 from ablation.classifier.tensor_files import (
     damaged_error,
     fill_trained,
@@ -32,7 +32,7 @@ from gpt_model import GPTModel
 class SavedClassifier:
     """A trained classifier, ready to be used."""
 
-    model: Classifier
+    model: GPTClassifier
     config: ExperimentConfig
     class_names: tuple[str, ...]  # by number
     max_tokens: int  # that texts are cut to, and, if they are padded, padded to

@@ -18,7 +18,7 @@ import tiktoken
 import torch
 from torch import Tensor
 
-from ablation.classifier.build import Classifier, Reading
+from ablation.classifier.build import GPTClassifier, Reading
 from ablation.classifier.saved_models import SavedClassifier
 from ablation.finetuning.classify import class_probabilities, encode_for
 from ablation.system.output import count, printable
@@ -131,7 +131,7 @@ def read_by_token(
     )
 
 
-def _logits(model: Classifier, ids: Tensor, n_own: int) -> Tensor:
+def _logits(model: GPTClassifier, ids: Tensor, n_own: int) -> Tensor:
     """The logits (L, C) of the first 1, 2, ..., L token ids (L,), of which ``n_own`` are no
     padding."""
     ends = torch.arange(1, len(ids) + 1)

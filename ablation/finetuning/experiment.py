@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ablation.classifier.build import Classifier
+from ablation.classifier.build import GPTClassifier
 from ablation.classifier.export import export_hf, require_few_classes
 from ablation.classifier.saved_models import save_classifier
 from ablation.classifier.weight_files import WEIGHTS_NAME
@@ -144,7 +144,7 @@ def run_experiment(
 
 
 def _keep_model(
-    classifier: Classifier,
+    classifier: GPTClassifier,
     base: dict[str, Any],
     shared: SharedWork,
     config: ExperimentConfig,

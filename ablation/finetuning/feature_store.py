@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ablation.classifier.build import Classifier
+from ablation.classifier.build import GPTClassifier
 from ablation.classifier.tensor_files import read_tensors, write_tensors
 from ablation.config.identity import checksum_json, identify_states
 from ablation.config.options import ExperimentConfig
@@ -78,7 +78,7 @@ class FeatureStore:
 
     @classmethod
     def of(
-        cls, config: ExperimentConfig, base: Mapping[str, Any], classifier: Classifier
+        cls, config: ExperimentConfig, base: Mapping[str, Any], classifier: GPTClassifier
     ) -> "FeatureStore | None":
         """The store of an experiment; none with ``--feature_store off``.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ablation.classifier.build import Classifier, count_trained_blocks
+from ablation.classifier.build import GPTClassifier, count_trained_blocks
 from ablation.config.options import ExperimentConfig
 from ablation.finetuning.frozen_features import TOKENS_PER_BATCH
 from ablation.finetuning.memory import count_positions, estimate_memory
@@ -120,7 +120,7 @@ def describe_seconds(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-def measure_pass(classifier: Classifier, n_tokens: int, at_once: int) -> PassCost:
+def measure_pass(classifier: GPTClassifier, n_tokens: int, at_once: int) -> PassCost:
     """Time two passes through the first block: of texts of ``n_tokens``, about ``at_once`` in all,
     and of a sixteenth as many, each a text."""
     n_texts = max(1, at_once // 16)
@@ -132,7 +132,7 @@ def measure_pass(classifier: Classifier, n_tokens: int, at_once: int) -> PassCos
 
 
 @torch.no_grad()
-def _time_pass(classifier: Classifier, n_texts: int, n_tokens: int) -> float:
+def _time_pass(classifier: GPTClassifier, n_texts: int, n_tokens: int) -> float:
     embeddings = classifier.gpt.token_embedding.weight
     hidden = embeddings.new_ones(n_texts, n_tokens, embeddings.shape[1])
     hidden.sum().item()  # a GPU has finished by then
@@ -142,7 +142,7 @@ def _time_pass(classifier: Classifier, n_texts: int, n_tokens: int) -> float:
 
 
 def announce_if_long(
-    classifier: Classifier,
+    classifier: GPTClassifier,
     schedule: Schedule,
     texts: Splits[EncodedTexts],
     config: ExperimentConfig,

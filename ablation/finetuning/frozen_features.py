@@ -15,7 +15,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from ablation.classifier.build import Classifier, Reading
+from ablation.classifier.build import GPTClassifier, Reading
 from ablation.finetuning.feature_store import FeatureStore
 from ablation.finetuning.text_states import TOKEN, StatesCost, TextStates, pad_rows
 from ablation.system.errors import HiddenStateError
@@ -52,7 +52,7 @@ class HiddenStates(LabelledTexts):
 
 
 def prepare_inputs(
-    classifier: Classifier,
+    classifier: GPTClassifier,
     texts: Splits[EncodedTexts],
     memory: float | None = None,
     prefix: "FrozenPrefix | None" = None,
@@ -135,7 +135,7 @@ class FrozenPrefix:
     @torch.no_grad()
     def states(
         self,
-        classifier: Classifier,
+        classifier: GPTClassifier,
         needed: Splits[EncodedTexts],
         memory: float | None = None,
         store: FeatureStore | None = None,
@@ -179,7 +179,7 @@ class FrozenPrefix:
 
     def _read(
         self,
-        classifier: Classifier,
+        classifier: GPTClassifier,
         needed: Splits[EncodedTexts],
         memory: float | None,
         store: FeatureStore | None,
@@ -210,7 +210,7 @@ class FrozenPrefix:
     def _advance(
         self,
         states: TextStates,
-        classifier: Classifier,
+        classifier: GPTClassifier,
         stop: int,
         memory: float | None,
         store: FeatureStore | None,
@@ -238,7 +238,7 @@ class FrozenPrefix:
         return states.values
 
     def _compute(
-        self, states: TextStates, classifier: Classifier, start: int, stop: int
+        self, states: TextStates, classifier: GPTClassifier, start: int, stop: int
     ) -> Iterator[tuple[Tensor, float]]:
         """Take the states of texts that passed ``start`` blocks through those up to ``stop``: the
         numbers of a batch's texts (B,), and the seconds that it took, batch after batch."""
@@ -266,7 +266,7 @@ class FrozenPrefix:
 
 
 def _run_batch(
-    states: TextStates, classifier: Classifier, batch: Tensor, start: int, stop: int
+    states: TextStates, classifier: GPTClassifier, batch: Tensor, start: int, stop: int
 ) -> Tensor:
     """The states (r, D) of a batch's texts before block ``stop``, text after text."""
     rows, is_own = pad_rows(states.starts[batch], states.lengths[batch])
@@ -286,7 +286,7 @@ def _number(needs: Sequence[EncodedTexts], numbers: dict[bytes, int]) -> Tensor:
     return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
-def batch_by_length(lengths: Sequence[int], classifier: Classifier) -> Iterator[list[int]]:
+def batch_by_length(lengths: Sequence[int], classifier: GPTClassifier) -> Iterator[list[int]]:
     """Numbers of texts in batches of similar length; of equal length where every token sees
     every other, padding included."""
     limit = TOKENS_PER_BATCH.get(classifier.device.type, TOKENS_PER_BATCH["cpu"])
@@ -302,7 +302,7 @@ def batch_by_length(lengths: Sequence[int], classifier: Classifier) -> Iterator[
         yield batch
 
 
-def _not_finite(classifier: Classifier, tokens: Tensor | None, stop: int) -> HiddenStateError:
+def _not_finite(classifier: GPTClassifier, tokens: Tensor | None, stop: int) -> HiddenStateError:
     """The error that names the first block whose states are not finite: it is found from the token
     ids (B, T), if they are given; otherwise it is ``stop``, the last that ran."""
     number, n_blocks = stop, len(classifier.gpt.blocks)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ablation.classifier.build import Classifier, Reading, build_classifier
+from ablation.classifier.build import GPTClassifier, Reading, build_classifier
 from ablation.config.options import ExperimentConfig, tagged
 from ablation.finetuning.adamw import trained_parts
 from ablation.finetuning.frozen_features import (
@@ -86,7 +86,7 @@ def estimate_memory(
     """
     model = _build_gpt(*(getattr(config, name) for name in SHAPING))
     reading = Reading.of(config)
-    classifier = Classifier(model, reading, config.precision)
+    classifier = GPTClassifier(model, reading, config.precision)
     device = choose_device(config.device).type
     reuses = classifier.reuses_work and count_frozen_blocks(model) > 0
     n_merged = MAX_MERGED_TEXTS // config.batch_size if reuses and reading.mixes_lengths else 1
@@ -144,7 +144,7 @@ def _build_gpt(*choices: Any) -> GPTModel:
         return build_classifier(config, base).gpt
 
 
-def _count_kept(classifier: Classifier, n_tokens: int) -> int:
+def _count_kept(classifier: GPTClassifier, n_tokens: int) -> int:
     """Bytes that autograd keeps of a pass over ``n_tokens`` tokens, parameters aside."""
     gpt, product = classifier.gpt, PRODUCT_BYTES[classifier.precision]
     stream = gpt.token_embedding.weight.element_size()

@@ -9,7 +9,7 @@ import tiktoken
 import torch
 
 from ablation.classifier.build import (
-    Classifier,
+    GPTClassifier,
     Reading,
     build_classifier,
     count_trained_blocks,
@@ -93,7 +93,7 @@ class SharedWork:
                 logger.info(line)
         return self._texts[key]
 
-    def model(self, config: ExperimentConfig) -> tuple[Classifier, dict[str, Any]]:
+    def model(self, config: ExperimentConfig) -> tuple[GPTClassifier, dict[str, Any]]:
         """The classifier that trains, on the CPU, and what it starts from, as
         :func:`identify_weights` has it; what does not train may be shared with others.
 
@@ -118,7 +118,7 @@ class SharedWork:
         return classifier, base
 
     def inputs(
-        self, classifier: Classifier, config: ExperimentConfig
+        self, classifier: GPTClassifier, config: ExperimentConfig
     ) -> tuple[Splits[LabelledTexts], StatesCost]:
         """What training and evaluation of the last :meth:`model` run on, and what its hidden
         states cost, also those that others of this process use.

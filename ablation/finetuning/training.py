@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ablation.classifier.build import Classifier
+from ablation.classifier.build import GPTClassifier
 from ablation.finetuning.adamw import AdamWInBackward
 from ablation.finetuning.best_epoch import (
     end_with_best,
@@ -37,7 +37,7 @@ MAX_MERGED_TEXTS = 32  # in one pass over several batches
 
 
 def train(
-    classifier: Classifier,
+    classifier: GPTClassifier,
     loaders: Splits[DataLoader],
     schedule: Schedule,
     *callbacks: Any,
@@ -131,7 +131,7 @@ def _rest_of_epoch(
     return batches
 
 
-def group_batches(batches: Iterable[Batch], classifier: Classifier) -> Iterator[list[Batch]]:
+def group_batches(batches: Iterable[Batch], classifier: GPTClassifier) -> Iterator[list[Batch]]:
     """Batches in groups that go through the model together, where that costs little memory and
     changes no result.
 
@@ -145,7 +145,7 @@ def group_batches(batches: Iterable[Batch], classifier: Classifier) -> Iterator[
         yield [batch, *islice(batches, max(0, n_more))]
 
 
-def batch_losses(classifier: Classifier, group: list[Batch], loss: Loss) -> list[Tensor]:
+def batch_losses(classifier: GPTClassifier, group: list[Batch], loss: Loss) -> list[Tensor]:
     """The loss of each batch of a group: scalars, each the mean over its texts."""
     merged = merge_batches(group).to(classifier.device)
     sizes = [len(batch) for batch in group]
@@ -154,7 +154,7 @@ def batch_losses(classifier: Classifier, group: list[Batch], loss: Loss) -> list
 
 
 def _backward(
-    classifier: Classifier, group: list[Batch], window: int, loss: Loss, step: int
+    classifier: GPTClassifier, group: list[Batch], window: int, loss: Loss, step: int
 ) -> None:
     """Add the gradient of a group, whose first batch is that of ``step``, to that of the mean over
     ``window`` batches."""
@@ -166,7 +166,7 @@ def _backward(
 
 @torch.no_grad()
 def mean_losses(
-    classifier: Classifier, loaders: Splits[DataLoader], n_batches: int, loss: Loss
+    classifier: GPTClassifier, loaders: Splits[DataLoader], n_batches: int, loss: Loss
 ) -> list[float]:
     """The mean training loss and validation loss over the first ``n_batches`` batches, or over all
     if there are fewer."""
@@ -183,7 +183,7 @@ def mean_losses(
 
 @torch.no_grad()
 def classify_texts(
-    classifier: Classifier, loader: DataLoader, n_batches: int | None = None
+    classifier: GPTClassifier, loader: DataLoader, n_batches: int | None = None
 ) -> Predictions:
     """Classify the first ``n_batches`` batches, by default all of them, in the loader's order.
     Raises ``TrainingError`` if a logit is not finite."""
