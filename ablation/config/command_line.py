@@ -166,6 +166,7 @@ def _choose_output(asked: Mapping[str, Any]) -> OutputOptions:
         save_model="save_model" in asked,
         export_dir=Path(asked["export_hf"]) if "export_hf" in asked else None,
         track=asked.get("track"),
+        watch="no_watch" not in asked,
     )
 
 

@@ -83,6 +83,8 @@ class Actions:
     track: str | None = option(None, one_of("tensorboard", "wandb", "trackio", "mlflow"))
     """show losses, accuracies, options and figures to a tracker, which writes below --output_dir
     and sends nothing elsewhere, unless you have told it where (see docs/sweeps.md)"""
+    no_watch: bool = option(False)
+    """on a terminal, show a bar instead of the panel with losses, accuracies and the time left"""
     ray: str | None = option(None, Text("ADDRESS"), nargs="?", const=LOCAL)
     """run on Ray: without ADDRESS, started on this machine; HOST:PORT, on that cluster; auto, on
     the one this machine has joined"""

@@ -28,6 +28,7 @@ class OutputOptions:
     save_model: bool = False
     export_dir: Path | None = None  # for the model as other libraries load it
     track: str | None = None  # the tracker that is to see it
+    watch: bool = True  # on a terminal
 
 
 @dataclass(frozen=True)

@@ -64,11 +64,12 @@ def exact_interval(k: float, n: int) -> tuple[float, float]:
     Source: C. Clopper and E. Pearson, "The use of confidence or fiducial limits illustrated in
     the case of the binomial", Biometrika 26 (1934).
     """
-    from scipy import stats  # takes a second, and training needs none of it
+    # Without the rest of scipy, which takes a second. Training needs none of it.
+    from scipy.special import betaincinv
 
     # Over several seeds k is a mean and may be no whole number, which scipy's binomtest demands.
-    low = stats.beta.ppf(ALPHA / 2, k, n - k + 1) if k > 0 else 0.0
-    high = stats.beta.ppf(1 - ALPHA / 2, k + 1, n - k) if k < n else 1.0
+    low = betaincinv(k, n - k + 1, ALPHA / 2) if k > 0 else 0.0
+    high = betaincinv(k + 1, n - k, 1 - ALPHA / 2) if k < n else 1.0
     return float(low), float(high)
 
 

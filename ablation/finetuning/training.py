@@ -85,7 +85,7 @@ def train(
         state = TrainingState(classifier.gpt, optimizer, epoch_ends=list(accumulate(epochs)))
         for callback in callbacks:
             callback.restore(state)
-        progress.update(state.step)
+        progress.skip(state.step)
         for epoch, end in enumerate(state.epoch_ends, start=1):
             if has_stalled(state.history, schedule):
                 break

@@ -23,6 +23,7 @@ from ablation.sweeps import records
 from ablation.sweeps.time_left import Clock, estimate_time, order_by_cost
 from ablation.sweeps.tracking import tracked
 from ablation.sweeps.variants import compare_with_published, describe_run
+from ablation.sweeps.watching import watched
 from ablation.system import parallel
 from ablation.system.errors import DataError, ExperimentError, RecordError, describe_error, logger
 from ablation.system.files import checksum_file, clear_leftovers
@@ -37,10 +38,12 @@ def run_and_record(
     output_dir: Path,
     shared: SharedWork | None = None,
     output: OutputOptions | None = None,
+    place: str = "",
 ) -> Path:
     """Run one experiment and write its record, however it ends. Returns its folder.
 
-    What is kept goes to the record's folder, whatever ``output`` says.
+    What is kept goes to the record's folder, whatever ``output`` says. ``place`` is the run's in a
+    sweep, in words.
 
     Raises:
         ExperimentError: the record cannot be written, or the model cannot be kept.
@@ -51,10 +54,13 @@ def run_and_record(
     if parallel.is_first():
         records.require_writable(folder)  # before the work, not after it
     output = replace(output or OutputOptions(), folder=folder)
-    with tracked(output.track, folder, run.config) as tracking:
+    with (
+        tracked(output.track, folder, run.config) as tracking,
+        watched(run, place, output.watch) as watch,
+    ):
         try:
             shared = shared or SharedWork([run.config])
-            result = run_experiment(run.config, shared, output, tracking)
+            result = run_experiment(run.config, shared, output, tracking, watch)
         except (Exception, KeyboardInterrupt) as error:  # whatever it is, the record says so
             # If whoever reads the results has gone, the run is not at fault.
             if parallel.is_first() and not isinstance(error, BrokenPipeError):
@@ -63,6 +69,7 @@ def run_and_record(
         if parallel.is_first():
             record_complete(output_dir, run, result, shared.corpus)
         tracking.note(result)
+        watch.note(result)
     if result.not_kept:
         raise ExperimentError(describe_not_kept(result, folder))
     return folder
@@ -186,7 +193,7 @@ def run_sweep(
         started = time.perf_counter()
         print_lines(f"{describe_run(run)}:")
         try:
-            run_and_record(run, output_dir, shared, output)
+            run_and_record(run, output_dir, shared, output, f"run {number} of {len(runs)}")
         except (RecordError, BrokenPipeError):
             raise
         except Exception as error:  # whatever it is, the other runs go on

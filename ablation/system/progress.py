@@ -1,7 +1,10 @@
-"""How far work has come: a bar on a terminal, and elsewhere a plain line now and then."""
+"""How far work has come: a bar on a terminal, and elsewhere a plain line now and then; or what else
+shows it.
+"""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -12,6 +15,9 @@ LINE_SECONDS = 30.0  # between two lines, and before the first
 BYTES = "bytes"  # the unit whose amounts are shortened, as 12.3M
 
 Item = TypeVar("Item")
+Show = Callable[["Progress"], None]
+
+_shows: list[Show] = []  # what shows work instead of bars and lines: the last one
 
 
 class Progress:
@@ -25,16 +31,18 @@ class Progress:
     """
 
     def __init__(self, what: str, unit: str, total: int | None, *, leave: bool = True) -> None:
-        self._what, self._unit, self._total, self._done = what, unit, total, 0
+        self.what, self.unit, self.total, self.done = what, unit, total, 0
+        self._show = _shows[-1] if _shows and unit != BYTES else None
         self._bar = tqdm(
             total=total,
             desc=what,
             unit="B" if unit == BYTES else f" {unit}",
             unit_scale=unit == BYTES,
             leave=leave,
-            disable=None,
+            disable=True if self._show else None,
         )
         self._started = self._line_time = time.monotonic()
+        self._skipped = 0
         self._line_done: int | None = None  # when the last line was logged
 
     def __enter__(self) -> "Progress":
@@ -42,24 +50,51 @@ class Progress:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._bar.close()
-        if kind is None and self._line_done not in (None, self._done):
+        if kind is None and self._line_done not in (None, self.done):
             self._log()
+
+    def skip(self, amount: int) -> None:
+        """Note that ``amount`` was done before, which says nothing of how long the rest takes."""
+        self._skipped = self._bar.initial = amount
+        self.update(amount)
 
     def update(self, amount: int) -> None:
         """Note that ``amount`` more is done."""
-        self._done += amount
+        self.done += amount
+        if self._show:
+            self._show(self)
+            return
         self._bar.update(amount)
         if self._bar.disable and time.monotonic() - self._line_time >= LINE_SECONDS:
             self._log()
 
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the rest takes at the speed until now; none where that is not known."""
+        done = self.done - self._skipped
+        if not self.total or done <= 0:
+            return None
+        return (time.monotonic() - self._started) / done * (self.total - self.done)
+
     def _log(self) -> None:
-        self._line_time, self._line_done = time.monotonic(), self._done
-        of_total = f" of {self._amount(self._total)}" if self._total else ""
-        done, seconds = self._amount(self._done), self._line_time - self._started
-        logger.info("%s: %s%s %s, %.0f s", self._what, done, of_total, self._unit, seconds)
+        self._line_time, self._line_done = time.monotonic(), self.done
+        of_total = f" of {self._amount(self.total)}" if self.total else ""
+        done, seconds = self._amount(self.done), self._line_time - self._started
+        logger.info("%s: %s%s %s, %.0f s", self.what, done, of_total, self.unit, seconds)
 
     def _amount(self, amount: int) -> str:
-        return tqdm.format_sizeof(amount) if self._unit == BYTES else f"{amount:,}"
+        return tqdm.format_sizeof(amount) if self.unit == BYTES else f"{amount:,}"
+
+
+@contextmanager
+def shown_by(show: Show) -> Iterator[None]:
+    """Inside, ``show`` is called whenever more of some work is done, in place of a bar and lines.
+    Downloads keep theirs."""
+    _shows.append(show)
+    try:
+        yield
+    finally:
+        _shows.remove(show)
 
 
 def follow(
