@@ -56,7 +56,7 @@ def render_markdown(contents: str, values: dict[str, Any]) -> str:
 def _render(form: str, escape: Callable[[str], str], contents: str, values: dict[str, Any]) -> str:
     def finalize(value: Any) -> Any:
         # Markup is what a template's own macros made, or a name of ours.
-        return value if isinstance(value, Markup) else escape(_visible(value))
+        return value if isinstance(value, Markup) else escape(visible(value))
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -66,7 +66,7 @@ def _render(form: str, escape: Callable[[str], str], contents: str, values: dict
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["code"] = lambda text: Markup(code_markdown(_visible(text)))
+    environment.filters["code"] = lambda text: Markup(code_markdown(visible(text)))
     environment.filters["data_address"] = lambda svg: (
         f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
     )
@@ -80,7 +80,7 @@ def _render(form: str, escape: Callable[[str], str], contents: str, values: dict
     )
 
 
-def _visible(value: Any) -> str:
+def visible(value: Any) -> str:
     """A value on one line, with signs for what would not be seen."""
     return printable(re.sub(r"[\n\r\t]+", " ", str(value)))
 

@@ -3,6 +3,7 @@ short."""
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from ablation.reports.findings import (
     describe_smallest,
     tabulate_findings,
 )
+from ablation.reports.message_map import build_map
 from ablation.reports.pages import PICTURES_NAME, REPORT, Picture, render_html, render_markdown
 from ablation.reports.pooling import pool_corpora, pool_parts, pool_records
 from ablation.reports.tables import (
@@ -128,9 +130,11 @@ def _page_values(
     """What enters the template :data:`pages.REPORT`; its pictures are added to ``drawn``."""
     names = (f"{number:02d}-" for number in count(1))
 
-    def draw(name: str, description: str, svg: bytes) -> Picture:
-        drawn.append(Picture(f"{next(names)}{name}.svg", description, svg, svg))
-        return drawn[-1]
+    def draw(picture: Picture | None) -> list[Picture]:
+        if not picture:
+            return []
+        drawn.append(replace(picture, name=f"{next(names)}{picture.name}.svg"))
+        return drawn[-1:]
 
     corpus = pool_corpora(corpora)
     baseline = pool_parts([classify_by_characters(part.parts) for part in corpora])
@@ -208,20 +212,22 @@ def _section_values(
         )
     values |= answer_options(section)
     points = [
-        pictures.Point(part, rows[name].published.test if section.is_published else None)
+        pictures.Point(
+            part,
+            rows[name].published.test if section.is_published else None,
+            f"{part.label} {rows[name].question}".strip(),
+        )
         for name, part in section.configurations.items()
     ]
+    message_map = build_map(parts, [point.name for point in points], corpus)
     values["pictures"] = [
-        draw("accuracy", "Test accuracy by row", pictures.accuracy_by_row(points)),
-        draw("minutes", "Test accuracy against minutes", pictures.accuracy_by_minutes(points)),
-        draw("learning", "Losses by step and row", pictures.learning_curves(parts)),
+        *draw(pictures.accuracy(points, 100 * float(baseline.test.mean()))),
+        *draw(pictures.minutes(points)),
+        *draw(pictures.learning(points)),
+        *draw(message_map and message_map.picture),
     ]
     # (configurations, messages): the share of seeds that got each message wrong.
     wrong = np.stack([1 - part.correct.mean(axis=0) for part in parts])
-    if wrong.any():
-        labels = [part.label for part in parts]
-        svg = pictures.error_map(labels, wrong)
-        values["pictures"].append(draw("errors", "Messages wrong by row", svg))
     return {**values, "hardest": _hardest(wrong.mean(axis=0), corpus)}
 
 
@@ -260,11 +266,7 @@ def _class_values(named: Sequence[tuple[str, Configuration]], draw: Any) -> dict
                 "title": f"Row {row}: {part.flags}" if row else part.flags,
                 "confused": classes.confusions(),
                 "table": classes.table(),
-                "picture": draw(
-                    "confusion",
-                    "How many texts of each class were taken for which",
-                    pictures.confusion_matrix(classes.class_names, classes.confusion),
-                ),
+                "pictures": draw(pictures.confusion_matrix(classes.class_names, classes.confusion)),
             }
             for row, part, classes in own
         ],
