@@ -20,11 +20,16 @@ TABLES = "tables"  # the folder of those that were run
 def keep_table(table: Table, output_dir: Path) -> None:
     """Write a table where the report on a folder finds it, in place of an earlier version: one of
     the same title and source. Raises ``OSError``."""
-    folder = output_dir / TABLES
-    folder.mkdir(parents=True, exist_ok=True)
+    path = kept_path(table, output_dir)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, format_table(table).encode())
+
+
+def kept_path(table: Table, output_dir: Path) -> Path:
+    """Where a table is kept."""
     words = re.sub(r"[^a-z0-9]+", "-", table.title.casefold()).strip("-")[:40].rstrip("-")
     name = f"{words}_{checksum_json([table.title, table.source])[:10]}.toml"
-    write_atomically(folder / name, format_table(table).encode())
+    return output_dir / TABLES / name
 
 
 def known_tables(output_dir: Path, asked: Table) -> list[Table]:

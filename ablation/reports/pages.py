@@ -67,6 +67,7 @@ def _render(form: str, escape: Callable[[str], str], contents: str, values: dict
         lstrip_blocks=True,
     )
     environment.filters["code"] = lambda text: Markup(code_markdown(visible(text)))
+    environment.filters["number"] = leading_number
     environment.filters["data_address"] = lambda svg: (
         f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
     )
@@ -83,6 +84,12 @@ def _render(form: str, escape: Callable[[str], str], contents: str, values: dict
 def visible(value: Any) -> str:
     """A value on one line, with signs for what would not be seen."""
     return printable(re.sub(r"[\n\r\t]+", " ", str(value)))
+
+
+def leading_number(text: str) -> str | None:
+    """The number that a text begins with, by which a column is sorted; none if there is none."""
+    found = re.match(r"[+-]?\d+(\.\d+)?(?![\w-])", text)
+    return found and found[0]
 
 
 def escape_markdown(text: str) -> str:

@@ -20,9 +20,8 @@ from ablation.reports.comparisons import accuracy_interval, prediction_interval
 from ablation.reports.folds import accuracy_interval_of_folds
 from ablation.sweeps.records import Record
 from ablation.system.errors import RecordError
-from data_utils import PARTS, Splits
+from data_utils import PARTS
 
-BASELINE = "characters, linear SVM (baseline)"
 OTHERS_TITLE = "Other configurations"
 NO_FLAGS = "(none)"
 SINGLE = " (messages)"  # beside an interval that knows nothing of other seeds
@@ -40,6 +39,23 @@ class Configuration:
     label: str  # its row's number, if it has one
     flags: str
     records: tuple[Record, ...]
+    question: str = ""  # of its row
+
+    @property
+    def name(self) -> str:
+        """What it is called in pictures."""
+        return f"{self.label} {self.question}".strip() or self.flags
+
+    @property
+    def command(self) -> str:
+        """Its experiment as a line for a shell, with the published seed."""
+        return format_command(replace(self.records[0].config, seed=PUBLISHED_SEED))
+
+    @property
+    def title(self) -> str:
+        """What it is called in sentences."""
+        asks = f" ({self.question})" if self.question else ""
+        return f"row {self.label}{asks}" if self.label else self.flags
 
     @property
     def seeds(self) -> list[int]:
@@ -145,8 +161,10 @@ def group_records(
             if first != name:
                 same[name] = first
             elif key in groups:
-                flags = _own_flags(row, table)
-                configurations[name] = Configuration(str(name), flags, (*groups[key],))
+                flags = own_flags(row, table)
+                configurations[name] = Configuration(
+                    str(name), flags, (*groups[key],), row.question
+                )
         shown = [record for part in configurations.values() for record in part.records]
         # Flags that contradict no row make no variants.
         is_variant = any(table.row_of(record.config) is None for record in shown)
@@ -163,17 +181,17 @@ def group_records(
     return sections, others
 
 
-def _own_flags(row: Row, table: Table) -> str:
+def own_flags(row: Row, table: Table) -> str:
     """Flags of a row that not all of its table have."""
     own = {name: v for name, v in row.flags.items() if name not in table.common_flags}
     return format_flags(own) or NO_FLAGS
 
 
-def tabulate(section: Section, baseline: Splits[np.ndarray] | None = None) -> pd.DataFrame:
+def tabulate(section: Section) -> pd.DataFrame:
     """The table of a section: a line for each row, texts as they are printed."""
     lines = []
     for name, row in section.table.rows.items():
-        line = {"row": str(name), "flags": _own_flags(row, section.table)}
+        line = {"row": str(name), "flags": own_flags(row, section.table)}
         configuration = section.configurations.get(name)
         if configuration:
             line |= figures(configuration)
@@ -187,14 +205,6 @@ def tabulate(section: Section, baseline: Splits[np.ndarray] | None = None) -> pd
             line["published min"] = minutes
             line["verdict"] = judge(row, configuration)
         lines.append(line)
-    if baseline:
-        accuracies = {
-            name: mean_and_deviation(100 * getattr(baseline, part).mean(keepdims=True))
-            for part, name in ACCURACIES.items()
-        }
-        ends = accuracy_interval(baseline.test[None])
-        interval = {"95 % interval": format_accuracy_interval(*ends, is_single=True)}
-        lines.append({"row": "", "flags": BASELINE, "n": "1", **accuracies, **interval})
     table = pd.DataFrame(lines)
     return table.reindex(columns=[name for name in COLUMNS if name in table]).fillna("")
 
@@ -237,33 +247,45 @@ def judge(row: Row, configuration: Configuration | None) -> str:
     seed, or else of the lowest. With several seeds, each figure lies within what one more run
     would give or outside it. A figure that no count rounds to is impossible.
     """
-    published = asdict(row.published)
-    parts = [part for part in PARTS if published[part] is not None]
     if not configuration:
         n_train = 1045 if "no_padding" in row.flags else 1040  # messages that fill whole batches
         totals = {"train": n_train, "validation": 149, "test": 300}
         impossible = [
             f"{part}: impossible as published"
-            for part in parts
-            if not row.config.dataset and published_count(published[part], totals[part]) is None
+            for part, percent in _published_parts(row).items()
+            if not row.config.dataset and published_count(percent, totals[part]) is None
         ]
         return "; ".join(["not run", *impossible])
-    records = configuration.records
-    chosen = next((r for r in records if r.config.seed == PUBLISHED_SEED), records[0])
-    verdicts = []
-    for part in parts:
-        here = chosen.accuracy(part)
-        verdict = messages_apart(part, here.correct, here.total, published[part])
-        count = published_count(published[part], here.total)
-        if count is not None and len(records) > 1:
-            ends = prediction_interval([record.accuracy(part).correct for record in records])
-            place = "within" if ends[0] <= count <= ends[1] else "outside"
-            low, high = np.clip(100 * np.array(ends) / here.total, 0, 100)
-            verdict += f", {place} {low:.2f} to {high:.2f} % for one more run"
-        verdicts.append(verdict)
-    is_published_seed = chosen.config.seed == PUBLISHED_SEED
-    place = "" if is_published_seed or not verdicts else f"seed {chosen.config.seed}: "
+    verdicts = [judge_part(part, row, configuration) for part in _published_parts(row)]
+    seed = _beside_published(configuration).config.seed
+    place = "" if seed == PUBLISHED_SEED or not verdicts else f"seed {seed}: "
     return place + "; ".join(verdicts)
+
+
+def judge_part(part: str, row: Row, configuration: Configuration) -> str:
+    """The same of one part, whose figure was published."""
+    published = _published_parts(row)[part]
+    here = _beside_published(configuration).accuracy(part)
+    verdict = messages_apart(part, here.correct, here.total, published)
+    count = published_count(published, here.total)
+    records = configuration.records
+    if count is not None and len(records) > 1:
+        ends = prediction_interval([record.accuracy(part).correct for record in records])
+        place = "within" if ends[0] <= count <= ends[1] else "outside"
+        low, high = np.clip(100 * np.array(ends) / here.total, 0, 100)
+        verdict += f", {place} {low:.2f} to {high:.2f} % for one more run"
+    return verdict
+
+
+def _published_parts(row: Row) -> dict[str, float]:
+    published = asdict(row.published)
+    return {part: published[part] for part in PARTS if published[part] is not None}
+
+
+def _beside_published(configuration: Configuration) -> Record:
+    """The run that stands beside the published one."""
+    records = configuration.records
+    return next((r for r in records if r.config.seed == PUBLISHED_SEED), records[0])
 
 
 def require_one_dataset(records: Sequence[Record]) -> None:

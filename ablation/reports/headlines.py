@@ -1,0 +1,204 @@
+"""What a report found, in sentences that a colleague can repeat."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ablation.config.commands import format_flags
+from ablation.config.identity import identify_experiment
+from ablation.reports.comparisons import ALPHA, Difference, compare, holm
+from ablation.reports.findings import Finding, compare_configurations, compare_rows
+from ablation.reports.tables import Configuration, Section
+from ablation.system.output import count
+
+MOST_FINDINGS = 5  # sentences of a section
+MOST_NAMES = 6  # rows in a sentence
+
+
+class Named(NamedTuple):
+    """A configuration, what it is called in sentences, in pictures and in lists, and its published
+    test accuracy in percent, where they may be compared."""
+
+    name: str
+    title: str
+    short: str
+    part: Configuration
+    published: float | None = None
+
+
+def name_parts(sections: Sequence[Section], others: Sequence[Configuration] = ()) -> list[Named]:
+    """Each configuration once, by its row, with those flags beside it that not all have."""
+    named: dict[str, Named] = {}
+    for section in sections:
+        beside = _own_flags(section, sections)
+        flags = f" with {beside}" if beside else ""
+        for row, part in section.configurations.items():
+            published = section.table.rows[row].published.test if section.is_published else None
+            key = identify_experiment(part.records[0].config)
+            named.setdefault(
+                key,
+                Named(part.title + flags, part.name + flags, part.label + flags, part, published),
+            )
+    return [*named.values(), *(Named(part.title, part.name, part.flags, part) for part in others)]
+
+
+def _own_flags(section: Section, sections: Sequence[Section]) -> str:
+    """The flags beside the rows of a section that not all configurations of the others have."""
+    configs = [p.records[0].config for s in sections for p in s.configurations.values()]
+    return format_flags(
+        {
+            name: value
+            for name, value in section.overrides.items()
+            if any(getattr(config, name) != value for config in configs)
+        }
+    )
+
+
+def describe_best(named: Sequence[Named]) -> str:
+    """Which configuration has the most test texts right, and which others cannot be told from it.
+
+    Each of the others is compared with it, and p-values are corrected for how many these are. That
+    the best was picked by the same texts makes none of these findings false: J. Hsu, "Constrained
+    simultaneous confidence intervals for multiple comparisons with the best", Annals of Statistics
+    12 (1984).
+    """
+    best = max(named, key=lambda one: one.part.percent("test").mean())
+    accuracy = describe_accuracy(best.part)
+    if len(named) == 1:
+        return f"{capitalize(best.name)} gets {accuracy}."
+    lead = f"Best on the test texts is {best.name}, with {accuracy}."
+    compared = [
+        (one, d) for one in named if one is not best and (d := _against(best.part, one.part))
+    ]
+    corrected = holm([difference.p for _, difference in compared])
+    alike = [one.short for (one, _), p in zip(compared, corrected, strict=True) if p >= ALPHA]
+    if not compared:
+        return lead
+    if not alike:
+        return f"{lead} It is better than {_all_of(len(compared))} beyond chance."
+    which = f"{len(alike)} of the {len(compared)} others"
+    if len(alike) <= MOST_NAMES:
+        which = f"Row{'s' * (len(alike) > 1)} {_enumerate(alike)}"
+    return f"{lead} {which} cannot be told from it."
+
+
+def _against(best: Configuration, other: Configuration) -> Difference | None:
+    """The difference of two configurations; none without a seed in common."""
+    seeds = {*best.seeds} & {*other.seeds}
+    if not seeds or (best.fold is None) != (other.fold is None):
+        return None
+    return compare_configurations(other.with_seeds(seeds), best.with_seeds(seeds))
+
+
+def describe_accuracy(part: Configuration) -> str:
+    """The test accuracy of a configuration with its interval and seeds."""
+    low, high = part.interval
+    mean = part.percent("test").mean()
+    return f"{mean:.2f} % ({low:.1f} to {high:.1f}; {_seeds(len(part.seeds))})"
+
+
+def describe_findings(sections: Sequence[Section]) -> list[str]:
+    """What the comparisons of sections found, the largest difference of each first, and how many
+    found nothing."""
+    found = [(section, findings) for section in sections if (findings := compare_rows(section))]
+    several_tables = len({section.table.title for section, _ in found}) > 1
+    sentences = []
+    for section, findings in found:
+        place = section.title if several_tables else _own_flags(section, sections)
+        where = f"{'' if several_tables else 'With '}{place}: " if place else ""
+        some = _describe_all(findings)
+        sentences += [where + sentence for sentence in some] if where else map(capitalize, some)
+    if any(finding.difference.is_of_runs for _, findings in found for finding in findings):
+        sentences.append("One seed tells two runs apart, and not two choices.")
+    return sentences
+
+
+def _describe_all(findings: Sequence[Finding]) -> list[str]:
+    shown = [finding for finding in findings if finding.corrected_p < ALPHA]
+    shown.sort(key=lambda finding: -abs(finding.difference.points))
+    questions = Counter(finding.question for finding in findings)
+    sentences = []
+    for finding in shown[:MOST_FINDINGS]:
+        subject = finding.question
+        if questions[subject] > 1:
+            subject = f"row {finding.rows[1]} instead of {finding.rows[0]}"
+        sentences.append(describe_change(subject, finding.difference, len(finding.seeds)))
+    if n_more := len(shown[MOST_FINDINGS:]):
+        sentences.append(f"{count(n_more, 'more difference')} in the table below.")
+    if n_open := len(findings) - len(shown):
+        which, more = ("nothing else", "more ") if shown else ("nothing", "")
+        sentences.append(f"{which} was distinguishable: {count(n_open, f'{more}comparison')}.")
+    return sentences
+
+
+def describe_change(what: str, difference: Difference, n_seeds: int) -> str:
+    """What a change costs or gains, a question answered or a statement completed."""
+    asked = what.rstrip("?")
+    subject = f"{what} It" if asked != what else what
+    verb = "gains" if difference.points > 0 else "costs"
+    low, high = sorted(abs(end) for end in (difference.low, difference.high))
+    return (
+        f"{subject} {verb} {abs(difference.points):.1f} points "
+        f"({low:.1f} to {high:.1f}; {_seeds(n_seeds)})."
+    )
+
+
+def describe_baseline(correct: np.ndarray, named: Sequence[Named]) -> str:
+    """How a linear SVM on characters compares with what was run.
+
+    Args:
+        correct: (M,): which test texts it gets right.
+    """
+    percent = 100 * correct.mean()
+    sentence = f"A linear SVM on characters gets {percent:.2f} %"
+    below = [one for one in named if one.part.percent("test").mean() < percent]
+    if not below:
+        return f"{sentence}, no more than any configuration here."
+    # It has no seeds: beside several runs it stands as often as there are seeds.
+    differences = [
+        compare(one.part.correct, np.tile(correct, (len(one.part.seeds), 1)))
+        for one in named
+        if one.part.fold is None
+    ]
+    corrected = holm([difference.p for difference in differences])
+    n_sure = sum(
+        p < ALPHA and difference.points > 0
+        for p, difference in zip(corrected, differences, strict=True)
+    )
+    which = (
+        "this run" if len(named) == 1 else f"{_share(len(below), len(named))} configurations here"
+    )
+    sure = ", beyond chance" if n_sure == len(below) else f", {n_sure} of them beyond chance"
+    return f"{sentence}, more than {which}{sure if n_sure else ''}."
+
+
+def describe_ends(n_complete: int, n_incomplete: int) -> str:
+    """Whether any run failed."""
+    if n_incomplete:
+        verb = "has" if n_incomplete == 1 else "have"
+        return f"{count(n_incomplete, 'run')} failed or stopped, and {verb} no part in this."
+    return f"No run failed; {'one is' if n_complete == 1 else f'{n_complete} are'} complete."
+
+
+def _seeds(n: int) -> str:
+    return "one seed" if n == 1 else f"{n} seeds"
+
+
+def _all_of(n: int) -> str:
+    return {1: "the other one", 2: "both of the others"}.get(n, f"all {n} others")
+
+
+def _share(n: int, n_all: int) -> str:
+    return f"all {n}" if n == n_all else f"{n} of the {n_all}"
+
+
+def _enumerate(names: Sequence[str]) -> str:
+    *some, last = names
+    return f"{', '.join(some)} and {last}" if some else last
+
+
+def capitalize(text: str) -> str:
+    """A text as a sentence begins, unless its first word is a name of the code."""
+    return text[:1].upper() + text[1:] if text.split(" ")[0].isalpha() else text

@@ -1,0 +1,113 @@
+"""What to run next: the commands that would say more than a report can."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from ablation.config.commands import SCRIPT, format_flags
+from ablation.config.kept_tables import kept_path
+from ablation.config.options import read_fold
+from ablation.config.published import PUBLISHED_SEED
+from ablation.config.rows import SOURCE
+from ablation.config.tables import Name
+from ablation.reports.findings import Finding
+from ablation.reports.tables import Section
+from ablation.sweeps.records import Record
+from ablation.system.output import printable
+
+SEEDS_TO_DECIDE = 5
+POINTS = 3  # a difference that people want to see
+
+
+class Next(NamedTuple):
+    """A command, and why one would run it."""
+
+    why: str
+    command: str
+
+
+def suggest_runs(
+    sections: Sequence[tuple[Section, Sequence[Finding]]],
+    incomplete: Sequence[Record],
+    output_dir: Path,
+) -> list[Next]:
+    """What would say more, the most useful first.
+
+    Args:
+        sections: each with its findings.
+        incomplete: the runs that failed or were stopped.
+        output_dir: of the records.
+    """
+    place = {"output_dir": str(output_dir)}
+    again = [
+        Next("Run again what failed:", f"{record.result['command']} {format_flags(place)}")
+        for record in incomplete[:1]
+    ]
+    found = [
+        suggestion
+        for section, findings in sections
+        for suggestion in _suggest(section, findings, place)
+    ]
+    return [Next(why, printable(command)) for why, command in again + found[: 2 - len(again)]]
+
+
+def _suggest(
+    section: Section, findings: Sequence[Finding], place: Mapping[str, str]
+) -> Iterator[Next]:
+    parts = section.configurations
+    if not parts:
+        return
+    given = {**section.overrides, **place}
+    if section.table != SOURCE:
+        given = {"table": str(kept_path(section.table, Path(place["output_dir"]))), **given}
+    if fold := next(iter(parts.values())).records[0].config.fold:
+        given["folds"] = read_fold(fold)[1]
+    fewest = min(len(part.seeds) for part in parts.values())
+    if any(finding.is_open for finding in findings):
+        if fewest < SEEDS_TO_DECIDE:
+            seeds = _seeds({seed for part in parts.values() for seed in part.seeds})
+            yield Next(
+                f"{SEEDS_TO_DECIDE} seeds, to tell choices apart and not only runs:",
+                _command({"rows": format_rows(parts), **seeds, **given}),
+            )
+        elif section.fold is None:
+            yield Next(
+                f"How many seeds and texts {POINTS} points take:",
+                _command({"plan": POINTS, **place}),
+            )
+    for question, (first, second) in section.table.comparisons:
+        if first in parts and second not in parts and second not in section.same:
+            seeds = _seeds(set(parts[first].seeds), len(parts[first].seeds))
+            yield Next(
+                f"The next question, {question}:",
+                _command({"rows": second, **seeds, **given}),
+            )
+            return
+
+
+def _command(flags: Mapping[str, object]) -> str:
+    return f"{SCRIPT} {format_flags(flags)}"
+
+
+def _seeds(seeds: set[int], n_at_least: int = SEEDS_TO_DECIDE) -> dict[str, object]:
+    """Flags that ask for these seeds, and for later ones until there are enough."""
+    later = itertools.count(max(seeds) + 1)
+    wanted = sorted([*seeds, *itertools.islice(later, max(0, n_at_least - len(seeds)))])
+    if wanted == [PUBLISHED_SEED]:
+        return {}
+    if wanted == list(range(PUBLISHED_SEED, PUBLISHED_SEED + len(wanted))):
+        return {"num_seeds": len(wanted)}
+    # Several values, which are typed without quotes.
+    return {f"seeds {' '.join(map(str, wanted))}": True}
+
+
+def format_rows(names: Sequence[Name]) -> str:
+    """Rows as --rows takes them: 1-5,16."""
+    words: list[list[Name]] = []
+    for name in names:
+        if isinstance(name, int) and words and words[-1][-1] == name - 1:
+            words[-1].append(name)
+        else:
+            words.append([name])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in words)
