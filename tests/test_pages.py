@@ -48,10 +48,12 @@ HOSTILE = [
 TAGS = {
     *("html", "head", "meta", "title", "style", "body", "h1", "h2", "h3", "p", "ul", "li"),
     *("strong", "img", "div", "table", "thead", "tbody", "tr", "th", "td", "code", "span"),
-    *("picture", "source", "script"),
+    *("picture", "source", "script", "main", "nav", "a", "section"),
+    *("details", "summary", "dl", "dt", "dd"),
 }
 ATTRIBUTES = {"lang", "charset", "http-equiv", "content", "name", "class", "alt", "src"}
-ATTRIBUTES |= {"media", "srcset"}
+ATTRIBUTES |= {"media", "srcset", "id", "href", "role", "scope", "colspan", "aria-label"}
+ATTRIBUTES |= {"aria-labelledby", "data-label", "data-value"}
 
 
 class Parsed(HTMLParser):
