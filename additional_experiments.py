@@ -70,7 +70,7 @@ def answer(arguments: Sequence[str]) -> int:
     if runs and request.table is not SOURCE and parallel.is_first():
         keep_table(request.table, output_dir)
     if runs and not request.is_sweep:
-        sweep.run_one(runs[0], output_dir, request.output)
+        sweep.run_one(runs[0], output_dir, request.output, request.flags)
         return 0
     if request.cluster:
         from ablation.sweeps.ray_sweep import run_ray_sweep  # Ray is not always there
@@ -92,6 +92,8 @@ def answer(arguments: Sequence[str]) -> int:
         sections = [section for section in sections if section.table == request.table]
     verdicts = judge_sections(request.expectations, sections, runs)
     output.print_lines("\n".join([report.text, *(verdict.line for verdict in verdicts)]))
+    if request.opens:
+        output.open_page(output_dir / "report.html")
     for run in failed:
         logger.error("Failed: %s", run.name)
     return 1 if failed else exit_status(verdicts)

@@ -76,7 +76,7 @@ def test_variants_are_told_from_rows() -> None:
 def test_the_row_is_announced(
     capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ablation.sweeps.sweep.run_and_record", lambda run, folder, output: folder)
+    monkeypatch.setattr("ablation.sweeps.sweep.run_one", lambda *_: None)
     assert main(["--rows", "2", "--num_epochs", "1"]) == 0
     assert "A variant of row 2, not the row, because of --num_epochs 1" in capsys.readouterr().err
     assert main(["--trainable_token_pos", "first", "--seed", "4"]) == 0

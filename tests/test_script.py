@@ -34,10 +34,11 @@ def test_demo(tmp_path: Path) -> None:
     assert lines[0].startswith("Ep 1 (Step 000000): Train loss ")
     test_accuracy = re.fullmatch(r"Test accuracy: (\d+\.\d\d)%", lines[-1])
     assert float(test_accuracy[1]) > 90, "training finds more than two words would tell"
-    notice, sizes, times, record = finished.stderr.splitlines()
+    notice, sizes, times, record, *closing = finished.stderr.splitlines()
     assert notice == "Demo: the messages are synthetic, so the figures mean nothing."
     assert sizes == "demo: 420 training, 60 validation and 120 test texts of 2 classes"
     assert times.startswith("Seconds: features ")
+    assert len(closing) == 6, "what came out, its yardstick, and three commands to go on with"
     folder = tmp_path / record.removeprefix("Record: ")
     written = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
     (split,) = folder.parent.glob("split-*.csv")

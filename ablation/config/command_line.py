@@ -34,7 +34,7 @@ PLACES = {"output_dir", "data_dir", "offline", "table"}
 READING = {
     "version": set(),
     "list": {"output_dir", "table"},
-    "report": PLACES | {"fail_unless"},
+    "report": PLACES | {"fail_unless", "open"},
     "compare": PLACES,
     "plan": {"output_dir", "table", "rows"},
 }
@@ -52,11 +52,13 @@ class Request:
     dry_run: bool = False
     writes_table: bool = False  # --vary does, for --dry_run to print
     report: bool = False
+    opens: bool = False  # the report, in a browser
     compare: tuple[str, str] | None = None
     plan: float | None = None  # points
     rows: tuple[Name, ...] = ()  # that it rests on; by default all
     expectations: tuple[Expectation, ...] = ()
     output: OutputOptions = field(default_factory=OutputOptions)
+    flags: dict[str, Any] = field(default_factory=dict)  # that were given, with their values
     cluster: ClusterRequest | None = None  # by default, this process computes
     data_dir: Path = Path(OPTIONS["data_dir"].default)  # where a report finds the messages
     offline: bool = False  # whether it must find them there
@@ -95,7 +97,8 @@ def parse_command_line(argv: Sequence[str]) -> Request:
     if "fail_unless" in asked and not row_problems:
         tables = known_tables(output_dir, choice.table) if "report" in asked else [choice.table]
         expectations, found = read_expectations(asked["fail_unless"], tables)
-        problems += [*found, *_judging_problems(asked, is_sweep)]
+        problems += found
+    problems += _reporting_problems(asked, is_sweep)
     if is_launched() and not problems:
         problems += _launch_problems(asked, runs, is_sweep)
     problems += unknown_problems(unknown, explained=bool(joined))
@@ -116,11 +119,13 @@ def parse_command_line(argv: Sequence[str]) -> Request:
         dry_run="dry_run" in asked,
         writes_table="vary" in asked,
         report="report" in asked,
+        opens="open" in asked,
         compare=asked.get("compare"),
         plan=asked.get("plan"),
         rows=tuple(planned_rows),
         expectations=tuple(expectations),
         output=_choose_output(asked),
+        flags={**asked, **given},
         cluster=ClusterRequest(asked["ray"], **cluster) if "ray" in asked else None,
         data_dir=Path(runs[0].config.data_dir),
         offline=runs[0].config.offline,
@@ -193,12 +198,17 @@ def _conflicts(asked: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[s
             yield f"--{name} with --{doing[0]}: nothing is run, so it has no use; leave it out"
 
 
-def _judging_problems(asked: Mapping[str, Any], is_sweep: bool) -> Iterator[str]:
-    """Problems of --fail_unless where no report is written."""
-    if "dry_run" in asked:
-        yield "--fail_unless with --dry_run: nothing is run, so there is nothing to judge"
-    elif not is_sweep and not _exclusive(asked):
-        yield "--fail_unless with a single run: nothing is compared; give --rows, or --report"
+def _reporting_problems(asked: Mapping[str, Any], is_sweep: bool) -> Iterator[str]:
+    """Problems of --fail_unless and --open where no report is written."""
+    uses = {
+        "fail_unless": ("there is nothing to judge", "nothing is compared"),
+        "open": ("there is no page to open", "no page is written"),
+    }
+    for name, (without_runs, of_one) in uses.items():
+        if name in asked and "dry_run" in asked:
+            yield f"--{name} with --dry_run: nothing is run, so {without_runs}"
+        elif name in asked and not is_sweep and not _exclusive(asked):
+            yield f"--{name} with a single run: {of_one}; give --rows, or --report"
 
 
 def _exclusive(asked: Mapping[str, Any]) -> list[str]:

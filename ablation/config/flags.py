@@ -99,6 +99,8 @@ class Actions:
     with --vary also its table, for --table"""
     report: bool = option(False)
     """report on the records in --output_dir, and run nothing"""
+    open: bool = option(False)
+    """with --report or a sweep: open the page in a browser when it is written"""
     compare: tuple[str, ...] | None = option(None, Text(("A", "B")), nargs=2)
     """compare two rows by their numbers, with all seeds that both have, or two recorded runs by
     their folders, on the same test messages, and run nothing"""

@@ -11,6 +11,18 @@ def published_count(percent: float, n: int) -> int | None:
     return k if math.isclose(round(100 * k / n, 2), percent) else None
 
 
+def published_words(correct: int, total: int, percent: float) -> str:
+    """A published figure beside what a run got right of the same messages, as a sentence."""
+    count = published_count(percent, total)
+    if count is None:
+        return f"The published {percent:.2f} % is impossible: no count out of {total} gives it."
+    apart = abs(correct - count)
+    if not apart:
+        return f"Published: {percent:.2f} %, the same."
+    number = "one message" if apart == 1 else f"{apart} messages"
+    return f"Published: {percent:.2f} %, {number} {'more' if count > correct else 'fewer'}."
+
+
 def messages_apart(part: str, correct: int, total: int, percent: float) -> str:
     """A run beside its published figure, which had the same messages: ``test 98.00 % here,
     98.33 % published: one message apart``.

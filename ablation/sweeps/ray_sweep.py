@@ -282,6 +282,7 @@ def _record(
     except OSError as error:
         raise RecordError(f"{error.filename} cannot be written ({error}).") from error
     folder = sweep.record_complete(output_dir, run, outcome.result, corpus)
+    sweep.log_comparison(run, outcome.result.accuracy.test)
     with tracking.tracked(track, folder, run.config) as tracker:
         tracker.note(outcome.result)
     logger.info("%s, done on %s in %.2f minutes", place, outcome.node, outcome.seconds / 60)

@@ -3,9 +3,10 @@
 import gc
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ablation.classifier.export import require_export_folder
 from ablation.classifier.weight_files import WEIGHTS_NAME
@@ -20,6 +21,7 @@ from ablation.finetuning.forecast import describe_seconds
 from ablation.finetuning.outcomes import Accuracy, ExperimentResult
 from ablation.finetuning.shared_work import SharedWork
 from ablation.sweeps import records
+from ablation.sweeps.closing import closing_lines
 from ablation.sweeps.time_left import Clock, estimate_time, order_by_cost
 from ablation.sweeps.tracking import tracked
 from ablation.sweeps.variants import compare_with_published, describe_run
@@ -96,7 +98,6 @@ def record_complete(output_dir: Path, run: Run, result: ExperimentResult, corpus
     if not result.not_kept:
         (folder / CHECKPOINT_NAME).unlink(missing_ok=True)
         clear_leftovers(folder / CHECKPOINT_NAME, seconds=0)
-    log_comparison(run, result.accuracy.test)
     return folder
 
 
@@ -128,20 +129,32 @@ def find_done(run: Run, output_dir: Path, output: OutputOptions) -> records.Reco
     return record if kept.items() <= record.result.get("kept", {}).items() else None
 
 
-def run_one(run: Run, output_dir: Path, output: OutputOptions) -> None:
-    """Run one experiment; if it is to be resumed and is complete, say again what it printed. Raises
-    ``ExperimentError`` if it failed, or its record cannot be written."""
+def run_one(
+    run: Run, output_dir: Path, output: OutputOptions, flags: Mapping[str, Any] | None = None
+) -> None:
+    """Run one experiment, or if it is to be resumed and is complete, say again what it printed; and
+    then what came out, and what to try next.
+
+    Args:
+        flags: that it was asked for with.
+
+    Raises:
+        ExperimentError: it failed, or its record cannot be written.
+    """
     with parallel.joined(choose_device(run.config.device)):
         done = find_done(run, output_dir, output) if output.resume and parallel.is_first() else None
         if output.export_dir and not done and parallel.is_first():
             require_export_folder(output.export_dir)
         if done:
             print_lines("\n".join(done.lines))
-            log_comparison(run, done.accuracy("test"))
         folder = run.folder(output_dir)
         if not parallel.from_first(bool(done)):
             run_and_record(run, output_dir, output=output)
         logger.info("Record%s: %s", ", complete already" if done else "", folder)
+        if parallel.is_first():
+            record = records.read_record(run.folder(output_dir))
+            for line in closing_lines(run, record, output_dir, flags or {}):
+                logger.info("%s", line)
 
 
 def order_runs(runs: Sequence[Run]) -> list[Run]:
@@ -193,7 +206,8 @@ def run_sweep(
         started = time.perf_counter()
         print_lines(f"{describe_run(run)}:")
         try:
-            run_and_record(run, output_dir, shared, output, f"run {number} of {len(runs)}")
+            folder = run_and_record(run, output_dir, shared, output, f"run {number} of {len(runs)}")
+            log_comparison(run, records.read_record(folder).accuracy("test"))
         except (RecordError, BrokenPipeError):
             raise
         except Exception as error:  # whatever it is, the other runs go on

@@ -5,6 +5,7 @@ Elsewhere there are plain lines, as :mod:`ablation.system.progress` has them.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import groupby
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -181,8 +182,9 @@ class Watch:
         lines = []
         for number, row in enumerate(cells):
             line = Text(f"{scale.get(number, ''):>{SCALE - 2}} {side}", style="dim")
-            for character, curve in row:
-                line.append(character, style=f"not dim {STYLES[curve]}")
+            for curve, some in groupby(row, key=lambda cell: cell[1]):
+                words = "".join(character for character, _ in some)
+                line.append(words, style=f"not dim {STYLES[curve]}")
             lines.append(line)
         self._label(lines, curves, end, columns)
         if n_rows < height:

@@ -10,6 +10,9 @@ import logging
 import re
 import sys
 import unicodedata
+from pathlib import Path
+
+from ablation.system.errors import logger
 
 # Control characters, Unicode's line breaks, and what is invisible: marks of direction, joiners,
 # surrogates.
@@ -29,6 +32,18 @@ def write(text: str) -> None:
 
     tqdm.write(text)
     sys.stdout.flush()
+
+
+def open_page(path: Path) -> None:
+    """Open a page in the browser of this desktop; where there is none, say where the page is."""
+    import webbrowser  # which most commands do without
+
+    try:
+        is_open = webbrowser.open(path.resolve().as_uri())
+    except (webbrowser.Error, OSError):
+        is_open = False
+    if not is_open:
+        logger.warning("No browser could be opened. The page is %s", path.resolve())
 
 
 def use_utf8() -> None:
