@@ -169,6 +169,22 @@ def test_python_on_the_page_of_flags(
     assert capsys.readouterr().out == "2 of 3\n"
 
 
+def test_python_on_its_page(
+    few_demo_messages: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One block after the other, as a reader runs them."""
+    monkeypatch.chdir(tmp_path)
+    blocks = code_blocks(TEXTS["python.md"], "python")
+    assert len(blocks) > 5
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "docs/python.md", "exec"), names)
+    assert names["results"].table["n"].tolist() == [2, 2, 1]  # one has two epochs only
+    assert names["labels"]["label"].isin(["ham", "spam"]).all()
+    shown = re.findall(r"`results\.(\w+)", TEXTS["python.md"])
+    assert {*shown} <= {*dir(names["results"])}
+
+
 def shell(commands: str, folder: Path) -> subprocess.CompletedProcess:
     """Commands of a page, with this Python, in a folder that has what they name."""
     python = f'python() {{ {shlex.quote(sys.executable)} "$@"; }}\n'

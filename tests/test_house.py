@@ -17,6 +17,7 @@ FLOORS = (
     ("ablation.finetuning",),
     ("ablation.sweeps",),
     ("ablation.reports",),
+    ("ablation.interface",),
     ("additional_experiments", "predict"),
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

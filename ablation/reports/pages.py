@@ -47,6 +47,11 @@ def render_html(contents: str, values: dict[str, Any]) -> str:
     return _render("report.html", lambda text: text, contents, values)
 
 
+def render_part(contents: str, values: dict[str, Any]) -> str:
+    """HTML without a page around it, as a notebook shows it."""
+    return _render("part.html", lambda text: text, contents, values)
+
+
 def render_markdown(contents: str, values: dict[str, Any]) -> str:
     """The page as Markdown, its pictures in files of their names under ``PICTURES_NAME``."""
     page = _render("report.md", lambda text: Markup(escape_markdown(text)), contents, values)

@@ -17,7 +17,7 @@ from ablation.finetuning.by_token import (
     readable,
     some_stretches,
 )
-from ablation.reports.pages import TEMPLATES, render_html
+from ablation.reports.pages import TEMPLATES, render_html, render_part
 from ablation.system.errors import DataError
 from ablation.system.files import write_atomically
 
@@ -111,6 +111,11 @@ def render_strips(strips: Sequence[TokenStrip], title: str = TITLE) -> str:
     """A page of strips, as HTML that needs nothing from elsewhere."""
     contents = (TEMPLATES / "tokens.txt").read_text()
     return render_html(contents, {"title": title, "strips": strips})
+
+
+def render_for_notebook(strips: Sequence[TokenStrip]) -> str:
+    """The same without a page around them."""
+    return render_part((TEMPLATES / "token_part.txt").read_text(), {"strips": strips})
 
 
 def write_page(path: Path, texts: Sequence[ByToken]) -> None:

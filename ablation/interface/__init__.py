@@ -1,0 +1,1 @@
+"""What a notebook uses: running rows, reading what they left, and classifying texts."""

@@ -1,0 +1,127 @@
+"""Running rows from Python, as the command line runs them."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ablation.config.choices import Choice, make_runs
+from ablation.config.options import OPTIONS, without
+from ablation.config.rows import SOURCE
+from ablation.config.runs import EPOCH, OutputOptions, Run
+from ablation.config.tables import Name, parse_rows
+from ablation.interface.results import Results
+from ablation.sweeps import sweep
+from ablation.sweeps.records import Record, read_record, require_writable
+from ablation.system.errors import ConfigError, ExperimentError
+from ablation.system.output import count
+
+
+def run_row(
+    row: Name | None = None,
+    *,
+    output_dir: str | Path = "runs",
+    resume: bool = False,
+    save_model: bool = False,
+    **options: Any,
+) -> Record:
+    """Run a row of the table, or with options alone an experiment of its own, and write its record.
+
+    It prints what the command line prints.
+
+    Args:
+        row: its number; by default no row, only ``options``.
+        output_dir: where its record goes.
+        resume: take what is done already, and go on from a checkpoint.
+        save_model: keep the classifier in the run's folder, for :class:`Classifier`.
+        options: fields of ``ExperimentConfig``, which win over the row's. Texts are read as flags
+            are, so that ``model_size="tiny"`` is enough.
+
+    Raises:
+        ConfigError: the row or options break rules; nothing was started.
+        ExperimentError: the run failed, or its record cannot be written.
+    """
+    (run,) = _make_runs([row], [options.pop("seed", OPTIONS["seed"].default)], options)
+    output_dir = Path(output_dir)
+    require_writable(output_dir)
+    sweep.run_one(run, output_dir, _output(resume, save_model))
+    return read_record(run.folder(output_dir))
+
+
+def run_rows(
+    rows: str | Iterable[Name],
+    *,
+    seeds: Iterable[int] = (OPTIONS["seed"].default,),
+    output_dir: str | Path = "runs",
+    save_model: bool = False,
+    **options: Any,
+) -> Results:
+    """Run rows of the table with some seeds, what they have in common once, and leave what is done
+    alone. Returns all results in ``output_dir``.
+
+    Args:
+        rows: their numbers, or a text such as ``"1-5,16"`` or ``"all"``.
+        seeds: each row is run with each of them.
+        output_dir, save_model, options: as for :func:`run_row`.
+
+    Raises:
+        ConfigError: rows or options break rules; nothing was started.
+        ExperimentError: a run failed, and the others went on; or records cannot be written.
+    """
+    if isinstance(rows, str):
+        names, problems = parse_rows(rows, SOURCE)
+        if problems:
+            raise ConfigError(problems)
+    else:
+        names = [*rows]
+    runs = sweep.order_runs(_make_runs(names, [*seeds], options))
+    output_dir = Path(output_dir)
+    require_writable(output_dir)
+    if failed := sweep.run_sweep(runs, output_dir, _output(True, save_model)):
+        raise ExperimentError(
+            f"{count(len(failed), 'run')} of {len(runs)} failed: "
+            f"{', '.join(run.name for run in failed)}. Their records say why."
+        )
+    return Results.read(output_dir, data_dir=runs[0].config.data_dir)
+
+
+def _make_runs(names: list[Name | None], seeds: list[int], options: dict[str, Any]) -> list[Run]:
+    """The runs of rows with options beside them. Raises ``ConfigError`` with every problem."""
+    given, problems = _read_options(options)
+    unknown = [name for name in names if name is not None and name not in SOURCE.rows]
+    problems += [
+        f"row {name!r}: no such row; give a number from 1 to {len(SOURCE.rows)}" for name in unknown
+    ]
+    problems += filter(None, (OPTIONS["seed"].problem(seed) for seed in seeds))
+    if problems:
+        raise ConfigError(problems)
+    beside = {name: given[name] for name in given if name in without("circumstance", "repeat")}
+    choice = Choice(SOURCE, names, given, {}, None if names == [None] else beside)
+    runs, problems = make_runs(choice, seeds, {})
+    if problems:
+        raise ConfigError(problems)
+    return runs
+
+
+def _read_options(options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The values of options, and what is wrong with them. Texts are read as those of flags."""
+    given, problems = {}, []
+    for name, value in options.items():
+        option = OPTIONS.get(name)
+        if option is None:
+            nearest = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.5)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            problems.append(f"{name}: no such option{hint}")
+        elif option.values is None and not isinstance(value, bool):
+            problems.append(f"{name}={value!r}: give True or False")
+        elif option.values and isinstance(value, str):
+            given[name], problem = option.read(value)
+            problems += [problem] if problem else []
+        else:
+            given[name] = value  # config_problems looks at it
+    return given, problems
+
+
+def _output(resume: bool, save_model: bool) -> OutputOptions:
+    every = EPOCH if resume or save_model else None
+    return OutputOptions(resume=resume, save_model=save_model, checkpoint_every=every)

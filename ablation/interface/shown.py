@@ -1,0 +1,33 @@
+"""The report's pictures, as a notebook shows them."""
+
+import re
+from dataclasses import dataclass
+
+from ablation.reports.pages import Picture
+
+WHITE = '<rect width="100%" height="100%" fill="white"/>'
+
+
+@dataclass(frozen=True, repr=False)
+class Shown:
+    """A picture that a notebook shows, and prints in words."""
+
+    picture: Picture
+
+    def _repr_svg_(self) -> str:
+        """The picture on white, as a notebook's own background does not follow the system's."""
+        svg = self.picture.wide.decode().replace("(prefers-color-scheme:dark)", "not all")
+        return re.sub("</style>", f"</style>{WHITE}", svg, count=1)
+
+    def __repr__(self) -> str:
+        return self.picture.description
+
+    def save(self, path: str) -> None:
+        """Write it to a file, as SVG. Raises ``OSError``."""
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(self._repr_svg_())
+
+
+def show(picture: Picture | None) -> Shown | None:
+    """A picture for a notebook, if there is one."""
+    return picture and Shown(picture)

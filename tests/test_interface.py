@@ -1,0 +1,247 @@
+"""What a notebook uses: it says what the command line and the records say."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import config_from_flags
+
+from ablation.classifier.saved_models import load_classifier
+from ablation.config.runs import Run
+from ablation.data.demo import byte_encoding
+from ablation.finetuning.by_token import read_by_token
+from ablation.finetuning.classify import classify_texts
+from ablation.interface import running
+from ablation.interface.classifier import Classifier
+from ablation.interface.results import Results
+from ablation.interface.running import run_row, run_rows
+from ablation.reports.findings import compare_rows
+from ablation.sweeps.records import RESULT_NAME, read_record
+from ablation.system.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    ExperimentError,
+    RecordError,
+)
+
+DEMO = {"demo": True, "max_steps": 2}
+TEXTS = ["WIN £5 now", "", "See you"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, few_messages: pd.DataFrame) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ablation.data.corpora.demo_messages", lambda: few_messages)
+        run_rows("1-2", seeds=(1, 2), output_dir=folder, save_model=True, **DEMO)
+    return folder
+
+
+# ---------------------------------------------------------------- a classifier
+
+
+@pytest.fixture
+def kept(runs: Path) -> Path:
+    return sorted(runs.glob("row-01*"))[0]
+
+
+def test_texts_are_classified_as_elsewhere(kept: Path) -> None:
+    table = Classifier.load(str(kept)).predict(iter(TEXTS))
+    expected = list(classify_texts(load_classifier(kept, {}), byte_encoding(), TEXTS, top=2))
+    assert list(table.columns) == ["text", "label", "probability", "ham", "spam"]
+    assert table["text"].tolist() == TEXTS
+    assert table["label"].tolist() == [one.label for one in expected]
+    assert table["probability"].tolist() == [one.probability for one in expected]
+    assert table["spam"].tolist() == [one.probabilities["spam"] for one in expected]
+    assert len(Classifier.load(kept).predict("one text")) == 1
+    assert Classifier.load(kept).predict([]).empty
+
+
+def test_by_token_is_a_frame_and_a_strip(kept: Path) -> None:
+    classifier = Classifier.load(kept)
+    table = classifier.by_token(TEXTS[0])
+    read = read_by_token(load_classifier(kept, {}), byte_encoding(), TEXTS[0])
+    assert table["spam"].tolist() == read.probability_of("spam")
+    assert table["label"].tolist() == read.labels
+    assert table["is_padding"].sum() == read.n_padding > 0
+    assert table["token"].tolist()[:7] == ["W", "I", "N", "·", r"\xc2", r"\xa3", "5"]
+    assert table["position"].iloc[-1] == len(table)
+    html = classifier.strip(TEXTS)._repr_html_()
+    assert html.count('<div class="strip">') == len(TEXTS)
+    assert "<html" not in html
+    assert "<script" not in html
+    with pytest.raises(DataError, match="Text 2,"):
+        classifier.strip(["a", "\udce9"])
+
+
+def test_a_class_may_have_the_name_of_a_column(kept: Path) -> None:
+    classifier = Classifier.load(kept)
+    object.__setattr__(classifier._saved, "class_names", ("label", "token"))
+    assert {"label", "class label", "class token"} <= {*classifier.predict("a")}
+    assert {"label", "class label", "class token"} <= {*classifier.by_token("a")}
+
+
+def test_what_cannot_be_loaded(kept: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds no saved model"):
+        Classifier.load(tmp_path)
+    with pytest.raises(ConfigError, match="seed: no option of a kept model"):
+        Classifier.load(kept, seed=1)
+    with pytest.raises(ConfigError, match='--device "gpu"'):
+        Classifier.load(kept, device="gpu")
+
+
+# ---------------------------------------------------------------- results
+
+
+def test_a_line_for_each_run(runs: Path) -> None:
+    table = Results.read(runs).runs
+    assert len(table) == 4
+    for line in table.itertuples():
+        record = read_record(runs / line.run)
+        assert (line.seed, line.status) == (record.config.seed, "complete")
+        assert line.test == record.accuracy("test").percent
+        assert line.minutes == record.minutes
+        assert line.command == record.result["command"]
+
+
+def test_a_line_for_each_configuration(runs: Path) -> None:
+    results = Results.read(str(runs))
+    assert results.table["row"].tolist() == [1, 2]
+    assert results.table["n"].tolist() == [2, 2]
+    *_, section = results.sections
+    for line in results.table.itertuples():
+        part = section.configurations[line.row]
+        assert line.test == pytest.approx(part.percent("test").mean())
+        assert (line.low, line.high) == part.interval
+        assert np.isnan(line.published)
+    assert results.table["name"].iloc[1] == "2 first or last token?"
+    assert results.table["flags"].iloc[1] == "--trainable_token_pos first --demo --max_steps 2"
+    (finding,) = compare_rows(section)
+    (line,) = results.comparisons.itertuples()
+    assert (line.first, line.second, line.n) == (1, 2, 2)
+    assert (line.difference, line.p) == (finding.difference.points, finding.difference.p)
+    assert (line.low, line.high) == (finding.difference.low, finding.difference.high)
+
+
+def test_predictions_are_in_words(runs: Path) -> None:
+    table = Results.read(runs).predictions
+    for run, lines in table.groupby("run"):
+        own = read_record(runs / run).predictions
+        for column in ("label", "prediction"):
+            assert [["ham", "spam"].index(name) for name in lines[column]] == own[column].tolist()
+        assert lines["probability"].tolist() == own["probability"].tolist()
+        assert lines["line"].tolist() == own["row"].tolist()
+
+
+def test_rows_as_published_and_runs_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = Results.read(Path(__file__).parent.parent / "docs" / "lesson")
+    # Row 1 without the mask is row 17, so it has a line of its own in both sections.
+    assert published.table["row"].tolist() == [1, 2, 17, 1, 2]
+    assert published.table["test"].nunique() == 3
+    monkeypatch.setattr("ablation.sweeps.sweep.run_experiment", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run_row(1, output_dir=tmp_path, **DEMO)
+    with pytest.raises(ExperimentError, match=r"1 run of 1 failed: .*seed-123"):
+        run_rows([1], output_dir=tmp_path, **DEMO)
+    results = Results.read(tmp_path)
+    assert results.runs["error"].tolist() == ["ZeroDivisionError: division by zero"]
+    assert results.table.empty
+    assert results.comparisons.empty
+    assert results.predictions.empty
+
+
+def test_pictures_are_those_of_the_report(runs: Path, few_demo_messages: None) -> None:
+    results = Results.read(runs)
+    for shown in (results.plot_accuracy(), results.plot_errors()):
+        svg = shown._repr_svg_()
+        root = ElementTree.fromstring(svg)
+        texts = " ".join(root.itertext())
+        assert "first or last token?" in texts
+        assert '<rect width="100%" height="100%" fill="white"/>' in svg
+        assert "prefers-color-scheme" not in svg
+        assert "first or last token?" in repr(shown)
+    assert results.plot_minutes() is None, "of two there is nothing to see"
+    (name,) = (point.name for point in results._points if "first" in point.name)
+    mean = results.table["test"].iloc[1]
+    assert f"{name}: {mean:.2f} %" in repr(results.plot_accuracy())
+    results.plot_errors().save("a.svg")
+    assert Path("a.svg").read_text() == results.plot_errors()._repr_svg_()
+
+
+def test_an_experiment_that_two_sections_have_is_drawn_once() -> None:
+    results = Results.read(Path(__file__).parent.parent / "docs" / "lesson")
+    names = [point.name for point in results._points]
+    assert len(names) == len({*names}) == 4
+    assert "training loss" in results.plot_learning()._repr_svg_()
+    assert names[1] == "2 first or last token?", "flags that all have are in no name"
+    assert names[3] == "2 first or last token?, with --disable_causal_mask"
+
+
+def test_a_folder_without_records(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="holds no records"):
+        Results.read(tmp_path)
+
+
+# ---------------------------------------------------------------- running
+
+
+@pytest.mark.usefixtures("few_demo_messages")
+def test_a_row_is_run_as_the_command_line_runs_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    record = run_row(12, demo=True, max_steps=1, seed=5, lora_rank=2, output_dir=str(tmp_path))
+    flags = ["--rows", "12", "--demo", "--max_steps", "1", "--seed", "5", "--lora_rank", "2"]
+    config = config_from_flags(flags)
+    assert record.config == config
+    assert record.folder == Run(config).folder(tmp_path)
+    assert record.result["overrides"] == {"demo": True, "max_steps": 1, "lora_rank": 2}
+    assert "Test accuracy" in capsys.readouterr().out
+    assert not (record.folder / "model.safetensors").exists()
+
+
+def test_what_is_done_is_taken_as_it_is(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, few_demo_messages: None
+) -> None:
+    monkeypatch.setattr("ablation.sweeps.sweep.run_experiment", lambda *_: 1 / 0)
+    record = run_row(2, seed=2, output_dir=runs, resume=True, save_model=True, **DEMO)
+    assert json.loads((record.folder / RESULT_NAME).read_text()) == record.result
+    assert len(run_rows([1, 2], seeds=[1, 2], output_dir=runs, **DEMO).table) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "words"),
+    [
+        (77, {}, "row 77: no such row; give a number from 1 to 19"),
+        (1, {"lerning_rate": 1.0}, "lerning_rate: no such option; did you mean learning_rate?"),
+        (1, {"model_size": "huge"}, '--model_size "huge": no such choice'),
+        (1, {"batch_size": 0}, "--batch_size 0"),
+        (1, {"batch_size": "x"}, "--batch_size x"),
+        (1, {"seed": -1}, "--seed -1"),
+        (1, {"demo": "yes"}, "demo='yes': give True or False"),
+        (14, {"batch_size": 3}, "--no_padding with --batch_size 3"),
+        (None, {"lora_rank": 4}, "no LoRA layer would use it"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_started(
+    row: int | None, options: dict, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running.sweep, "run_one", lambda *_: 1 / 0)
+    with pytest.raises(ConfigError) as error:
+        run_row(row, **options)
+    assert words in str(error.value)
+
+
+def test_a_text_of_options_is_read_as_a_flag_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,) = running._make_runs(
+        [17], [123], {"model_size": "tiny", "weights": "random", "disable_causal_mask": False}
+    )
+    assert run.config.model_size == "gpt2-tiny (3M)"
+    assert not run.config.disable_causal_mask
+    with pytest.raises(ConfigError, match="--rows 1-77: no such row"):
+        run_rows("1-77")
