@@ -305,7 +305,7 @@ def test_the_page_is_whole_and_self_contained(
             write_complete(tmp_path, run, make_result(labels, classes, **sizes_of(corpus)), data)
     write_incomplete(tmp_path, Run(ROWS[3].config), "failed", "no | luck, and none to be had")
     monkeypatch.setattr(
-        "ablation.reports.report.copied_texts",
+        "ablation.reports.material.copied_texts",
         lambda m: {"verbatim": np.arange(n_test) < 3, "letters": np.arange(n_test) < 5},
     )
     printed = write_report(tmp_path, tmp_path).text

@@ -1,9 +1,8 @@
 """What enters the report's template."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from ablation.reports.headlines import (
     describe_findings,
     name_parts,
 )
+from ablation.reports.material import Material
 from ablation.reports.message_map import MessageMap, build_map
 from ablation.reports.messages import tabulate_copies, tabulate_hardest
 from ablation.reports.next_runs import suggest_runs
@@ -39,7 +39,7 @@ from ablation.reports.side_by_side import (
     shorten_pair,
     tabulate_pair,
 )
-from ablation.reports.tables import OTHERS_TITLE, Configuration, Section, figures
+from ablation.reports.tables import OTHERS_TITLE, Section, figures
 from ablation.sweeps.records import Record
 from ablation.system.output import count
 from data_utils import Corpus
@@ -67,31 +67,16 @@ class Gallery:
         return self.pictures[-1]
 
 
-def report_values(
-    records: Sequence[Record],
-    sections: Sequence[Section],
-    others: Sequence[Configuration],
-    corpus: Corpus,
-    baseline: np.ndarray,
-    copies: Mapping[str, np.ndarray],
-    output_dir: Path,
-    gallery: Gallery,
-) -> dict[str, Any]:
-    """What enters the template :data:`pages.REPORT`; its pictures are added to ``gallery``.
-
-    Args:
-        records: complete or not.
-        baseline: (M,): which test texts it gets right.
-        copies: of :func:`baseline.copied_texts`.
-        output_dir: of the records.
-    """
+def report_values(material: Material, gallery: Gallery) -> dict[str, Any]:
+    """What enters the template :data:`pages.REPORT`; its pictures are added to ``gallery``."""
+    records, baseline = material.records, material.baseline
     incomplete = [record for record in records if not record.is_complete]
-    run = [section for section in sections if section.configurations]
+    run = [section for section in material.sections if section.configurations]
     blocks = pair_sections(run)
     found = [compare_rows(section) for section in run]
     # On one's own data, nothing is as published. Runs that failed do not choose the data.
     is_own = min(records, key=lambda record: not record.is_complete).config.dataset
-    named = name_parts(run, others)
+    named = name_parts(run, material.others)
     ends = describe_ends(len(records) - len(incomplete), len(incomplete))
     points = [pictures.Point(one.part, one.published, one.title) for one in named]
     return {
@@ -102,12 +87,12 @@ def report_values(
             *([describe_best(named), describe_baseline(baseline, named)] if named else []),
             ends,
         ],
-        "next": suggest_runs([*zip(run, found, strict=True)], incomplete, output_dir),
+        "next": suggest_runs([*zip(run, found, strict=True)], incomplete, material.output_dir),
         "overview": gallery.add(pictures.accuracy(points, 100 * baseline.mean())),
         "blocks": [_block_values(block, baseline, gallery) for block in blocks],
         "not_run": [
             {"title": section.title, "table": show_not_run(section)}
-            for section in sections
+            for section in material.sections
             if section.is_published and not section.configurations and not is_own
         ],
         "known": _what_is_known(records),
@@ -119,10 +104,12 @@ def report_values(
             if (plan := plan_section(section, some))
         ],
         "others_title": OTHERS_TITLE,
-        "others": pd.DataFrame({"command": part.flags, **figures(part)} for part in others),
+        "others": pd.DataFrame(
+            {"command": part.flags, **figures(part)} for part in material.others
+        ),
         "seeds_for_a_verdict": SEEDS_FOR_A_VERDICT,
-        "map": _map_of(named, corpus, gallery),
-        "hardest": tabulate_hardest(named, corpus),
+        "map": _map_of(named, material.corpus, gallery),
+        "hardest": tabulate_hardest(named, material.corpus),
         "ends": ends,
         "incomplete": pd.DataFrame(
             {"command": record.result["command"], "error": record.result["error"]}
@@ -130,8 +117,8 @@ def report_values(
         ),
         **_class_values(named, gallery),
         "n_test": len(baseline),
-        "n_copies": {name: int(which.sum()) for name, which in copies.items()},
-        "without_copies": tabulate_copies(named, baseline, copies),
+        "n_copies": {name: int(which.sum()) for name, which in material.copies.items()},
+        "without_copies": tabulate_copies(named, baseline, material.copies),
     }
 
 
