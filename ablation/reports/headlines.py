@@ -191,7 +191,8 @@ def _all_of(n: int) -> str:
 
 
 def _share(n: int, n_all: int) -> str:
-    return f"all {n}" if n == n_all else f"{n} of the {n_all}"
+    whole = "both" if n_all == 2 else f"all {n_all}"
+    return whole if n == n_all else f"{n} of the {n_all}"
 
 
 def _enumerate(names: Sequence[str]) -> str:
