@@ -7,14 +7,20 @@ piece is stale. Figures come from the rows, the flags, the records in results/ a
 and benchmarks/measured.json.
 """
 
+import io
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from html import escape
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+from rich._export_format import CONSOLE_SVG_FORMAT
+from rich.console import Console
+from rich.terminal_theme import MONOKAI
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -25,7 +31,9 @@ from ablation.config.kept_tables import known_tables
 from ablation.config.options import OPTIONS
 from ablation.config.published import published_count
 from ablation.config.rows import ROWS, SOURCE
+from ablation.config.runs import Run
 from ablation.config.tables import Name
+from ablation.finetuning.outcomes import History
 from ablation.reports.comparisons import accuracy_interval
 from ablation.reports.findings import compare_rows, format_interval
 from ablation.reports.pages import markdown_table
@@ -35,6 +43,7 @@ from ablation.reports.tables import (
     mean_and_deviation,
     tabulate,
 )
+from ablation.sweeps.panel import Panel
 from ablation.sweeps.records import Record, read_records
 from ablation.system.version import PROJECT
 from data_utils import PARTS
@@ -43,7 +52,7 @@ N_TEST = 300
 # Of the test messages, those that a linear SVM on runs of 2 to 5 characters gets right. The slow
 # tests compute it from the real messages.
 SVM_CORRECT = 293
-PICTURE, MASK = "docs/rows.svg", "docs/mask.svg"
+PICTURE, MASK, WATCHING = "docs/rows.svg", "docs/mask.svg", "docs/watching.svg"
 # The piece of each name is in this file.
 PLACES = {
     "picture": "README.md",
@@ -79,7 +88,38 @@ def build() -> dict[str, str]:
         start, end = f"<!-- {name}: docs/build.py writes this -->", f"<!-- end of {name} -->"
         before, rest = files[PLACES[name]].split(start)
         files[PLACES[name]] = f"{before}{start}\n{piece}\n{end}{rest.split(end)[1]}"
-    return {**files, PICTURE: draw(points), MASK: draw_masks()}
+    return {**files, PICTURE: draw(points), MASK: draw_masks(), WATCHING: draw_panel(records)}
+
+
+# ---------------------------------------------------------------- a run at work
+
+
+def draw_panel(records: Sequence[Record]) -> str:
+    """What a terminal of 84 columns showed of row 10 in its fourth epoch, as SVG."""
+    (record,) = (record for record in records if record.result["row"] == 10)
+    history = History.from_json(record.result["history"])
+    done, total = 470, 650
+    left = record.result["seconds"]["training"] * (total - done) / total
+    panel = Panel(
+        Run(record.config),
+        place="run 4 of 19",
+        history=History(
+            [loss for loss in history.losses if loss.step < done], history.epoch_accuracies[:3]
+        ),
+        epoch_ends=list(range(total // 5, total + 1, total // 5)),
+        work=SimpleNamespace(
+            what="training", unit="steps", done=done, total=total, seconds_left=left
+        ),
+    )
+    console = Console(record=True, width=84, file=io.StringIO(), force_terminal=True)
+    for line in panel.lines(84, 24):
+        console.print(line, soft_wrap=True)
+    # Without the fonts that rich would load from elsewhere.
+    form = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    svg = console.export_svg(
+        title="A run at work", theme=MONOKAI, unique_id="panel", code_format=form
+    )
+    return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
 
 
 # ---------------------------------------------------------------- tables

@@ -20,7 +20,7 @@ import pytest
 from helpers import SCRIPT
 
 from ablation.finetuning import training
-from ablation.sweeps import watching
+from ablation.sweeps import panel
 from ablation.sweeps.curves import draw_curves
 from ablation.system import live
 from ablation.system.progress import Progress, shown_by
@@ -154,8 +154,8 @@ def test_a_run_on_a_terminal(
     terminal, screens = open_terminal(*size), []
     with looking(monkeypatch, lambda step: screens.append(terminal.lines)):
         assert main(FLAGS) == 0
-    panel = next(i for i, line in enumerate(screens[-1]) if line.startswith("Row 16: the last"))
-    assert "training " in screens[-1][panel + min(13, 2 * size[1] // 3) - 1]
+    first = next(i for i, line in enumerate(screens[-1]) if line.startswith("Row 16: the last"))
+    assert "training " in screens[-1][first + min(13, 2 * size[1] // 3) - 1]
     assert " of 6 steps, " in "".join(screens[-1])
     assert "epoch 1" in "".join(screens[-1])
     assert "train 0." in "".join(screens[-1])
@@ -216,7 +216,7 @@ def test_a_terminal_of_another_size(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     terminal = open_terminal(100, 30)
-    sizes, screens = {2: (30, 8), 3: (12, 3), 4: (1, 1), 5: (90, 20)}, []
+    sizes, screens = {2: (30, 8), 3: (12, 3), 4: (1, 1), 5: (90, 40)}, []
 
     def look(step: int) -> None:
         screens.append(terminal.lines)
@@ -229,7 +229,7 @@ def test_a_terminal_of_another_size(
     assert sum(line.startswith("Row 16") for line in narrow) == 1
     assert not any(line.startswith("accuracy") for line in narrow), "nothing of what was wide"
     assert [line[:8] for line in tiny if line] == ["Row 16: ", "4 of 6 s"]
-    assert sum(line.startswith("Row 16") for line in terminal.lines) == 1
+    assert sum(line.startswith("Row 16: ") for line in terminal.lines) == 1
     assert "Test accuracy: " in "".join(terminal.lines)
 
 
@@ -253,7 +253,7 @@ def test_a_panel_never_costs_a_run(
     def fail(*_: object) -> None:
         raise ZeroDivisionError("no")
 
-    monkeypatch.setattr(watching, "draw_curves", fail)
+    monkeypatch.setattr(panel, "draw_curves", fail)
     terminal = open_terminal(80, 24)
     assert main(FLAGS) == 0
     text = "\n".join(terminal.all_lines)
