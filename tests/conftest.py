@@ -5,11 +5,13 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 import transformers
+from browser import chromium
 from fault_server import IMPATIENT, FaultServer
 from helpers import count_faults
 
@@ -108,6 +110,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("weights")
     transformers.GPT2Model(gpt2).save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium; skips where there is none."""
+    with chromium() as started:
+        yield started
 
 
 # ---------------------------------------------------------------- the count of faults

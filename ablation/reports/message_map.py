@@ -138,7 +138,9 @@ def _draw(
         axes.spines["bottom"].set_visible(False)
         axes.grid(visible=False)
         axes.set_xlabel("one column a message, the hardest at the left")
-        figure.text(1 - 0.05 / form.width, 0.995, "wrong", ha="right", va="top")
+        figure.text(
+            1 - 0.05 / form.width, 1 - 0.06 / figure.get_figheight(), "wrong", ha="right", va="top"
+        )
         return figure
 
     which = f"the {n} hardest of {n_any}" if n < n_any else str(n_any)
