@@ -164,11 +164,9 @@ def test_a_line_says_what_a_row_differs_from(tmp_path: Path) -> None:
     assert (one["row"], one["question"], one["test %"]) == ("1", "the reference", "95.00")
     assert one["difference"] == ""
     assert two["difference"] == "-20.00 to row 1 (p < 0.001)"
-    assert (two["published %"], two["verdict"]) == ("75.00", "test 75.00 %, as published")
+    assert (two["published %"], two["verdict"]) == ("75.00", "75.00 %, as published")
     assert (svm["question"], svm["test %"]) == ("a linear SVM on characters", "97.67")
-    assert (
-        details[1]["published"] == "train 78.46 %, validation 80.54 %, test 75.00 %, 0.28 minutes"
-    )
+    assert details[1]["published"] == "train 78.46 %, validation 80.54 %, test 75.00 %, 0.28 min"
     assert details[1]["command"].endswith("--trainable_token_pos first")
     assert details[2] == {}
     short = shorten_rows(section, compare_rows(section))
@@ -184,13 +182,13 @@ def test_rows_that_did_not_run_keep_their_questions_and_figures(tmp_path: Path) 
     assert len(lines) == 18
     assert lines.loc["8", "published"].startswith("train 99.81 %, validation 99.81 %, test 98.33 %")
     assert lines.loc["13", "question"] == "padding to the full context?"
-    assert describe_published(ROWS[1].published).endswith("test 95.00 %, 0.28 minutes")
+    assert describe_published(ROWS[1].published).endswith("test 95.00 %, 0.28 min")
 
 
 def test_rows_that_flags_make_equal_say_so(tmp_path: Path) -> None:
     write_runs(tmp_path, 1, [285], TINY)
     lines = show_not_run(sections_of(tmp_path)[0]).set_index("row")
-    assert lines.loc["6", "flags"] == "as row 1"
+    assert lines.loc["6", "question"] == "a larger model? (here as row 1)"
     assert "published" not in lines
 
 

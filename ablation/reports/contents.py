@@ -11,6 +11,7 @@ import pandas as pd
 from ablation.reports import pictures
 from ablation.reports.answers import answer_options, plan_section
 from ablation.reports.class_figures import ClassFigures
+from ablation.reports.explanations import explain_difference
 from ablation.reports.findings import (
     SEEDS_FOR_A_VERDICT,
     Finding,
@@ -45,6 +46,7 @@ from ablation.system.output import count
 from data_utils import Corpus
 
 TITLE = "Which choices matter when a GPT is finetuned as a classifier?"
+DEMO = "The demo's messages are synthetic, so its figures mean nothing."
 FOLDS = (
     "Each text was tested once with each seed, in its fold; p is the largest of three t-tests: "
     "over folds, over texts, and over folds and seeds. With one seed, luck that it brings to all "
@@ -82,6 +84,7 @@ def report_values(material: Material, gallery: Gallery) -> dict[str, Any]:
     return {
         "title": TITLE,
         "answers": [
+            *[DEMO] * records[0].config.demo,
             *(x for block in blocks if isinstance(block, Pair) for x in describe_pair(block)),
             *describe_findings(run),
             *([describe_best(named), describe_baseline(baseline, named)] if named else []),
@@ -109,6 +112,11 @@ def report_values(material: Material, gallery: Gallery) -> dict[str, Any]:
         ),
         "seeds_for_a_verdict": SEEDS_FOR_A_VERDICT,
         "map": _map_of(named, material.corpus, gallery),
+        "explanations": [
+            explained
+            for section, some in zip(run, found, strict=True)
+            if (explained := explain_difference(some, section, material.corpus))
+        ],
         "hardest": tabulate_hardest(named, material.corpus),
         "ends": ends,
         "incomplete": pd.DataFrame(

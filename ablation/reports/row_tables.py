@@ -63,7 +63,9 @@ def _lines(section: Section, findings: Sequence[Finding]) -> list[dict[str, str]
         if section.is_published:
             has_figure = row.published.test is not None
             line["published %"] = f"{row.published.test:.2f}" if has_figure else ""
-            line["verdict"] = judge_part("test", row, part) if has_figure else ""
+            line["verdict"] = (
+                judge_part("test", row, part).removeprefix("test ") if has_figure else ""
+            )
         lines.append({**line, "min": known["min"]})
     return lines
 
@@ -107,7 +109,7 @@ def describe_published(published: Published) -> str:
     """Published figures in words; empty if there are none."""
     *accuracies, minutes = asdict(published).values()
     words = [f"{p} {v:.2f} %" for p, v in zip(PARTS, accuracies, strict=True) if v is not None]
-    return ", ".join([*words, *([] if minutes is None else [f"{minutes:.2f} minutes"])])
+    return ", ".join([*words, *([] if minutes is None else [f"{minutes:.2f} min"])])
 
 
 def show_not_run(section: Section) -> pd.DataFrame:
@@ -116,10 +118,9 @@ def show_not_run(section: Section) -> pd.DataFrame:
     for name, row in section.table.rows.items():
         if name not in section.configurations:
             line = describe_row(section, name)
+            if same := section.same.get(name):
+                line["question"] += f" (here as row {same})"
             if section.is_published:
                 line["published"] = describe_published(row.published)
-            same = section.same.get(name)
-            lines.append(
-                {**line, "flags": f"as row {same}" if same else own_flags(row, section.table)}
-            )
+            lines.append({**line, "flags": own_flags(row, section.table)})
     return pd.DataFrame(lines)
