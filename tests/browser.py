@@ -1,6 +1,7 @@
 """Pages in a real browser: Chromium from the system, driven by Playwright. Each check takes a page
 that is open, and asserts what a person would look for."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,8 +134,9 @@ def check_accessibility(page: Any) -> None:
 
 
 def check_print(page: Any) -> None:
-    """It can be printed."""
-    assert page.pdf(format="A4").startswith(b"%PDF-")
+    """It can be printed, and each section begins on a page of its own."""
+    n_pages = len(re.findall(rb"/Type\s*/Page\b", page.pdf(format="A4")))
+    assert n_pages >= page.locator("section").count()
 
 
 def check_map(page: Any) -> None:

@@ -57,6 +57,15 @@ for (const table of document.querySelectorAll("table.sortable")) {
   if (table.tBodies.length > 5) addFilter(table);
 }
 
+// What has to be scrolled can be, by keys.
+const scrolled = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    if (target.scrollWidth > target.clientWidth) target.tabIndex = 0;
+    else target.removeAttribute("tabindex");
+  }
+});
+for (const wide of document.querySelectorAll(".wide")) scrolled.observe(wide);
+
 // ---- the map of rows and messages
 
 const describeMessage = ({ classes, rows, seeds }, message) => {
@@ -93,7 +102,7 @@ for (const map of document.querySelectorAll(".message-map")) {
     const wrong = message.given.filter(([, , seeds]) => seeds).length;
     status.textContent =
       `${at + 1} of ${n}: message ${message.number} is ${data.classes[message.label]}. ` +
-      `${wrong} of ${data.rows.length} rows get it wrong.`;
+      `${wrong} of ${data.rows.length} rows get it wrong at least once.`;
     panel.replaceChildren(...describeMessage(data, message));
   };
   const placeOf = (event) => {
