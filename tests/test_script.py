@@ -12,6 +12,7 @@ from helpers import SCRIPT, environment_without_network
 from ablation.data.demo import byte_encoding, demo_messages
 from ablation.data.sms import DATASET_NAME
 from ablation.finetuning import memory
+from ablation.system import downloads
 from ablation.system.version import code_files
 from additional_experiments import main
 
@@ -48,6 +49,7 @@ def test_demo(tmp_path: Path) -> None:
     assert f"{100 * accuracy['correct'] / accuracy['total']:.2f}" == test_accuracy[1]
 
 
+@pytest.mark.slow
 def test_a_sweep_from_start_to_report(tmp_path: Path) -> None:
     finished = run("--rows", "1,2", "--demo", "--max_steps", "4", folder=tmp_path)
     assert finished.returncode == 0, finished.stderr
@@ -67,23 +69,6 @@ def test_wrong_usage_exits_with_2(tmp_path: Path) -> None:
     assert "--batch_size 0" in finished.stderr
     assert "Traceback" not in finished.stderr
     assert list(tmp_path.iterdir()) == []
-
-
-def test_missing_network_exits_with_1(tmp_path: Path) -> None:
-    finished = run(folder=tmp_path)
-    assert (finished.returncode, finished.stdout) == (1, "")
-    assert "archive.ics.uci.edu" in finished.stderr
-    assert "backblazeb2.com" in finished.stderr
-    assert f"at {Path('data') / DATASET_NAME}" in finished.stderr
-    assert "Traceback" not in finished.stderr
-
-
-def test_missing_weights_exit_with_1(tmp_path: Path, real_data_dir: Path) -> None:
-    finished = run("--data_dir", str(real_data_dir), folder=tmp_path)
-    assert (finished.returncode, finished.stdout) == (1, "")
-    assert "607a30d783dfa663caf39e06633721c8d4cfcd7e" in finished.stderr
-    assert "WEIGHTS_DIR/gpt2/model.safetensors" in finished.stderr
-    assert "Traceback" not in finished.stderr
 
 
 @pytest.mark.slow
@@ -135,6 +120,28 @@ def fail(capsys: pytest.CaptureFixture, *flags: str) -> str:
     out, err = capsys.readouterr()
     assert out == ""
     return err
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in environment_without_network(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(downloads, "BACKOFF_SECONDS", 0.0)
+
+
+def test_missing_network_exits_with_1(no_network: None, capsys: pytest.CaptureFixture) -> None:
+    error = fail(capsys)
+    assert "archive.ics.uci.edu" in error
+    assert "backblazeb2.com" in error
+    assert f"at {Path('data') / DATASET_NAME}" in error
+
+
+def test_missing_weights_exit_with_1(
+    no_network: None, real_data_dir: Path, capsys: pytest.CaptureFixture
+) -> None:
+    error = fail(capsys, "--data_dir", str(real_data_dir))
+    assert "607a30d783dfa663caf39e06633721c8d4cfcd7e" in error
+    assert "WEIGHTS_DIR/gpt2/model.safetensors" in error
 
 
 def test_wrong_data_file_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

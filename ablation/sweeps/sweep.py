@@ -45,7 +45,7 @@ def run_and_record(
     """Run one experiment and write its record, however it ends. Returns its folder.
 
     What is kept goes to the record's folder, whatever ``output`` says. ``place`` is the run's in a
-    sweep, in words.
+    sweep, in words; a run alone has none.
 
     Raises:
         ExperimentError: the record cannot be written, or the model cannot be kept.
@@ -70,6 +70,8 @@ def run_and_record(
             raise
         if parallel.is_first():
             record_complete(output_dir, run, result, shared.corpus)
+            if place:  # a run alone says it at its end
+                log_comparison(run, result.accuracy.test)
         tracking.note(result)
         watch.note(result)
     if result.not_kept:
@@ -206,8 +208,7 @@ def run_sweep(
         started = time.perf_counter()
         print_lines(f"{describe_run(run)}:")
         try:
-            folder = run_and_record(run, output_dir, shared, output, f"run {number} of {len(runs)}")
-            log_comparison(run, records.read_record(folder).accuracy("test"))
+            run_and_record(run, output_dir, shared, output, f"run {number} of {len(runs)}")
         except (RecordError, BrokenPipeError):
             raise
         except Exception as error:  # whatever it is, the other runs go on
