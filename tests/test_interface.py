@@ -243,5 +243,11 @@ def test_a_text_of_options_is_read_as_a_flag_is(monkeypatch: pytest.MonkeyPatch)
     )
     assert run.config.model_size == "gpt2-tiny (3M)"
     assert not run.config.disable_causal_mask
+    assert run.overrides == {
+        **{"model_size": "gpt2-tiny (3M)", "weights": "random"},
+        "disable_causal_mask": False,
+    }
+    (run,) = running._make_runs([1], [123], {"disable_causal_mask": False, "batch_size": 8})
+    assert run.overrides == {}, "row 1 has these, so it is row 1"
     with pytest.raises(ConfigError, match="--rows 1-77: no such row"):
         run_rows("1-77")

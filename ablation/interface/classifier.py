@@ -15,13 +15,17 @@ from ablation.finetuning.by_token import ByToken, read_by_token, readable
 from ablation.finetuning.classify import classify_texts
 from ablation.reports.token_strip import make_strip, render_for_notebook
 from ablation.system.errors import ConfigError
+from ablation.system.output import count
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Strips:
     """Texts as strips of tokens: a notebook shows them."""
 
     texts: Sequence[ByToken]
+
+    def __repr__(self) -> str:
+        return f"{count(len(self.texts), 'strip')} of tokens, which a notebook shows"
 
     def _repr_html_(self) -> str:
         return render_for_notebook([make_strip(text) for text in self.texts])

@@ -95,6 +95,13 @@ def _make_runs(names: list[Name | None], seeds: list[int], options: dict[str, An
     problems += filter(None, (OPTIONS["seed"].problem(seed) for seed in seeds))
     if problems:
         raise ConfigError(problems)
+    # In Python one says False as easily as True, and what all rows have makes variants of none.
+    rows = [SOURCE.rows[name].config for name in names if name is not None]
+    given = {
+        name: value
+        for name, value in given.items()
+        if not rows or any(getattr(config, name) != value for config in rows)
+    }
     beside = {name: given[name] for name in given if name in without("circumstance", "repeat")}
     choice = Choice(SOURCE, names, given, {}, None if names == [None] else beside)
     runs, problems = make_runs(choice, seeds, {})
