@@ -11,7 +11,7 @@ import pytest
 
 from ablation.config.options import ExperimentConfig
 from ablation.config.rows import ROWS
-from ablation.config.sizes import MODEL_SIZES
+from ablation.config.sizes import MODEL_SIZES, GPTConfig
 from ablation.data import corpora
 from ablation.data.demo import byte_encoding
 from ablation.data.sms import split_messages
@@ -71,6 +71,10 @@ def test_equals_the_plain_implementation(
         # Long texts take the plain implementation long, so there are fewer of them.
         flags |= {"num_epochs": 1, "eval_freq": 100, "eval_iter": 1, "batch_size": 4}
         few_messages = pd.concat([few_messages[:6], few_messages[-6:]])
+    # A block less, and half as wide, is as much of a GPT-2.
+    monkeypatch.setitem(
+        MODEL_SIZES, TINY["model_size"], GPTConfig(emb_dim=32, n_layers=3, n_heads=4)
+    )
     monkeypatch.setattr(corpora, "demo_messages", lambda: few_messages)
     config = ExperimentConfig(**flags)
     result = run_experiment(config)
