@@ -126,7 +126,8 @@ def _describe_all(findings: Sequence[Finding]) -> list[str]:
             subject = f"row {finding.rows[1]} instead of {finding.rows[0]}"
         sentences.append(describe_change(subject, finding.difference, len(finding.seeds)))
     if n_more := len(shown[MOST_FINDINGS:]):
-        sentences.append(f"{count(n_more, 'more difference')} in the table below.")
+        verb = "is" if n_more == 1 else "are"
+        sentences.append(f"{count(n_more, 'more difference')} {verb} in the table below.")
     if n_open := len(findings) - len(shown):
         which, more = ("nothing else", "more ") if shown else ("nothing", "")
         sentences.append(f"{which} was distinguishable: {count(n_open, f'{more}comparison')}.")
