@@ -164,7 +164,7 @@ def test_a_tracker_that_fails_is_a_line_and_costs_no_run(
     kind = "mlflow" if "log" in fault else "wandb"
     record = tracked_run(tmp_path, "--track", kind)
     captured = capfd.readouterr()
-    (line,) = (line for line in captured.err.splitlines() if "--track" in line)
+    (line,) = (line for line in captured.err.splitlines() if line.startswith("--track"))
     assert line.startswith(f"--track {kind}: {words}")
     when = "The run goes on without it.", "The run is complete all the same."
     assert line.endswith(when[1:] if "hang" in fault or "end" in fault else when)
