@@ -100,6 +100,7 @@ def test_nothing_that_is_read_can_run_code() -> None:
 # ---------------------------------------------------------------- the same, without a subprocess
 
 
+@pytest.mark.usefixtures("few_demo_messages")
 def test_a_plan_and_a_comparison(capsys: pytest.CaptureFixture, empty_folder: Path) -> None:
     flags = ["--rows", "2,16", "--demo", "--max_steps", "2"]
     assert main([*flags, "--dry_run"]) == 0
@@ -149,6 +150,7 @@ def test_wrong_data_file_exits_with_1(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "is not the SMS Spam Collection" in fail(capsys, "--data_dir", str(tmp_path))
 
 
+@pytest.mark.usefixtures("few_demo_messages")
 @pytest.mark.parametrize("content", [b"", b"no safetensors", b"\xff" * 4000])
 def test_wrong_checkpoint_exits_with_1(
     tmp_path: Path, capsys: pytest.CaptureFixture, content: bytes
@@ -159,12 +161,14 @@ def test_wrong_checkpoint_exits_with_1(
     assert "w.safetensors cannot be read as safetensors" in message
 
 
+@pytest.mark.usefixtures("few_demo_messages")
 def test_a_loss_that_is_not_finite_exits_with_1(capsys: pytest.CaptureFixture) -> None:
     flags = ["--demo", "--learning_rate", "1e9", "--max_steps", "2", "--eval_freq", "1"]
     assert main(flags) == 1
     assert "not finite, so the run stops" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("few_demo_messages")
 def test_too_little_memory_is_foreseen(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -22,6 +22,8 @@ from ablation.sweeps.time_left import Clock
 from ablation.system.errors import ConfigError
 from additional_experiments import main
 
+pytestmark = pytest.mark.usefixtures("few_demo_messages")
+
 TWO = """
 title = "Two ways"
 [[rows]]
