@@ -1,6 +1,7 @@
 """The sentences that a report opens with, held to figures that are counted here."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from test_report import write_runs
 
 from ablation.config.rows import ROWS
+from ablation.config.tables import Comparison
 from ablation.reports.findings import compare_rows
 from ablation.reports.headlines import (
     describe_baseline,
@@ -15,6 +17,7 @@ from ablation.reports.headlines import (
     describe_ends,
     describe_findings,
     name_parts,
+    warn_of_single_runs,
 )
 from ablation.reports.next_runs import format_rows, suggest_runs
 from ablation.reports.row_tables import describe_published, shorten_rows, show_not_run, show_rows
@@ -67,7 +70,11 @@ def test_what_gains_says_so_and_one_seed_is_named(tmp_path: Path) -> None:
     sentences = describe_findings(sections_of(tmp_path))
     assert sentences[0].startswith("The first token instead of the last gains 20.0 points (")
     assert sentences[0].endswith("; one seed).")
-    assert sentences[1:] == ["One seed tells two runs apart, and not two choices."]
+    assert len(sentences) == 1
+    warning = ["One seed tells two runs apart, and not two choices."]
+    named = name_parts(sections_of(tmp_path))
+    assert warn_of_single_runs(named) == warning
+    assert warn_of_single_runs(named[:1]) == [], "nothing is compared"
 
 
 def test_nothing_found_is_said(tmp_path: Path) -> None:
@@ -101,8 +108,44 @@ def test_rows_without_a_common_seed_are_not_compared(tmp_path: Path) -> None:
         folder.rmdir()
     sentence = describe_best(name_parts(sections_of(tmp_path)))
     assert sentence.startswith("Best on the test texts is row 1 (the reference), with 95.00 %")
-    assert "told from it" not in sentence
-    assert "better" not in sentence
+    assert sentence.endswith("one seed). 1 configuration had no seed in common with it.")
+
+
+def test_the_best_of_all_seeds_may_be_worse_on_those_in_common(tmp_path: Path) -> None:
+    """Row 4 is best for its other seeds; on seed 123, row 5 has 60 more."""
+    write_runs(tmp_path, 4, [200, *[299] * 9])
+    write_runs(tmp_path, 5, [260])
+    sentence = describe_best(name_parts(sections_of(tmp_path)))
+    assert sentence.startswith("Best on the test texts is row 4 (two blocks?), with 96.37 %")
+    assert sentence.endswith("10 seeds). Row 5 cannot be told from it.")
+
+
+def test_all_that_are_best_are_named(tmp_path: Path) -> None:
+    for row, count in {1: 285, 2: 225, 4: 285}.items():
+        write_runs(tmp_path, row, around(count))
+    assert describe_best(name_parts(sections_of(tmp_path))) == (
+        "Best on the test texts are rows 1 and 4, with 95.00 % each. They are better than the "
+        "other one beyond chance."
+    )
+
+
+def test_the_best_is_corrected_for_all_pairs(tmp_path: Path) -> None:
+    """6 texts all one way: p = 2 / 2 ** 6 = 0.031, which 1 pair passes, and 3 do not."""
+    for row, count in {1: 280, 4: 286}.items():
+        write_runs(tmp_path, row, [count])
+    assert "better than the other one" in describe_best(name_parts(sections_of(tmp_path)))
+    write_runs(tmp_path, 2, [100])
+    sentence = describe_best(name_parts(sections_of(tmp_path)))
+    assert sentence.endswith("Row 1 cannot be told from it.")
+
+
+def test_a_question_does_not_say_what_is_chosen(tmp_path: Path) -> None:
+    for row, count in {1: 285, 2: 225}.items():
+        write_runs(tmp_path, row, around(count))
+    (section,) = sections_of(tmp_path)
+    asked = (Comparison("Which token?", (1, 2)),)
+    section = replace(section, table=replace(section.table, comparisons=asked))
+    assert describe_findings([section])[0].startswith("Row 2 instead of 1 costs 20.0 points (")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +169,7 @@ def test_the_baseline_beside_what_ran(tmp_path: Path, correct: int, end: str) ->
 def test_how_runs_ended() -> None:
     assert describe_ends(1, 0) == "No run failed; one is complete."
     assert describe_ends(5, 0) == "No run failed; 5 are complete."
-    assert describe_ends(5, 2) == "2 runs failed or stopped, and have no part in this."
+    assert describe_ends(5, 2) == "2 runs failed or stopped, and are left out here."
 
 
 def test_names_have_the_flags_that_not_all_have(tmp_path: Path) -> None:
@@ -180,7 +223,10 @@ def test_rows_that_did_not_run_keep_their_questions_and_figures(tmp_path: Path) 
     write_runs(tmp_path, 1, [285])
     lines = show_not_run(sections_of(tmp_path)[0]).set_index("row")
     assert len(lines) == 18
-    assert lines.loc["8", "published"].startswith("train 99.81 %, validation 99.81 %, test 98.33 %")
+    assert lines.loc["8", "published"] == (
+        "train 99.81 %, validation 99.81 %, test 98.33 %, 2.83 min; validation: impossible as "
+        "published"
+    )
     assert lines.loc["13", "question"] == "padding to the full context?"
     assert describe_published(ROWS[1].published).endswith("test 95.00 %, 0.28 min")
 
@@ -283,6 +329,15 @@ def test_then_a_plan_and_the_next_question(tmp_path: Path) -> None:
         "python additional_experiments.py --plan 3 --output_dir runs/mine",
         "python additional_experiments.py --rows 3 --num_seeds 5 --output_dir runs/mine",
     ]
+
+
+def test_what_would_be_refused_is_not_suggested(tmp_path: Path) -> None:
+    """Rows without padding take batches of one."""
+    given = {**TINY, "batch_size": 4}
+    for row in ROWS:
+        if row not in (14, 15):
+            write_runs(tmp_path, row, [285], given)
+    assert not any("--rows 14" in command for command in suggest(tmp_path))
 
 
 def test_rows_are_written_as_they_are_typed() -> None:

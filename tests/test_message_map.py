@@ -69,7 +69,7 @@ def test_of_two_classes_the_probability_is_that_of_the_class_given() -> None:
     assert [m["label"] for m in found.data["messages"]] == [1, 0]
     assert found.data["seeds"] == [3, 1]
     assert found.picture.description == (
-        "Which rows get which messages wrong: 2 of 4 test messages that any gets wrong, the darker "
+        "Which rows get which of 4 test messages wrong: the 2 that any row gets wrong, the darker "
         "the more of its seeds. Wrong by row, the mean over seeds: one: 1.333; two: 1."
     )
 

@@ -26,6 +26,7 @@ from ablation.reports.headlines import (
     describe_ends,
     describe_findings,
     name_parts,
+    warn_of_single_runs,
 )
 from ablation.reports.material import Material
 from ablation.reports.message_map import MessageMap, build_map
@@ -87,6 +88,7 @@ def report_values(material: Material, gallery: Gallery) -> dict[str, Any]:
             *[DEMO] * records[0].config.demo,
             *(x for block in blocks if isinstance(block, Pair) for x in describe_pair(block)),
             *describe_findings(run),
+            *warn_of_single_runs(named),
             *([describe_best(named), describe_baseline(baseline, named)] if named else []),
             ends,
         ],

@@ -1,5 +1,6 @@
 """What a report found, in sentences that a colleague can repeat."""
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -57,31 +58,42 @@ def _own_flags(section: Section, sections: Sequence[Section]) -> str:
 
 
 def describe_best(named: Sequence[Named]) -> str:
-    """Which configuration has the most test texts right, and which others cannot be told from it.
+    """Which configurations have the most test texts right, and which others cannot be told from
+    them.
 
-    Each of the others is compared with it, and p-values are corrected for how many these are. That
-    the best was picked by the same texts makes none of these findings false: J. Hsu, "Constrained
-    simultaneous confidence intervals for multiple comparisons with the best", Annals of Statistics
-    12 (1984).
+    The texts that pick the best also compare it, so p-values are corrected for how many pairs of
+    configurations there are, whichever is picked.
     """
-    best = max(named, key=lambda one: one.part.percent("test").mean())
-    accuracy = describe_accuracy(best.part)
+    means = [one.part.percent("test").mean() for one in named]
+    best = [one for one, mean in zip(named, means, strict=True) if mean == max(means)]
+    accuracy = describe_accuracy(best[0].part)
     if len(named) == 1:
-        return f"{capitalize(best.name)} gets {accuracy}."
-    lead = f"Best on the test texts is {best.name}, with {accuracy}."
-    compared = [
-        (one, d) for one in named if one is not best and (d := _against(best.part, one.part))
-    ]
-    corrected = holm([difference.p for _, difference in compared])
-    alike = [one.short for (one, _), p in zip(compared, corrected, strict=True) if p >= ALPHA]
-    if not compared:
-        return lead
-    if not alike:
-        return f"{lead} It is better than {_all_of(len(compared))} beyond chance."
-    which = f"{len(alike)} of the {len(compared)} others"
-    if len(alike) <= MOST_NAMES:
-        which = f"Row{'s' * (len(alike) > 1)} {_enumerate(alike)}"
-    return f"{lead} {which} cannot be told from it."
+        return f"{capitalize(best[0].name)} gets {accuracy}."
+    lead = f"Best on the test texts is {best[0].name}, with {accuracy}."
+    if len(best) > 1:
+        lead = f"Best on the test texts are {_list_rows(best)}, with {max(means):.2f} % each."
+    others = [one for one in named if one not in best]
+    n_pairs = len(named) * (len(named) - 1) / 2
+    differences = [_against(best[0].part, other.part) for other in others]
+    compared = [(one, d) for one, d in zip(others, differences, strict=True) if d]
+    alike = [one for one, d in compared if d.p * n_pairs >= ALPHA or d.points < 0]
+    n_apart = len(others) - len(compared)
+    said, them = [lead], "them" if len(best) > 1 else "it"
+    if alike:
+        which = f"{len(alike)} of the {len(others)} others"
+        which = _list_rows(alike) if len(alike) <= MOST_NAMES else which
+        said.append(f"{capitalize(which)} cannot be told from {them}.")
+    elif compared:
+        which = _all_of(len(others)) if not n_apart else f"{len(compared)} of {len(others)} others"
+        subject = "They are" if len(best) > 1 else "It is"
+        said.append(f"{subject} better than {which} beyond chance.")
+    if n_apart:
+        said.append(f"{count(n_apart, 'configuration')} had no seed in common with {them}.")
+    return " ".join(said)
+
+
+def _list_rows(some: Sequence[Named]) -> str:
+    return f"row{'s' * (len(some) > 1)} {_enumerate([one.short for one in some])}"
 
 
 def _against(best: Configuration, other: Configuration) -> Difference | None:
@@ -110,8 +122,6 @@ def describe_findings(sections: Sequence[Section]) -> list[str]:
         where = f"{'' if several_tables else 'With '}{place}: " if place else ""
         some = _describe_all(findings)
         sentences += [where + sentence for sentence in some] if where else map(capitalize, some)
-    if any(finding.difference.is_of_runs for _, findings in found for finding in findings):
-        sentences.append("One seed tells two runs apart, and not two choices.")
     return sentences
 
 
@@ -122,9 +132,9 @@ def _describe_all(findings: Sequence[Finding]) -> list[str]:
     sentences = []
     for finding in shown[:MOST_FINDINGS]:
         subject = finding.question
-        if questions[subject] > 1:
+        if questions[subject] > 1 or subject.endswith("?"):  # which does not say what is chosen
             subject = f"row {finding.rows[1]} instead of {finding.rows[0]}"
-        sentences.append(describe_change(subject, finding.difference, len(finding.seeds)))
+        sentences.append(describe_change(subject, "costs", finding.difference, len(finding.seeds)))
     if n_more := len(shown[MOST_FINDINGS:]):
         verb = "is" if n_more == 1 else "are"
         sentences.append(f"{count(n_more, 'more difference')} {verb} in the table below.")
@@ -134,16 +144,26 @@ def _describe_all(findings: Sequence[Finding]) -> list[str]:
     return sentences
 
 
-def describe_change(what: str, difference: Difference, n_seeds: int) -> str:
-    """What a change costs or gains, a question answered or a statement completed."""
-    asked = what.rstrip("?")
-    subject = f"{what} It" if asked != what else what
-    verb = "gains" if difference.points > 0 else "costs"
+def describe_change(what: str, loses: str, difference: Difference, n_seeds: int) -> str:
+    """What a change gains, or costs.
+
+    Args:
+        what: the subject of the sentence.
+        loses: its verb where the change is for the worse.
+    """
+    verb = "gains" if difference.points > 0 else loses
     low, high = sorted(abs(end) for end in (difference.low, difference.high))
     return (
-        f"{subject} {verb} {abs(difference.points):.1f} points "
+        f"{what} {verb} {abs(difference.points):.1f} points "
         f"({low:.1f} to {high:.1f}; {_seeds(n_seeds)})."
     )
+
+
+def warn_of_single_runs(named: Sequence[Named]) -> list[str]:
+    """What a comparison with one seed does not tell, if there is one."""
+    parts = [one.part for one in named if one.part.fold is None]
+    shared = (len({*a.seeds} & {*b.seeds}) for a, b in itertools.combinations(parts, 2))
+    return ["One seed tells two runs apart, and not two choices."] if 1 in shared else []
 
 
 def describe_baseline(correct: np.ndarray, named: Sequence[Named]) -> str:
@@ -178,8 +198,8 @@ def describe_baseline(correct: np.ndarray, named: Sequence[Named]) -> str:
 def describe_ends(n_complete: int, n_incomplete: int) -> str:
     """Whether any run failed."""
     if n_incomplete:
-        verb = "has" if n_incomplete == 1 else "have"
-        return f"{count(n_incomplete, 'run')} failed or stopped, and {verb} no part in this."
+        verb = "is" if n_incomplete == 1 else "are"
+        return f"{count(n_incomplete, 'run')} failed or stopped, and {verb} left out here."
     return f"No run failed; {'one is' if n_complete == 1 else f'{n_complete} are'} complete."
 
 

@@ -143,11 +143,11 @@ def _draw(
         )
         return figure
 
-    which = f"the {n} hardest of {n_any}" if n < n_any else str(n_any)
+    which = f"the {n} hardest of {n_any}" if n < n_any else f"the {n_any}"
     said = [f"{name}: {count}" for name, count in zip(names, counts, strict=True)]
     description = (
-        f"Which rows get which messages wrong: {which} of {wrong.shape[1]} test messages that any "
-        f"gets wrong, the darker the more of its seeds. Wrong by row, the mean over seeds: "
+        f"Which rows get which of {wrong.shape[1]} test messages wrong: {which} that any row gets "
+        f"wrong, the darker the more of its seeds. Wrong by row, the mean over seeds: "
         f"{'; '.join(said)}."
     )
     return draw_twice("messages", description, draw), strips

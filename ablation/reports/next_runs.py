@@ -10,13 +10,15 @@ from ablation.config.kept_tables import kept_path
 from ablation.config.options import read_fold
 from ablation.config.published import PUBLISHED_SEED
 from ablation.config.rows import SOURCE
-from ablation.config.tables import Name
+from ablation.config.rules import config_problems
+from ablation.config.tables import Name, configure
 from ablation.reports.findings import Finding
 from ablation.reports.tables import Section
 from ablation.sweeps.records import Record
 from ablation.system.output import printable
 
 SEEDS_TO_DECIDE = 5
+MOST = 2  # suggestions
 POINTS = 3  # a difference that people want to see
 
 
@@ -49,7 +51,9 @@ def suggest_runs(
         for section, findings in sections
         for suggestion in _suggest(section, findings, place)
     ]
-    return [Next(why, printable(command)) for why, command in again + found[: 2 - len(again)]]
+    first = {suggestion.why: suggestion for suggestion in reversed([*again, *found])}
+    several = [first[why] for why in dict.fromkeys(one.why for one in [*again, *found])]
+    return [Next(why, printable(command)) for why, command in several[:MOST]]
 
 
 def _suggest(
@@ -77,7 +81,9 @@ def _suggest(
                 _command({"plan": POINTS, **place}),
             )
     for question, (first, second) in section.table.comparisons:
-        if first in parts and second not in parts and second not in section.same:
+        config = configure(section.table.rows[second], section.overrides)
+        is_open = second not in parts and second not in section.same
+        if first in parts and is_open and not config_problems(config):
             seeds = _seeds(set(parts[first].seeds), len(parts[first].seeds))
             yield Next(
                 f"The next question, {question}:",

@@ -93,7 +93,7 @@ def visible(value: Any) -> str:
 
 def leading_number(text: str) -> str | None:
     """The number that a text begins with, by which a column is sorted; none if there is none."""
-    found = re.match(r"[+-]?\d+(\.\d+)?(?![\w-])", text)
+    found = re.match(r"[+-]?\d+(\.\d+)?(?![\w.-])", text)
     return found and found[0]
 
 

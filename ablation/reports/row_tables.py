@@ -37,7 +37,7 @@ def show_rows(section: Section, findings: Sequence[Finding], baseline: np.ndarra
     Args:
         baseline: (M,): which test texts it gets right.
     """
-    lines = [*_lines(section, findings), describe_baseline(baseline)]
+    lines = [*_lines(section, findings), _baseline_line(baseline)]
     details = [_details(section, name) for name in section.configurations]
     return RowTable(pd.DataFrame(lines).fillna(""), [*details, {}])
 
@@ -49,7 +49,9 @@ def shorten_rows(section: Section, findings: Sequence[Finding]) -> pd.DataFrame:
 
 
 def _lines(section: Section, findings: Sequence[Finding]) -> list[dict[str, str]]:
-    found = {finding.rows[1]: finding for finding in findings}
+    found: dict[Name, list[str]] = {name: [] for name in section.configurations}
+    for finding in findings:
+        found[finding.rows[1]].append(_describe_difference(finding))
     lines = []
     for name, part in section.configurations.items():
         known, row = figures(part), section.table.rows[name]
@@ -58,7 +60,7 @@ def _lines(section: Section, findings: Sequence[Finding]) -> list[dict[str, str]
             "seeds": known["n"],
             "test %": known["test %"],
             "95 % interval": known["95 % interval"],
-            "difference": _describe_difference(found[name]) if name in found else "",
+            "difference": "; ".join(found[name]),
         }
         if section.is_published:
             has_figure = row.published.test is not None
@@ -75,7 +77,7 @@ def describe_row(section: Section, name: Name) -> dict[str, str]:
     return {"row": str(name), "question": section.table.rows[name].question}
 
 
-def describe_baseline(correct: np.ndarray) -> dict[str, str]:
+def _baseline_line(correct: np.ndarray) -> dict[str, str]:
     """The line of the baseline: (M,), which test texts it gets right."""
     interval = format_accuracy_interval(*accuracy_interval(correct[None]), is_single=True)
     accuracy = f"{100 * correct.mean():.2f}"
@@ -121,6 +123,7 @@ def show_not_run(section: Section) -> pd.DataFrame:
             if same := section.same.get(name):
                 line["question"] += f" (here as row {same})"
             if section.is_published:
-                line["published"] = describe_published(row.published)
+                impossible = judge(row, None).split("; ")[1:]
+                line["published"] = "; ".join([describe_published(row.published), *impossible])
             lines.append({**line, "flags": own_flags(row, section.table)})
     return pd.DataFrame(lines)

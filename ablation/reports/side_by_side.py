@@ -92,7 +92,7 @@ def describe_pair(pair: Pair) -> list[str]:
     return [
         capitalize(
             describe_change(
-                f"{pair.labels[1]}, {rows[name].title}", change.difference, change.n_seeds
+                f"{pair.labels[1]}, {rows[name].title}", "loses", change.difference, change.n_seeds
             )
         )
         for name, change in compare_pair(pair).items()

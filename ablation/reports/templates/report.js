@@ -11,7 +11,8 @@ const make = (tag, properties, ...children) => {
 const keyOf = (body, column) => {
   const cell = body.rows[0].cells[column];
   const text = (cell?.dataset.value ?? cell?.textContent ?? "").trim();
-  const number = parseFloat(text.replace(/(\d),(?=\d{3})/g, "$1").replace(/^\u2212/, "-"));
+  const plain = text.replace(/(\d),(?=\d{3})/g, "$1").replace(/^\u2212/, "-");
+  const number = /^[+-]?\d+(\.\d+)?(\s|$)/.test(plain) ? parseFloat(plain) : NaN; // "15b" is a name
   return { text, number, kind: text === "" ? 2 : Number.isNaN(number) ? 1 : 0 };
 };
 
@@ -121,3 +122,9 @@ for (const map of document.querySelectorAll(".message-map")) {
   next.addEventListener("click", () => choose(slider.valueAsNumber + 1));
   for (const element of [strip, find(".map-controls"), status]) element.hidden = false;
 }
+
+// ---- paper: nothing is folded
+
+addEventListener("beforeprint", () => {
+  for (const details of document.querySelectorAll("details")) details.open = true;
+});
