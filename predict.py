@@ -32,6 +32,7 @@ LESS_MEMORY = (
     "Use --device cpu to take no GPU memory; otherwise use a machine with more memory, or a "
     "smaller model."
 )
+PAGE_SUFFIXES = (".html", ".htm")
 FORMAT_OPTIONS = tuple(vars(TextFormat()))  # of a file of texts; the experiments have them, too
 
 
@@ -153,6 +154,11 @@ def _by_token_problems(arguments: argparse.Namespace) -> Iterator[str]:
         yield f"--html {path}: that is a folder; give a file, such as tokens.html"
     elif path and not os.path.isdir(os.path.dirname(path) or "."):
         yield f"--html {path}: there is no such folder to write it to; make it, or name another"
+    elif path and _is_for_other_things(Path(path), arguments.run_dir):
+        yield (
+            f"--html {path}: that is no name of a page, and would replace what is there or belongs "
+            "to the run; give one that ends in .html"
+        )
     if not arguments.by_token:
         return
     if arguments.csv is not None:
@@ -165,6 +171,15 @@ def _by_token_problems(arguments: argparse.Namespace) -> Iterator[str]:
             "--by_token with --top or --probabilities: it has the probability of the class that "
             "the text is given; leave them out, or add --format jsonl alone, which has all classes"
         )
+
+
+def _is_for_other_things(path: Path, run_dir: str | None) -> bool:
+    """Whether a file that is no page by its name is there, or would lie in the run's folder."""
+    if path.suffix.lower() in PAGE_SUFFIXES:
+        return False
+    return path.is_file() or (
+        os.path.isdir(run_dir or "") and os.path.samefile(path.parent, run_dir)
+    )
 
 
 def perform(argv: Sequence[str] | None) -> int:

@@ -276,6 +276,24 @@ def test_what_does_not_go_together(
     assert words in capsys.readouterr().err
 
 
+def test_a_page_never_replaces_other_things(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (notes := tmp_path / "notes.txt").write_text("mine")
+    (link := tmp_path / "link").symlink_to(run)
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    own = [*before, run / "checkpoint.safetensors", link / "result.json"]
+    for path in (*own, notes):
+        assert predict.main([str(run), "--by_token", "a", "--html", str(path)]) == 2
+        assert f"--html {path}: that is no name of a page" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+    assert notes.read_text() == "mine"
+    for path in (run / "a.html", run / "a.HTM"):
+        for _ in range(2):
+            assert predict.main([str(run), "--by_token", "a", "--html", str(path)]) == 0
+        path.unlink()
+
+
 def test_what_is_no_text_is_refused(run: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(DataError, match="Text 3,"):
         read_by_token(make_classifier(), byte_encoding(), "caf\udce9", 3)
