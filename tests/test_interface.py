@@ -1,6 +1,7 @@
 """What a notebook uses: it says what the command line and the records say."""
 
 import json
+import shlex
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,6 +11,8 @@ import pytest
 from helpers import config_from_flags
 
 from ablation.classifier.saved_models import load_classifier
+from ablation.config.command_line import parse_command_line
+from ablation.config.commands import format_flags
 from ablation.config.runs import Run
 from ablation.data.demo import byte_encoding
 from ablation.finetuning.by_token import read_by_token
@@ -19,6 +22,7 @@ from ablation.interface.classifier import Classifier
 from ablation.interface.results import Results
 from ablation.interface.running import run_row, run_rows
 from ablation.reports.findings import compare_rows
+from ablation.sweeps.closing import _typed
 from ablation.sweeps.records import RESULT_NAME, read_record
 from ablation.system.errors import (
     CheckpointError,
@@ -193,16 +197,47 @@ def test_a_folder_without_records(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("few_demo_messages")
 def test_a_row_is_run_as_the_command_line_runs_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "experiments")
     record = run_row(12, demo=True, max_steps=1, seed=5, lora_rank=2, output_dir=str(tmp_path))
     flags = ["--rows", "12", "--demo", "--max_steps", "1", "--seed", "5", "--lora_rank", "2"]
     config = config_from_flags(flags)
     assert record.config == config
     assert record.folder == Run(config).folder(tmp_path)
     assert record.result["overrides"] == {"demo": True, "max_steps": 1, "lora_rank": 2}
-    assert "Test accuracy" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "Test accuracy" in captured.out
+    again = f"--rows 12 --demo --max_steps 1 --lora_rank 2 --seed 5 --output_dir {tmp_path}"
+    assert f"{again} --save_model" in captured.err + caplog.text
     assert not (record.folder / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "typed"),
+    [
+        (1, {}, "--rows 1 --output_dir runs"),
+        (2, {"model_size": "tiny", "weights": "random", "batch_size": 8}, "--rows 2 --model_size"),
+        (1, {"weights_dir": None, "offline": False}, "--rows 1 --output_dir"),
+        (None, {"demo": True, "seed": 7, "offline": False}, "--demo --seed 7 --output_dir"),
+        (None, {"demo": True, "learning_rate": 5e-5}, "--demo --learning_rate 5e-05 --output_dir"),
+        (17, {"disable_causal_mask": False}, "--output_dir"),
+        (17, {"disable_causal_mask": False, "demo": True, "learning_rate": 5e-5}, "--"),
+    ],
+)
+def test_what_is_typed_for_a_run_repeats_it(
+    row: int | None, options: dict, typed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    monkeypatch.setattr(running.sweep, "run_one", lambda *given: seen.append(given))
+    monkeypatch.setattr(running, "read_record", lambda folder: folder)
+    run_row(row, save_model=True, **options)
+    ((run, _, _, flags),) = seen
+    words = format_flags({name: _typed(value) for name, value in flags.items()})
+    assert words.startswith(typed)
+    request = parse_command_line(shlex.split(words))
+    assert (request.runs[0].config, request.output_dir) == (run.config, Path("runs"))
+    assert request.output.save_model
 
 
 def test_what_is_done_is_taken_as_it_is(

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ablation.config.choices import Choice, make_runs
-from ablation.config.options import OPTIONS, without
+from ablation.config.commands import DEMO_FLAGS
+from ablation.config.options import OPTIONS, changed_options, without
 from ablation.config.rows import SOURCE
 from ablation.config.runs import EPOCH, OutputOptions, Run
-from ablation.config.tables import Name, parse_rows
+from ablation.config.tables import Name, configure, parse_rows
 from ablation.interface.results import Results
 from ablation.sweeps import sweep
 from ablation.sweeps.records import Record, read_record, require_writable
@@ -44,7 +45,10 @@ def run_row(
     (run,) = _make_runs([row], [options.pop("seed", OPTIONS["seed"].default)], options)
     output_dir = Path(output_dir)
     require_writable(output_dir)
-    sweep.run_one(run, output_dir, _output(resume, save_model))
+    given = _without_own([row], _read_options(options)[0])
+    flags = {**_flags_of(row, run, given), "output_dir": output_dir}
+    flags |= {"save_model": True} if save_model else {}
+    sweep.run_one(run, output_dir, _output(resume, save_model), flags)
     return read_record(run.folder(output_dir))
 
 
@@ -95,19 +99,36 @@ def _make_runs(names: list[Name | None], seeds: list[int], options: dict[str, An
     problems += filter(None, (OPTIONS["seed"].problem(seed) for seed in seeds))
     if problems:
         raise ConfigError(problems)
-    # In Python one says False as easily as True, and what all rows have makes variants of none.
-    rows = [SOURCE.rows[name].config for name in names if name is not None]
-    given = {
-        name: value
-        for name, value in given.items()
-        if not rows or any(getattr(config, name) != value for config in rows)
-    }
+    given = _without_own(names, given)
     beside = {name: given[name] for name in given if name in without("circumstance", "repeat")}
     choice = Choice(SOURCE, names, given, {}, None if names == [None] else beside)
     runs, problems = make_runs(choice, seeds, {})
     if problems:
         raise ConfigError(problems)
     return runs
+
+
+def _without_own(names: list[Name | None], given: dict[str, Any]) -> dict[str, Any]:
+    """Options, without those that all rows have. In Python one says False as easily as True, and
+    what all rows have makes variants of none."""
+    rows = [SOURCE.rows[name].config for name in names if name is not None]
+    return {
+        name: value
+        for name, value in given.items()
+        if not rows or any(getattr(config, name) != value for config in rows)
+    }
+
+
+def _flags_of(row: Name | None, run: Run, given: dict[str, Any]) -> dict[str, Any]:
+    """What one types for a run. Python can switch off what a row has on, which no flag can: then it
+    is typed without its row."""
+    flags = {n: v for n, v in given.items() if v is not None and v is not False}
+    if run.config.seed != OPTIONS["seed"].default:
+        flags["seed"] = run.config.seed
+    if configure(SOURCE.rows.get(row), flags) == run.config:
+        return flags if row is None else {"rows": (str(row),), **flags}
+    demo = {name: getattr(run.config, name) for name in DEMO_FLAGS} if run.config.demo else {}
+    return {**changed_options(run.config), **demo}
 
 
 def _read_options(options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
