@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -21,7 +22,9 @@ from ablation.interface import running
 from ablation.interface.classifier import Classifier
 from ablation.interface.results import Results
 from ablation.interface.running import run_row, run_rows
+from ablation.reports.contents import Gallery, report_values
 from ablation.reports.findings import compare_rows
+from ablation.reports.material import read_material
 from ablation.sweeps.closing import _typed
 from ablation.sweeps.records import RESULT_NAME, read_record
 from ablation.system.errors import (
@@ -101,7 +104,7 @@ def test_what_cannot_be_loaded(kept: Path, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- results
 
 
-def test_a_line_for_each_run(runs: Path) -> None:
+def test_a_line_for_each_run(runs: Path, few_demo_messages: None) -> None:
     table = Results.read(runs).runs
     assert len(table) == 4
     for line in table.itertuples():
@@ -112,7 +115,7 @@ def test_a_line_for_each_run(runs: Path) -> None:
         assert line.command == record.result["command"]
 
 
-def test_a_line_for_each_configuration(runs: Path) -> None:
+def test_a_line_for_each_configuration(runs: Path, few_demo_messages: None) -> None:
     results = Results.read(str(runs))
     assert results.table["row"].tolist() == [1, 2]
     assert results.table["n"].tolist() == [2, 2]
@@ -131,7 +134,7 @@ def test_a_line_for_each_configuration(runs: Path) -> None:
     assert (line.low, line.high) == (finding.difference.low, finding.difference.high)
 
 
-def test_predictions_are_in_words(runs: Path) -> None:
+def test_predictions_are_in_words(runs: Path, few_demo_messages: None) -> None:
     table = Results.read(runs).predictions
     for run, lines in table.groupby("run"):
         own = read_record(runs / run).predictions
@@ -141,13 +144,18 @@ def test_predictions_are_in_words(runs: Path) -> None:
         assert lines["line"].tolist() == own["row"].tolist()
 
 
-def test_rows_as_published_and_runs_that_failed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    published = Results.read(Path(__file__).parent.parent / "docs" / "lesson")
+def test_runs_on_the_messages(real_data_dir: Path) -> None:
+    lesson = Path(__file__).parent.parent / "docs" / "lesson"
+    results = Results.read(lesson, data_dir=real_data_dir, offline=True)
     # Row 1 without the mask is row 17, so it has a line of its own in both sections.
-    assert published.table["row"].tolist() == [1, 2, 17, 1, 2]
-    assert published.table["test"].nunique() == 3
+    assert results.table["row"].tolist() == [1, 2, 17, 1, 2]
+    assert results.table["test"].nunique() == 3
+    assert "training loss" in results.plot_learning()._repr_svg_()
+    with pytest.raises(DataError, match="nothing is downloaded"):
+        Results.read(lesson, data_dir="nowhere", offline=True)
+
+
+def test_runs_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ablation.sweeps.sweep.run_experiment", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run_row(1, output_dir=tmp_path, **DEMO)
@@ -158,6 +166,21 @@ def test_rows_as_published_and_runs_that_failed(
     assert results.table.empty
     assert results.comparisons.empty
     assert results.predictions.empty
+    assert results.plot_accuracy() is results.plot_errors() is results.plot_learning() is None
+
+
+def test_a_record_that_does_not_fit_its_texts_is_left_out(
+    runs: Path, tmp_path: Path, few_demo_messages: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    damaged = Path(shutil.copytree(runs, tmp_path / "runs"))
+    folder = sorted(damaged.glob("row-02*"))[0]
+    record = json.loads((folder / RESULT_NAME).read_text())
+    record["accuracy"]["validation"]["total"] += 1
+    (folder / RESULT_NAME).write_text(json.dumps(record))
+    results = Results.read(damaged)
+    assert folder.name not in results.runs["run"].tolist()
+    assert results.table["n"].tolist() == [2, 1]
+    assert f"Skipped: the record {folder} is damaged" in caplog.text
 
 
 def test_pictures_are_those_of_the_report(runs: Path, few_demo_messages: None) -> None:
@@ -178,13 +201,20 @@ def test_pictures_are_those_of_the_report(runs: Path, few_demo_messages: None) -
     assert Path("a.svg").read_text() == results.plot_errors()._repr_svg_()
 
 
-def test_an_experiment_that_two_sections_have_is_drawn_once() -> None:
-    results = Results.read(Path(__file__).parent.parent / "docs" / "lesson")
+def test_names_are_those_of_the_page(runs: Path, tmp_path: Path, few_demo_messages: None) -> None:
+    folder = shutil.copytree(runs, tmp_path / "runs")
+    options = {"seeds": (1,), "output_dir": folder, **DEMO}
+    run_rows([17], **options)
+    run_rows([2], disable_causal_mask=True, **options)
+    results = Results.read(folder)
     names = [point.name for point in results._points]
-    assert len(names) == len({*names}) == 4
-    assert "training loss" in results.plot_learning()._repr_svg_()
+    assert len(names) == len({*names}) == 4, "row 17 is row 1 without the mask, too"
+    assert {*results.table["name"]} == {*names}
     assert names[1] == "2 first or last token?", "flags that all have are in no name"
-    assert names[3] == "2 first or last token?, with --disable_causal_mask"
+    assert names[3] == "2 first or last token? with --disable_causal_mask"
+    material = read_material(Path(folder), tmp_path)
+    page = report_values(material, Gallery())["overview"]
+    assert page.description == repr(results.plot_accuracy())
 
 
 def test_a_folder_without_records(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """What the runs in a folder show, as data frames and pictures, for a notebook."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,12 @@ from ablation.interface.shown import Shown, show
 from ablation.reports import pictures
 from ablation.reports.baseline import classify_by_characters
 from ablation.reports.findings import compare_rows
+from ablation.reports.headlines import Named, name_parts
+from ablation.reports.material import read_runs
 from ablation.reports.message_map import build_map
-from ablation.reports.pooling import pool_corpora, pool_parts, pool_records
-from ablation.reports.tables import (
-    Configuration,
-    Section,
-    group_records,
-    require_one_dataset,
-    require_same_texts,
-)
-from ablation.reports.tested_texts import load_corpora
-from ablation.sweeps.records import Record, read_records, require_one_base
-from ablation.system.errors import RecordError
+from ablation.reports.pooling import pool_corpora, pool_parts
+from ablation.reports.tables import Configuration, Section
+from ablation.sweeps.records import Record
 from data_utils import PARTS, Corpus
 
 PREDICTIONS = ("index", "line", "label", "prediction", "probability")
@@ -49,30 +43,31 @@ class Results:
     records: Sequence[Record]
     sections: Sequence[Section]  # the rows of each table, and their variants
     others: Sequence[Configuration]  # runs that are of no row
-    data_dir: Path  # of the messages, which some pictures need
+    tested: Sequence[Corpus]  # the texts, of each fold
 
     @classmethod
-    def read(cls, output_dir: str | Path = "runs", *, data_dir: str | Path = "data") -> "Results":
-        """Read all records in a folder.
+    def read(
+        cls,
+        output_dir: str | Path = "runs",
+        *,
+        data_dir: str | Path = "data",
+        offline: bool = False,
+    ) -> "Results":
+        """Read all records in a folder, as the report does: one that does not fit its texts is left
+        out, and named.
 
         Args:
             output_dir: the folder that runs were told to write to.
-            data_dir: where the messages are, or are downloaded to, if a picture needs them.
+            data_dir: where the SMS messages are, or are downloaded to.
+            offline: they are not downloaded.
 
         Raises:
             RecordError: there are no records, or they do not belong together.
+            DataError: the texts are missing or damaged.
         """
-        output_dir = Path(output_dir)
-        records = read_records(output_dir)
-        if not records:
-            raise RecordError(f"{output_dir} holds no records of runs. Run something first.")
-        complete = [record for record in records if record.is_complete]
-        require_one_dataset(complete)
-        require_one_base(complete)
-        pooled = pool_records(complete)
-        require_same_texts(pooled)
-        sections, others = group_records(pooled, known_tables(output_dir, SOURCE))
-        return cls(records, sections, others, Path(data_dir))
+        output_dir, tables = Path(output_dir), known_tables(Path(output_dir), SOURCE)
+        runs = read_runs(output_dir, Path(data_dir), offline, tables)
+        return cls(runs.records, runs.sections, runs.others, runs.tested)
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -101,7 +96,7 @@ class Results:
             for row, part in section.configurations.items()
         ]
         lines += [
-            {"section": "", "name": part.flags, "flags": part.flags, **_figures(part)}
+            {"section": "", "name": self._name_of(part), "flags": part.flags, **_figures(part)}
             for part in self.others
         ]
         columns = ["section", "row", "question", "name", "flags", "n", *PARTS]
@@ -154,9 +149,9 @@ class Results:
         """Test accuracies with their intervals, beside what was published and a linear SVM.
 
         This and the other pictures show every experiment of :attr:`table` once; none where there is
-        nothing to show. Raises ``DataError`` if the messages are missing, for those that need them.
+        nothing to show.
         """
-        parts = [classify_by_characters(corpus.parts) for corpus in self._corpora]
+        parts = [classify_by_characters(corpus.parts) for corpus in self.tested]
         svm = 100 * float(pool_parts(parts).test.mean())
         return show(pictures.accuracy(self._points, svm))
 
@@ -172,48 +167,33 @@ class Results:
         """Which experiment gets which test messages wrong; none of a single one."""
         parts = [point.configuration for point in self._points]
         names = [point.name for point in self._points]
-        found = build_map(parts, names, pool_corpora(self._corpora))
+        found = build_map(parts, names, pool_corpora(self.tested))
         return show(found and found.picture)
-
-    def name_of(self, section: Section, row: Name) -> str:
-        """What a row of a section is called in a picture: its name, its question, and the flags
-        beside it that not all have."""
-        words = f"{row} {section.table.rows[row].question}".strip()
-        common = _common_flags(self.sections)
-        own = {name: v for name, v in section.overrides.items() if name not in common}
-        return f"{words}, with {format_flags(own)}" if own else words
 
     def _describe_row(self, section: Section, name: Name) -> dict[str, Any]:
         row = section.table.rows[name]
         return {
             "row": name,
             "question": row.question,
-            "name": self.name_of(section, name),
+            "name": self._name_of(section.configurations[name]),
             "flags": format_flags({**row.flags, **section.overrides}),
             "published": row.published.test if section.is_published else None,
         }
 
+    def _name_of(self, part: Configuration) -> str:
+        """What an experiment is called, also on the report's page: where two sections have it, by
+        the first."""
+        return self._named[identify_experiment(part.records[0].config)].title
+
     @cached_property
-    def _corpora(self) -> list[Corpus]:
-        return load_corpora(self.records, self.data_dir, offline=False)[0]
+    def _named(self) -> dict[str, Named]:
+        """Each experiment once."""
+        named = name_parts([part for part in self.sections if part.configurations], self.others)
+        return {identify_experiment(one.part.records[0].config): one for one in named}
 
     @cached_property
     def _points(self) -> list[pictures.Point]:
-        points = [
-            pictures.Point(
-                replace(part, label=""),  # those of sections repeat
-                section.table.rows[row].published.test if section.is_published else None,
-                self.name_of(section, row),
-            )
-            for section in self.sections
-            for row, part in section.configurations.items()
-        ]
-        points += [pictures.Point(part, None, part.flags) for part in self.others]
-        different: dict[str, pictures.Point] = {}
-        for point in points:
-            config = point.configuration.records[0].config
-            different.setdefault(identify_experiment(config), point)
-        return [*different.values()]
+        return [pictures.Point(one.part, one.published, one.title) for one in self._named.values()]
 
 
 def _describe_run(record: Record) -> dict[str, Any]:
@@ -232,12 +212,6 @@ def _describe_run(record: Record) -> dict[str, Any]:
         line["minutes"] = record.minutes
         line["parameters"] = record.result["parameters"]["trained"]
     return line
-
-
-def _common_flags(sections: Sequence[Section]) -> dict[str, Any]:
-    """The flags beside rows that all sections have."""
-    first, *others = (part.overrides.items() for part in sections if part.configurations)
-    return {name: v for name, v in first if all((name, v) in flags for flags in others)}
 
 
 def _figures(part: Configuration) -> dict[str, Any]:

@@ -86,7 +86,8 @@ def run_rows(
             f"{count(len(failed), 'run')} of {len(runs)} failed: "
             f"{', '.join(run.name for run in failed)}. Their records say why."
         )
-    return Results.read(output_dir, data_dir=runs[0].config.data_dir)
+    config = runs[0].config
+    return Results.read(output_dir, data_dir=config.data_dir, offline=config.offline)
 
 
 def _make_runs(names: list[Name | None], seeds: list[int], options: dict[str, Any]) -> list[Run]:

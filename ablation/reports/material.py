@@ -25,6 +25,16 @@ from data_utils import Corpus
 
 
 @dataclass(frozen=True)
+class Runs:
+    """What was run: the records of a folder that fit their texts, by rows."""
+
+    records: list[Record]  # complete or not
+    sections: list[Section]
+    others: list[Configuration]  # that belong to no section
+    tested: list[Corpus]  # that of each fold, or the one
+
+
+@dataclass(frozen=True)
 class Material:
     """What a report is made of."""
 
@@ -37,17 +47,17 @@ class Material:
     copies: dict[str, np.ndarray]  # (M,) each: which stand in the training part
 
 
-def read_material(
+def read_runs(
     output_dir: Path,
     data_dir: Path,
     offline: bool = False,
     tables: Sequence[Table] = (SOURCE,),
     asked: tuple[Table, dict[str, Any]] | None = None,
-) -> Material:
-    """What there is in a folder, by the rows of tables.
+) -> Runs:
+    """What was run in a folder, by the rows of tables.
 
     Args:
-        data_dir: of the messages, which the baseline and the audit read.
+        data_dir: of the messages, which records are held to.
         offline: they are not downloaded to it.
         asked: as for :func:`group_records`.
 
@@ -71,13 +81,26 @@ def read_material(
     complete = pool_records([record for record in records if record.is_complete])
     require_same_texts(complete)
     sections, others = group_records(complete, tables, asked)
-    copies = [copied_texts(part.parts) for part in tested]
+    return Runs(records, sections, others, tested)
+
+
+def read_material(
+    output_dir: Path,
+    data_dir: Path,
+    offline: bool = False,
+    tables: Sequence[Table] = (SOURCE,),
+    asked: tuple[Table, dict[str, Any]] | None = None,
+) -> Material:
+    """What there is in a folder. Arguments and errors are those of :func:`read_runs`; the baseline
+    and the audit read the texts, too."""
+    runs = read_runs(output_dir, data_dir, offline, tables, asked)
+    copies = [copied_texts(part.parts) for part in runs.tested]
     return Material(
         output_dir,
-        records,
-        sections,
-        others,
-        pool_corpora(tested),
-        pool_parts([classify_by_characters(part.parts) for part in tested]).test,
+        runs.records,
+        runs.sections,
+        runs.others,
+        pool_corpora(runs.tested),
+        pool_parts([classify_by_characters(part.parts) for part in runs.tested]).test,
         {name: np.concatenate([part[name] for part in copies]) for name in copies[0]},
     )
