@@ -9,17 +9,19 @@ import pytest
 from test_report import write_runs
 
 from ablation.config.rows import ROWS
+from ablation.config.runs import Run
 from ablation.config.tables import Comparison
 from ablation.reports.findings import compare_rows
 from ablation.reports.headlines import (
     describe_baseline,
     describe_best,
+    describe_common,
     describe_ends,
     describe_findings,
     name_parts,
     warn_of_single_runs,
 )
-from ablation.reports.next_runs import format_rows, suggest_runs
+from ablation.reports.next_runs import format_rows, suggest_runs, suggest_seeds
 from ablation.reports.row_tables import describe_published, shorten_rows, show_not_run, show_rows
 from ablation.reports.side_by_side import (
     Pair,
@@ -30,7 +32,7 @@ from ablation.reports.side_by_side import (
     tabulate_pair,
 )
 from ablation.reports.tables import Section, group_records
-from ablation.sweeps.records import read_records
+from ablation.sweeps.records import read_records, write_incomplete
 
 N_TEST = 300
 TINY = {"model_size": "gpt2-tiny (3M)", "weights": "random"}
@@ -166,6 +168,22 @@ def test_the_baseline_beside_what_ran(tmp_path: Path, correct: int, end: str) ->
     assert describe_baseline(right(correct), name_parts(sections_of(tmp_path))) == end
 
 
+def test_what_none_differs_from_is_said_in_short(tmp_path: Path) -> None:
+    for row in (1, 4, 5):
+        write_runs(tmp_path, row, around(285 + (row == 1)))
+    sentence = describe_best(name_parts(sections_of(tmp_path)))
+    assert sentence.endswith("None of the 2 others can be told from it.")
+
+
+def test_only_what_all_runs_have_is_said_of_all(tmp_path: Path) -> None:
+    write_runs(tmp_path, 1, [285], TINY)
+    write_runs(tmp_path, 2, [285], UNMASKED)
+    assert describe_common(name_parts(sections_of(tmp_path))) == [
+        'All that follows is of runs with --model_size "gpt2-tiny (3M)" --weights random.'
+    ]
+    assert describe_common([]) == []
+
+
 def test_how_runs_ended() -> None:
     assert describe_ends(1, 0) == "No run failed; one is complete."
     assert describe_ends(5, 0) == "No run failed; 5 are complete."
@@ -191,7 +209,11 @@ def test_a_row_that_is_in_two_sections_is_named_once(tmp_path: Path) -> None:
     sections = sections_of(tmp_path)
     assert [list(section.configurations) for section in sections] == [[10], [1, 5]]
     named = name_parts(sections)
-    assert [one.title for one in named] == ["10 random weights?", "1 the reference"]
+    assert [one.title for one in named] == [
+        "10 random weights? (also row 5)",
+        "1 the reference",
+    ]
+    assert describe_common(named) == ["All that follows is of runs with --weights random."]
     assert [one.published for one in named] == [93.67, None]
 
 
@@ -338,6 +360,29 @@ def test_what_would_be_refused_is_not_suggested(tmp_path: Path) -> None:
         if row not in (14, 15):
             write_runs(tmp_path, row, [285], given)
     assert not any("--rows 14" in command for command in suggest(tmp_path))
+
+
+def test_folds_are_asked_for_again(tmp_path: Path) -> None:
+    write_runs(tmp_path, 1, [150, 151])
+    (part,) = (p for s in sections_of(tmp_path) for p in s.configurations.values())
+    folds = np.repeat([1, 2, 3], N_TEST // 3)
+    records = [replace(r, predictions=r.predictions.assign(fold=folds)) for r in part.records]
+    why, command = suggest_seeds(replace(part, records=tuple(records)), Path("runs"))
+    assert command == ("python additional_experiments.py --folds 3 --num_seeds 5 --output_dir runs")
+    assert why == "5 seeds, to see how much is chance:"
+
+
+def test_what_failed_goes_on_where_it_was(tmp_path: Path) -> None:
+    for row in (2, 3):
+        run = Run(replace(ROWS[row].config, offline=True))
+        write_incomplete(tmp_path, run, "interrupted", "stopped")
+    incomplete = read_records(tmp_path)
+    ((why, command),) = suggest_runs([], incomplete, Path("runs"))
+    assert why == "Go on with what failed or stopped (the first of 2):"
+    assert command == (
+        "python additional_experiments.py --trainable_token_pos first --offline --resume "
+        "--output_dir runs"
+    )
 
 
 def test_rows_are_written_as_they_are_typed() -> None:

@@ -363,7 +363,7 @@ def test_a_report_on_four_test_texts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_report(tmp_path, tmp_path)
     text = (tmp_path / "report.md").read_text().replace("\N{NO-BREAK SPACE}", " ")
     assert "-75.00 points. No difference could have shown with 4 test texts and 2 seeds." in text
-    assert "No two single runs can be told apart with 4 test texts." in text
+    assert "No two single runs" not in text, "there are none"
     assert "One seed tells two runs apart, and not two choices" in text
 
 

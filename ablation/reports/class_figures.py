@@ -8,6 +8,9 @@ import numpy as np
 import pandas as pd
 
 from ablation.finetuning.metrics import most_confused
+from ablation.system.text_tables import cut_apart
+
+LONGEST = 40  # columns of a name
 
 
 @dataclass(frozen=True)
@@ -18,8 +21,8 @@ class ClassFigures:
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the C classes, by number."""
-        return [part["label"] for part in self.seeds[0]["classes"]]
+        """Names of the C classes, by number, cut where they are long."""
+        return cut_apart([part["label"] for part in self.seeds[0]["classes"]], LONGEST)
 
     @property
     def confusion(self) -> np.ndarray:
@@ -40,6 +43,7 @@ class ClassFigures:
         every = pd.concat(pd.DataFrame(seed["classes"]) for seed in self.seeds)
         shares = 100 * every[["precision", "recall"]].groupby(level=0).mean()
         table = every[["label", "texts"]].iloc[: len(self.class_names)].astype(str)
+        table["label"] = self.class_names
         table = table.join(shares.map("{:.2f}".format))
         return table.set_axis(["class", "texts", "precision %", "recall %"], axis=1)
 

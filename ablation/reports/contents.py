@@ -10,7 +10,7 @@ import pandas as pd
 
 from ablation.reports import pictures
 from ablation.reports.answers import answer_options, plan_section
-from ablation.reports.class_figures import ClassFigures
+from ablation.reports.class_figures import LONGEST, ClassFigures
 from ablation.reports.explanations import explain_difference
 from ablation.reports.findings import (
     SEEDS_FOR_A_VERDICT,
@@ -23,6 +23,7 @@ from ablation.reports.headlines import (
     Named,
     describe_baseline,
     describe_best,
+    describe_common,
     describe_ends,
     describe_findings,
     name_parts,
@@ -31,7 +32,7 @@ from ablation.reports.headlines import (
 from ablation.reports.material import Material
 from ablation.reports.message_map import MessageMap, build_map
 from ablation.reports.messages import tabulate_copies, tabulate_hardest
-from ablation.reports.next_runs import suggest_runs
+from ablation.reports.next_runs import suggest_runs, suggest_seeds
 from ablation.reports.pages import Picture
 from ablation.reports.row_tables import shorten_rows, show_not_run, show_rows
 from ablation.reports.side_by_side import (
@@ -44,6 +45,7 @@ from ablation.reports.side_by_side import (
 from ablation.reports.tables import OTHERS_TITLE, Section, figures
 from ablation.sweeps.records import Record
 from ablation.system.output import count
+from ablation.system.text_tables import cut_apart
 from data_utils import Corpus
 
 TITLE = "Which choices matter when a GPT is finetuned as a classifier?"
@@ -76,23 +78,28 @@ def report_values(material: Material, gallery: Gallery) -> dict[str, Any]:
     incomplete = [record for record in records if not record.is_complete]
     run = [section for section in material.sections if section.configurations]
     blocks = pair_sections(run)
+    changes = [x for block in blocks if isinstance(block, Pair) for x in describe_pair(block)]
     found = [compare_rows(section) for section in run]
     # On one's own data, nothing is as published. Runs that failed do not choose the data.
     is_own = min(records, key=lambda record: not record.is_complete).config.dataset
     named = name_parts(run, material.others)
+    names = cut_apart(material.corpus.class_names, LONGEST)
+    corpus = replace(material.corpus, class_names=(*names,))
     ends = describe_ends(len(records) - len(incomplete), len(incomplete))
     points = [pictures.Point(one.part, one.published, one.title) for one in named]
     return {
         "title": TITLE,
         "answers": [
             *[DEMO] * records[0].config.demo,
-            *(x for block in blocks if isinstance(block, Pair) for x in describe_pair(block)),
-            *describe_findings(run),
+            *describe_common(named),
+            *changes,
+            *describe_findings(run, is_more=bool(changes)),
             *warn_of_single_runs(named),
             *([describe_best(named), describe_baseline(baseline, named)] if named else []),
             ends,
         ],
-        "next": suggest_runs([*zip(run, found, strict=True)], incomplete, material.output_dir),
+        "next": suggest_runs([*zip(run, found, strict=True)], incomplete, material.output_dir)
+        or [suggest_seeds(part, material.output_dir) for part in material.others[:1]],
         "overview": gallery.add(pictures.accuracy(points, 100 * baseline.mean())),
         "blocks": [_block_values(block, baseline, gallery) for block in blocks],
         "not_run": [
@@ -102,6 +109,7 @@ def report_values(material: Material, gallery: Gallery) -> dict[str, Any]:
         ],
         "known": _what_is_known(records),
         "n_complete": len(records) - len(incomplete),
+        "made_of": count(len(records) - len(incomplete), "complete run"),
         "n_incomplete": len(incomplete),
         "plans": [
             plan
@@ -113,13 +121,13 @@ def report_values(material: Material, gallery: Gallery) -> dict[str, Any]:
             {"command": part.flags, **figures(part)} for part in material.others
         ),
         "seeds_for_a_verdict": SEEDS_FOR_A_VERDICT,
-        "map": _map_of(named, material.corpus, gallery),
+        "map": _map_of(named, corpus, gallery),
         "explanations": [
-            explained
+            {"title": section.title, "found": explained}
             for section, some in zip(run, found, strict=True)
             if (explained := explain_difference(some, section, material.corpus))
         ],
-        "hardest": tabulate_hardest(named, material.corpus),
+        "hardest": tabulate_hardest(named, corpus),
         "ends": ends,
         "incomplete": pd.DataFrame(
             {"command": record.result["command"], "error": record.result["error"]}
@@ -195,6 +203,8 @@ def _describe_smallest(section: Section, findings: Sequence[Finding]) -> str:
     if not findings:
         return ""
     n = findings[0].difference.n_messages
+    if not any(finding.difference.is_of_runs for finding in findings):
+        return ""
     return " ".join(dict.fromkeys(describe_smallest(n, k) for k in (1, len(findings))))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ablation.config.commands import format_flags
 from ablation.config.identity import identify_experiment
+from ablation.config.options import changed_options, without
 from ablation.reports.comparisons import ALPHA, Difference, compare, holm
 from ablation.reports.findings import Finding, compare_configurations, compare_rows
 from ablation.reports.tables import Configuration, Section
@@ -38,10 +39,10 @@ def name_parts(sections: Sequence[Section], others: Sequence[Configuration] = ()
         for row, part in section.configurations.items():
             published = section.table.rows[row].published.test if section.is_published else None
             key = identify_experiment(part.records[0].config)
-            named.setdefault(
-                key,
-                Named(part.title + flags, part.name + flags, part.label + flags, part, published),
-            )
+            new = Named(part.title + flags, part.name + flags, part.label + flags, part, published)
+            known = named.setdefault(key, new)
+            if known.part.label != part.label:  # one experiment, two rows
+                named[key] = known._replace(title=f"{known.title} (also row {part.label})")
     return [*named.values(), *(Named(part.title, part.name, part.flags, part) for part in others)]
 
 
@@ -82,7 +83,10 @@ def describe_best(named: Sequence[Named]) -> str:
     if alike:
         which = f"{len(alike)} of the {len(others)} others"
         which = _list_rows(alike) if len(alike) <= MOST_NAMES else which
-        said.append(f"{capitalize(which)} cannot be told from {them}.")
+        if len(alike) == len(others) > 1:
+            said.append(f"None of the {len(others)} others can be told from {them}.")
+        else:
+            said.append(f"{capitalize(which)} cannot be told from {them}.")
     elif compared:
         which = _all_of(len(others)) if not n_apart else f"{len(compared)} of {len(others)} others"
         subject = "They are" if len(best) > 1 else "It is"
@@ -111,23 +115,32 @@ def describe_accuracy(part: Configuration) -> str:
     return f"{mean:.2f} % ({low:.1f} to {high:.1f}; {_seeds(len(part.seeds))})"
 
 
-def describe_findings(sections: Sequence[Section]) -> list[str]:
+def describe_findings(sections: Sequence[Section], is_more: bool = False) -> list[str]:
     """What the comparisons of sections found, the largest difference of each first, and how many
-    found nothing."""
+    found nothing.
+
+    Args:
+        is_more: something was found before.
+    """
     found = [(section, findings) for section in sections if (findings := compare_rows(section))]
     several_tables = len({section.table.title for section, _ in found}) > 1
-    sentences = []
+    sentences, n_open = [], 0
     for section, findings in found:
-        place = section.title if several_tables else _own_flags(section, sections)
-        where = f"{'' if several_tables else 'With '}{place}: " if place else ""
-        some = _describe_all(findings)
+        shown = [finding for finding in findings if finding.corrected_p < ALPHA]
+        n_open += len(findings) - len(shown)
+        own = _own_flags(section, sections)
+        words = [section.table.title] * several_tables + [f"with {own}"] * bool(own)
+        where = capitalize(f"{', '.join(words)}: ") if words else ""
+        some = _describe_all(findings, shown)
         sentences += [where + sentence for sentence in some] if where else map(capitalize, some)
+    if n_open:
+        which, more = ("Nothing else", "more ") if sentences or is_more else ("Nothing", "")
+        sentences.append(f"{which} was distinguishable: {count(n_open, f'{more}comparison')}.")
     return sentences
 
 
-def _describe_all(findings: Sequence[Finding]) -> list[str]:
-    shown = [finding for finding in findings if finding.corrected_p < ALPHA]
-    shown.sort(key=lambda finding: -abs(finding.difference.points))
+def _describe_all(findings: Sequence[Finding], shown: Sequence[Finding]) -> list[str]:
+    shown = sorted(shown, key=lambda finding: -abs(finding.difference.points))
     questions = Counter(finding.question for finding in findings)
     sentences = []
     for finding in shown[:MOST_FINDINGS]:
@@ -138,9 +151,6 @@ def _describe_all(findings: Sequence[Finding]) -> list[str]:
     if n_more := len(shown[MOST_FINDINGS:]):
         verb = "is" if n_more == 1 else "are"
         sentences.append(f"{count(n_more, 'more difference')} {verb} in the table below.")
-    if n_open := len(findings) - len(shown):
-        which, more = ("nothing else", "more ") if shown else ("nothing", "")
-        sentences.append(f"{which} was distinguishable: {count(n_open, f'{more}comparison')}.")
     return sentences
 
 
@@ -164,6 +174,21 @@ def warn_of_single_runs(named: Sequence[Named]) -> list[str]:
     parts = [one.part for one in named if one.part.fold is None]
     shared = (len({*a.seeds} & {*b.seeds}) for a, b in itertools.combinations(parts, 2))
     return ["One seed tells two runs apart, and not two choices."] if 1 in shared else []
+
+
+def describe_common(named: Sequence[Named]) -> list[str]:
+    """The options that all have, where these are not the defaults: what all else is true of."""
+    names = without("circumstance", "repeat", "local", "dataset")
+    options = [
+        {n: v for n, v in changed_options(one.part.records[0].config).items() if n in names}
+        for one in named
+    ]
+    common = {
+        name: value
+        for name, value in (options[0] if options else {}).items()
+        if all(other.get(name) == value for other in options)
+    }
+    return [f"All that follows is of runs with {format_flags(common)}."] if common else []
 
 
 def describe_baseline(correct: np.ndarray, named: Sequence[Named]) -> str:

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 from ablation.config.commands import SCRIPT, format_flags
 from ablation.config.kept_tables import kept_path
-from ablation.config.options import read_fold
+from ablation.config.options import changed_options, tagged
 from ablation.config.published import PUBLISHED_SEED
 from ablation.config.rows import SOURCE
 from ablation.config.rules import config_problems
 from ablation.config.tables import Name, configure
 from ablation.reports.findings import Finding
-from ablation.reports.tables import Section
+from ablation.reports.tables import Configuration, Section
 from ablation.sweeps.records import Record
 from ablation.system.output import printable
 
@@ -42,10 +42,7 @@ def suggest_runs(
         output_dir: of the records.
     """
     place = {"output_dir": str(output_dir)}
-    again = [
-        Next("Run again what failed:", f"{record.result['command']} {format_flags(place)}")
-        for record in incomplete[:1]
-    ]
+    again = [_repeat(record, len(incomplete), place) for record in incomplete[:1]]
     found = [
         suggestion
         for section, findings in sections
@@ -54,6 +51,25 @@ def suggest_runs(
     first = {suggestion.why: suggestion for suggestion in reversed([*again, *found])}
     several = [first[why] for why in dict.fromkeys(one.why for one in [*again, *found])]
     return [Next(why, printable(command)) for why, command in several[:MOST]]
+
+
+def _repeat(record: Record, n_incomplete: int, place: Mapping[str, str]) -> Next:
+    which = f" (the first of {n_incomplete})" if n_incomplete > 1 else ""
+    changed, here = changed_options(record.config), tagged("circumstance")
+    flags = {name: changed[name] for name in here if name in changed}
+    command = f"{record.result['command']} {format_flags({**flags, 'resume': True, **place})}"
+    return Next(f"Go on with what failed or stopped{which}:", command)
+
+
+def suggest_seeds(part: Configuration, output_dir: Path) -> Next:
+    """More seeds of a configuration that is of no row."""
+    flags = {**_folds(part), **_seeds({*part.seeds}), "output_dir": str(output_dir)}
+    command = f"{part.command} {format_flags(flags)}"
+    return Next(f"{SEEDS_TO_DECIDE} seeds, to see how much is chance:", printable(command))
+
+
+def _folds(part: Configuration) -> dict[str, int]:
+    return {} if part.fold is None else {"folds": int(part.fold.max())}
 
 
 def _suggest(
@@ -65,8 +81,7 @@ def _suggest(
     given = {**section.overrides, **place}
     if section.table != SOURCE:
         given = {"table": str(kept_path(section.table, Path(place["output_dir"]))), **given}
-    if fold := next(iter(parts.values())).records[0].config.fold:
-        given["folds"] = read_fold(fold)[1]
+    given |= _folds(next(iter(parts.values())))
     fewest = min(len(part.seeds) for part in parts.values())
     if any(finding.is_open for finding in findings):
         if fewest < SEEDS_TO_DECIDE:

@@ -55,7 +55,7 @@ class Configuration:
     def title(self) -> str:
         """What it is called in sentences."""
         asks = f" ({self.question})" if self.question else ""
-        return f"row {self.label}{asks}" if self.label else self.flags
+        return f"row {self.label}{asks}" if self.label else f"the run of {self.flags}"
 
     @property
     def seeds(self) -> list[int]:
