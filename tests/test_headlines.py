@@ -194,7 +194,7 @@ def test_names_have_the_flags_that_not_all_have(tmp_path: Path) -> None:
     write_runs(tmp_path, 1, [285], TINY)
     write_runs(tmp_path, 2, [225], TINY)
     write_runs(tmp_path, 2, [280], UNMASKED)
-    names = [one.title for one in name_parts(sections_of(tmp_path))]
+    names = [one.name for one in name_parts(sections_of(tmp_path))]
     assert names == [
         "1 the reference",
         "2 first or last token?",
@@ -209,7 +209,7 @@ def test_a_row_that_is_in_two_sections_is_named_once(tmp_path: Path) -> None:
     sections = sections_of(tmp_path)
     assert [list(section.configurations) for section in sections] == [[10], [1, 5]]
     named = name_parts(sections)
-    assert [one.title for one in named] == [
+    assert [one.name for one in named] == [
         "10 random weights? (also row 5)",
         "1 the reference",
     ]

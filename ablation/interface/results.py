@@ -183,7 +183,7 @@ class Results:
     def _name_of(self, part: Configuration) -> str:
         """What an experiment is called, also on the report's page: where two sections have it, by
         the first."""
-        return self._named[identify_experiment(part.records[0].config)].title
+        return self._named[identify_experiment(part.records[0].config)].name
 
     @cached_property
     def _named(self) -> dict[str, Named]:
@@ -193,7 +193,7 @@ class Results:
 
     @cached_property
     def _points(self) -> list[pictures.Point]:
-        return [pictures.Point(one.part, one.published, one.title) for one in self._named.values()]
+        return [pictures.Point(one.part, one.published, one.name) for one in self._named.values()]
 
 
 def _describe_run(record: Record) -> dict[str, Any]:

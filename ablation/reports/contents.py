@@ -86,7 +86,7 @@ def report_values(material: Material, gallery: Gallery) -> dict[str, Any]:
     names = cut_apart(material.corpus.class_names, LONGEST)
     corpus = replace(material.corpus, class_names=(*names,))
     ends = describe_ends(len(records) - len(incomplete), len(incomplete))
-    points = [pictures.Point(one.part, one.published, one.title) for one in named]
+    points = [pictures.Point(one.part, one.published, one.name) for one in named]
     return {
         "title": TITLE,
         "answers": [
@@ -209,7 +209,7 @@ def _describe_smallest(section: Section, findings: Sequence[Finding]) -> str:
 
 
 def _map_of(named: Sequence[Named], corpus: Corpus, gallery: Gallery) -> MessageMap | None:
-    found = build_map([one.part for one in named], [one.title for one in named], corpus)
+    found = build_map([one.part for one in named], [one.name for one in named], corpus)
     return found and replace(found, picture=gallery.add(found.picture))
 
 
@@ -223,11 +223,11 @@ def _class_values(named: Sequence[Named], gallery: Gallery) -> dict[str, Any]:
     ]
     return {
         "class_summary": pd.DataFrame(
-            {"what": one.name, **classes.summary()} for one, classes in own
+            {"what": one.title, **classes.summary()} for one, classes in own
         ).fillna(""),
         "classes": [
             {
-                "title": one.name,
+                "title": one.title,
                 "confused": classes.confusions(),
                 "table": classes.table(),
                 "picture": gallery.add(

@@ -23,8 +23,8 @@ class Named(NamedTuple):
     """A configuration, what it is called in sentences, in pictures and in lists, and its published
     test accuracy in percent, where they may be compared."""
 
-    name: str
     title: str
+    name: str
     short: str
     part: Configuration
     published: float | None = None
@@ -42,7 +42,7 @@ def name_parts(sections: Sequence[Section], others: Sequence[Configuration] = ()
             new = Named(part.title + flags, part.name + flags, part.label + flags, part, published)
             known = named.setdefault(key, new)
             if known.part.label != part.label:  # one experiment, two rows
-                named[key] = known._replace(title=f"{known.title} (also row {part.label})")
+                named[key] = known._replace(name=f"{known.name} (also row {part.label})")
     return [*named.values(), *(Named(part.title, part.name, part.flags, part) for part in others)]
 
 
@@ -69,8 +69,8 @@ def describe_best(named: Sequence[Named]) -> str:
     best = [one for one, mean in zip(named, means, strict=True) if mean == max(means)]
     accuracy = describe_accuracy(best[0].part)
     if len(named) == 1:
-        return f"{capitalize(best[0].name)} gets {accuracy}."
-    lead = f"Best on the test texts is {best[0].name}, with {accuracy}."
+        return f"{capitalize(best[0].title)} gets {accuracy}."
+    lead = f"Best on the test texts is {best[0].title}, with {accuracy}."
     if len(best) > 1:
         lead = f"Best on the test texts are {_list_rows(best)}, with {max(means):.2f} % each."
     others = [one for one in named if one not in best]

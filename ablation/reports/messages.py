@@ -45,7 +45,7 @@ def tabulate_copies(
         f"without verbatim copies ({(~copies['verbatim']).sum()})": ~copies["verbatim"],
         f"without equal letters ({(~copies['letters']).sum()})": ~copies["letters"],
     }
-    lines = [(one.name, one.part.correct) for one in named] + [(SVM, baseline[None])]
+    lines = [(one.title, one.part.correct) for one in named] + [(SVM, baseline[None])]
     return pd.DataFrame(
         {
             "what": what,
