@@ -15,7 +15,7 @@ from ablation.data.demo import demo_messages
 from ablation.data.sms import split_messages
 from ablation.reports.report import Report
 from ablation.sweeps import sweep
-from ablation.sweeps.closing import closing_lines
+from ablation.sweeps.closing import closing_lines, next_commands
 from ablation.sweeps.records import read_record, write_complete
 from additional_experiments import main
 from data_utils import Corpus
@@ -133,6 +133,60 @@ def test_the_rows_of_a_table() -> None:
     lines = closing([*flags, third])
     assert lines[3] == f"  how much is chance  {SCRIPT} --rows {third} --table t.toml --num_seeds 5"
     assert lines[0].startswith(f"Row {third}: 89.33 % of 300 test texts right")
+
+
+OWN_DATA = ["--dataset", str(ROOT / "examples" / "help_desk.csv"), "--text_column", "message"]
+OWN_DATA += ["--label_column", "topic"]
+TINY = ["--model_size", "tiny", "--weights", "random"]
+OWN_TABLE = f"""
+title = "of my own"
+[[rows]]
+name = "both as they are"
+question = "what?"
+flags = {{ dataset = "{OWN_DATA[1]}", text_column = "message", label_column = "topic" }}
+[[rows]]
+name = "LoRA"
+question = "LoRA?"
+[rows.flags]
+dataset = "{OWN_DATA[1]}"
+text_column = "message"
+label_column = "topic"
+trainable_layers = "lora"
+weights = "random"
+"""
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *([*TINY, "--rows", str(row)] for row in range(1, 20)),
+        *(["--demo", "--rows", str(row)] for row in range(1, 20)),
+        *([*TINY, *OWN_DATA, "--rows", str(row)] for row in range(1, 20)),
+        *([*TINY, "--lora_rank", "4", "--rows", row] for row in ("11", "12")),
+        [*TINY, "--trainable_layers", "all"],
+        [*TINY, "--table", "t.toml", "--rows", "both as they are"],
+        [*TINY, "--table", "t.toml", "--rows", "LoRA", "--lora_rank", "4"],
+        ["--demo"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_offered_can_be_run(flags: list[str]) -> None:
+    Path("t.toml").write_text(OWN_TABLE)
+    request = parse_command_line(flags)
+    (run,) = request.runs
+    commands = next_commands(run, Path("runs/one"), Path("runs"), request.flags)
+    assert next(iter(commands)).startswith("row ")
+    for command in commands.values():
+        following = parse_command_line(shlex.split(command.removeprefix(SCRIPT)))
+        for other in following.runs:
+            kept = ("model_size", "weights", "demo", "dataset", "text_column")
+            for name in request.flags.keys() & {*kept}:
+                assert getattr(other.config, name) == getattr(run.config, name), command
+
+
+def test_what_has_no_use_beside_a_row_is_left_out() -> None:
+    assert next_row(["--rows", "11", "--lora_rank", "4"]) == "--rows 5", "it has no LoRA"
+    assert next_row(["--rows", "12", "--lora_rank", "4"], ["--rows", "9"]) == "--rows 1"
 
 
 # ---------------------------------------------------------------- --open

@@ -9,6 +9,7 @@ from typing import Any
 from ablation.classifier.weight_files import WEIGHTS_NAME
 from ablation.config.commands import SCRIPT, format_flags
 from ablation.config.identity import identify
+from ablation.config.options import tagged
 from ablation.config.published import PUBLISHED_SEED, published_words
 from ablation.config.rules import config_problems
 from ablation.config.runs import RESULT_NAME, Run
@@ -118,15 +119,22 @@ def find_next(
 ) -> tuple[Name, dict[str, Any]] | None:
     """A row that has no complete record in a folder, and the flags to give it beside its own: first
     the one that this row is compared with, then those compared with this, then any. None if all
-    are there."""
+    are there.
+
+    Flags that were typed beside a row are kept. Flags without a row may have made the row: they
+    are kept where the other rows cannot do without them.
+    """
     given = {name: value for name, value in flags.items() if hasattr(run.config, name)}
-    own = {n: v for n, v in given.items() if row.flags.get(n) != v}
-    for name in dict.fromkeys(_neighbours(run, row)):
-        config = configure(run.table.rows[name], own)
-        other = Run(config, own, run.table)
-        same = identify(config) == identify(run.config)
-        if not (same or config_problems(config) or _is_done(other, output_dir)):
-            return name, own
+    beside = {n: v for n, v in given.items() if row.flags.get(n) != v}
+    for kept in [given] if "rows" in flags else [beside, given]:
+        for name in dict.fromkeys(_neighbours(run, row)):
+            config = configure(run.table.rows[name], kept)
+            unused = () if config.uses_lora else tagged("lora")
+            own = {n: v for n, v in kept.items() if n not in unused}
+            other = Run(config, own, run.table)
+            same = identify(config) == identify(run.config)
+            if not (same or config_problems(config, own) or _is_done(other, output_dir)):
+                return name, own
     return None
 
 
