@@ -2,15 +2,17 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import config_from_flags
+from helpers import config_from_flags, small_gpt2_encoding
 
 from ablation.classifier.saved_models import load_classifier
+from ablation.config.sizes import MODEL_SIZES
+from ablation.data import corpora
 from ablation.data.corpora import load_corpus
 from ablation.data.demo import byte_encoding
 from ablation.finetuning.classify import classify_texts
@@ -110,26 +112,90 @@ def test_records_of_an_early_version_and_base_weights_that_are_gone(
 
 
 @pytest.mark.usefixtures("few_demo_messages")
-def test_what_takes_too_long_is_left_out(
+def test_what_takes_too_long_or_too_much_is_left_out(
     runs: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    loaded = []
+    monkeypatch.setattr(explanations, "load_classifier", lambda *given: loaded.append(given))
     monkeypatch.setattr(explanations, "MAX_WORK", 0)
-    assert explain(runs), "under the mask one pass is enough"
-
-    def without_mask(*arguments: object) -> object:
-        found = load_classifier(*arguments)
-        found.model.reading = replace(found.model.reading, causal=False)
-        return found
-
-    monkeypatch.setattr(explanations, "load_classifier", without_mask)
     assert explain(runs) is None
-    assert "each token takes a pass of its own" in caplog.text
+    assert "Rows 1 and 2 are not shown token by token: that would take too long" in caplog.text
+    (folder,) = runs.glob("row-01*seed-6*")
+    n_bytes = 4 * sum(p.numel() for p in load_classifier(folder, {}).model.parameters())
+    monkeypatch.setattr(explanations, "free_bytes", lambda _: int(2.5 * n_bytes) - 1)
+    assert explain(runs) is None
+    assert f"take {2 * n_bytes / 1e9:.1f} GB of memory, and 0.0 GB are free. Close" in caplog.text
+    assert not loaded, "no weights are read to find out"
+    monkeypatch.setattr(explanations, "free_bytes", lambda _: 10**12)
+    monkeypatch.setattr(explanations, "MAX_WORK", 1e18)
+    monkeypatch.setattr(explanations, "load_classifier", lambda *_: _raise(MemoryError()))
+    assert explain(runs) is None
+    assert "out of memory: MemoryError. Close other programs" in caplog.text
 
 
-def test_of_several_classes_the_record_knows_the_predicted_one() -> None:
-    class OfThree:
-        predictions = pd.DataFrame({"probability": [0.5, 0.75], "label": [2, 0]})
-        correct = np.array([True, False])
+def _raise(error: Exception) -> None:
+    raise error
 
-    assert explanations._true_probabilities(OfThree, 3).tolist() == [0.5, 0.0]
-    assert explanations._true_probabilities(OfThree, 2).tolist() == [0.5, 0.25]
+
+def test_without_the_mask_each_token_takes_a_pass() -> None:
+    flags = ["--model_size", "tiny", "--weights", "random", "--context_length", "10"]
+    n_parameters = 12 * MODEL_SIZES["gpt2-tiny (3M)"].n_layers * 64**2
+    work = [
+        explanations._count_work(config_from_flags([*flags, *more]), 7)
+        for more in ((), ("--disable_causal_mask",))
+    ]
+    assert work == [n_parameters * (70 + 5 * 20), n_parameters * (70 + 5 * (55 + 10))]
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 4])
+@pytest.mark.parametrize("sharpness", [0.5, 3, 20])
+def test_those_that_differ_most_are_candidates(n_classes: int, sharpness: float) -> None:
+    rng = np.random.default_rng(n_classes)
+    labels, every = rng.integers(n_classes, size=200), np.arange(200)
+    bounds, true = [], []
+    for _ in range(2):
+        table = np.exp(sharpness * rng.standard_normal((200, n_classes)))
+        table /= table.sum(axis=1, keepdims=True)
+        best = table.argmax(axis=1)
+        shown = table[:, 1] if n_classes == 2 else table.max(axis=1)
+        predictions = pd.DataFrame({"probability": shown, "label": labels})
+        record = SimpleNamespace(predictions=predictions, correct=best == labels)
+        bounds.append(explanations._bound_probabilities(record, n_classes))
+        true.append(table[every, labels])
+        assert (bounds[-1][0] <= true[-1] + 1e-12).all()
+        assert (true[-1] <= bounds[-1][1] + 1e-12).all()
+    candidates = explanations._find_candidates(bounds)
+    assert {*np.argsort(-np.abs(true[0] - true[1]))[:5]} <= {*candidates}
+    if n_classes == 2:
+        assert len(candidates) == 5
+
+
+@pytest.mark.slow
+def test_of_several_classes_the_models_say_which_differ_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpora, "gpt2_encoding", lambda *_: small_gpt2_encoding())
+    own = Path(__file__).parent.parent / "examples" / "help_desk.csv"
+    options = {
+        **{"dataset": str(own), "text_column": "message", "label_column": "topic"},
+        **{"model_size": "tiny", "weights": "random", "max_steps": 2, "context_length": 24},
+    }
+    run_rows([1, 2], save_model=True, output_dir=tmp_path, **options)
+    results = Results.read(tmp_path)
+    *_, section = results.sections
+    (corpus,) = results.tested
+    found = explain_difference(compare_rows(section), section, corpus)
+    test, both = corpus.parts.test, []
+    for row in (1, 2):
+        (folder,) = tmp_path.glob(f"row-0{row}*")
+        classifier = load_classifier(folder, {})
+        read = classify_texts(
+            classifier, small_gpt2_encoding(), test["Text"], top=len(corpus.class_names)
+        )
+        names = [corpus.class_names[label] for label in test["Label"]]
+        both.append([one.probabilities[n] for one, n in zip(read, names, strict=True)])
+    assert len(corpus.class_names) > 2
+    assert [one.number for one in found.texts] == (
+        np.argsort(-np.abs(np.subtract(*both)))[:5].tolist()
+    )
+    assert [*found.table.columns][2:4] == ["row 1, probability", "row 2, probability"]

@@ -4,7 +4,7 @@ import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -88,20 +88,8 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
         ConfigError: what is given is wrong, or this machine cannot do it.
         DataError: the base weights are missing.
     """
-    path = folder / CONFIG_NAME
-    try:
-        content = parse_json(path.read_bytes())
-        config = _read_options(content)
-        labels, base = _read_labels(content), _read_base(content, config)
-        data = {"text_column": SavedClassifier.text_column, **content["data"]}
-        text_column, checksums = str(data["text_column"]), str(data["file_sha256"])
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path}: there is no such file. {folder} holds no saved model; train one with "
-            "--save_model."
-        ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged_error(path, error) from error
+    saved = _read_config(folder)
+    config, labels, base, content = saved.config, saved.labels, saved.base, saved.content
     weights = given.get("weights") or (_locate_base(base, folder) if base else "random")
     header, tensors = read_tensors(folder / WEIGHTS_NAME)
     if header.get("config_sha256") != checksum_json(content):
@@ -127,9 +115,50 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
         config,
         tuple(labels),
         config.context_length,
-        text_column,
-        data_sha256=checksums.partition("+")[0],
+        saved.text_column,
+        data_sha256=saved.checksums.partition("+")[0],
     )
+
+
+def read_saved_config(folder: Path) -> ExperimentConfig:
+    """The configuration of a saved model, but for what depends on the machine; its context length
+    is what texts are cut to. Nothing else is read. Raises ``CheckpointError`` as
+    :func:`load_classifier`."""
+    return _read_config(folder).config
+
+
+class _Saved(NamedTuple):
+    """What ``config.json`` says, all of which is ``content``."""
+
+    config: ExperimentConfig
+    labels: list[str]
+    base: dict[str, Any] | None
+    text_column: str
+    checksums: str
+    content: dict[str, Any]
+
+
+def _read_config(folder: Path) -> _Saved:
+    path = folder / CONFIG_NAME
+    try:
+        content = parse_json(path.read_bytes())
+        config = _read_options(content)
+        data = {"text_column": SavedClassifier.text_column, **content["data"]}
+        return _Saved(
+            config,
+            _read_labels(content),
+            _read_base(content, config),
+            str(data["text_column"]),
+            str(data["file_sha256"]),
+            content,
+        )
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{path}: there is no such file. {folder} holds no saved model; train one with "
+            "--save_model."
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged_error(path, error) from error
 
 
 def _is_whole(config: ExperimentConfig) -> bool:

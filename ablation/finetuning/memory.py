@@ -126,6 +126,12 @@ def estimate_memory(
     )
 
 
+def count_parameters(config: ExperimentConfig) -> int:
+    """How many numbers the model that trains has."""
+    model = _build_gpt(*(getattr(config, name) for name in SHAPING))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def count_positions(texts: Splits[EncodedTexts], config: ExperimentConfig) -> tuple[int, int]:
     """How many positions go into batches: of the longest text, and of all together."""
     if not config.no_feature_reuse:

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import torch
 
-from ablation.classifier.saved_models import SavedClassifier, load_classifier
+from ablation.classifier.saved_models import SavedClassifier, load_classifier, read_saved_config
 from ablation.classifier.weight_files import WEIGHTS_NAME
+from ablation.config.options import ExperimentConfig
 from ablation.data.corpora import load_encoding
-from ablation.finetuning.by_token import ByToken, read_by_token
+from ablation.finetuning.by_token import read_by_token
+from ablation.finetuning.classify import class_probabilities
+from ablation.finetuning.memory import count_parameters
 from ablation.reports.findings import Finding
 from ablation.reports.tables import Section
 from ablation.reports.token_strip import TokenStrip, make_strip
@@ -22,12 +26,17 @@ from ablation.system.errors import (
     is_out_of_memory,
     logger,
 )
-from data_utils import Corpus
+from ablation.system.machine import choose_device, free_bytes
+from data_utils import Corpus, encode_texts
 
 N_TEXTS = 5
-# Without the causal mask each position takes a pass of its own. Of parameters times tokens, so many
-# take about half a minute on two cores.
+# Of parameters times tokens, so many take about half a minute on two cores.
 MAX_WORK = 2e12
+BYTES = 4  # of a number: models are loaded in fp32
+# A model that is loaded takes more than its numbers for a moment.
+MARGIN = 1.25
+MORE_MEMORY = "Close other programs, or write the report on a machine with more memory."
+OTHER_WAY = "predict.py --by_token shows one of them."
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ class Explanation:
                 "message": str(one.number),
                 "is": one.label,
                 **{
-                    f"row {row} gives that": f"{p:.2f}"
+                    f"row {row}, probability": f"{p:.2f}"
                     for row, p in zip(self.finding.rows, one.probabilities, strict=True)
                 },
                 "text": one.text,
@@ -81,9 +90,9 @@ def explain_difference(
 ) -> Explanation | None:
     """The texts that show the largest of some differences for which both rows have kept a model.
 
-    Their five texts are chosen by the records, and then read by the two models. None where no two
-    rows have kept models of one seed, and on folds. Where models were kept but cannot be used, as
-    without their base weights, none, and a notice says why: nothing is downloaded.
+    None where no two rows have kept models of one seed, and on folds. Where models were kept but
+    cannot be used, as without their base weights, or where that takes too much time or memory,
+    none, and a notice says why: nothing is downloaded.
 
     Args:
         corpus: whose test part the rows were tested on.
@@ -92,31 +101,36 @@ def explain_difference(
     if not found:
         return None
     finding, records = found
-    a, b = (_true_probabilities(record, len(corpus.class_names)) for record in records)
-    largest = np.argsort(-np.abs(a - b), kind="stable")[:N_TEXTS]
-    chosen = [int(number) for number in largest if a[number] != b[number]]
-    texts = corpus.parts.test.iloc[chosen]
+    test = corpus.parts.test
+    bounds = [_bound_probabilities(record, len(corpus.class_names)) for record in records]
+    candidates = _find_candidates(bounds)
+    if not len(candidates):
+        return None
     try:
-        # One model after the other, so that only one takes memory.
-        read = [_read_texts(record, texts["Text"].tolist()) for record in records]
+        _require_quick(records, len(candidates))
+        classifiers = [load_classifier(record.folder, {"offline": True}) for record in records]
+        encoding = load_encoding(classifiers[0].config)
+        labels = [corpus.class_names[label] for label in test["Label"].iloc[candidates]]
+        tokens = [*encode_texts(test["Text"].iloc[candidates].tolist(), encoding)]
+        a, b = (_measure_probabilities(one, tokens, labels) for one in classifiers)
+        largest = np.argsort(-np.abs(a - b), kind="stable")[:N_TEXTS]
+        explained = []
+        for i in largest[a[largest] != b[largest]].tolist():
+            number, name, text = int(candidates[i]), labels[i], test["Text"].iloc[candidates[i]]
+            both = [read_by_token(classifier, encoding, text) for classifier in classifiers]
+            strips = tuple(
+                make_strip(one, name, f"Message {number}, row {row}: {one.label}")
+                for one, row in zip(both, finding.rows, strict=True)
+            )
+            own = tuple(one.probability_of(name)[-1] for one in both)
+            explained.append(ExplainedText(number, text, name, own, strips))
     except (ExperimentError, MemoryError, RuntimeError) as error:
         if not (isinstance(error, ExperimentError) or is_out_of_memory(error)):
             raise
         names = " and ".join(map(str, finding.rows))
-        reason = describe_error(error, "The report needs more than there is.")
+        reason = describe_error(error, f"{MORE_MEMORY} {OTHER_WAY}")
         logger.warning("Rows %s are not shown token by token: %s", names, reason)
         return None
-    explained = []
-    for number, text, label, *both in zip(
-        chosen, texts["Text"], texts["Label"], *read, strict=True
-    ):
-        name = corpus.class_names[label]
-        own = tuple(one.probability_of(name)[-1] for one in both)
-        strips = tuple(
-            make_strip(one, name, f"Message {number}, row {row}: {one.label}")
-            for one, row in zip(both, finding.rows, strict=True)
-        )
-        explained.append(ExplainedText(number, text, name, own, strips))
     return Explanation(finding, records[0].config.seed, (*explained,)) if explained else None
 
 
@@ -142,31 +156,56 @@ def _find_kept(
     return None
 
 
-def _true_probabilities(record: Record, n_classes: int) -> np.ndarray:
-    """The probability (M,) of each test text's true class. Of more than two classes, the record has
-    that of the predicted alone: where that is wrong, the true one counts as 0."""
+def _bound_probabilities(record: Record, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the most (M,) that a record allows for the probability of each test text's true
+    class. Of more than two classes, it has that of the predicted alone."""
     table = record.predictions
     probability = table["probability"].to_numpy()
     if n_classes == 2:  # that of the second
-        return np.where(table["label"] == 1, probability, 1 - probability)
-    return np.where(record.correct, probability, 0.0)
+        exact = np.where(table["label"] == 1, probability, 1 - probability)
+        return exact, exact
+    most = np.where(record.correct, probability, np.minimum(probability, 1 - probability))
+    return np.where(record.correct, probability, 0.0), most
 
 
-def _read_texts(record: Record, texts: Sequence[str]) -> list[ByToken]:
-    """What a record's model says of texts. Raises ``ExperimentError`` if it cannot be used."""
-    classifier = load_classifier(record.folder, {"offline": True})
-    _require_quick(classifier, len(texts))
-    encoding = load_encoding(classifier.config)
-    return [read_by_token(classifier, encoding, text) for text in texts]
+def _find_candidates(bounds: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+    """The numbers of the test texts that may be among those on which two probabilities, each
+    between its bounds, differ most."""
+    (a_least, a_most), (b_least, b_most) = bounds
+    least = np.maximum(0, np.maximum(a_least - b_most, b_least - a_most))
+    most = np.maximum(a_most - b_least, b_most - a_least)
+    enough = np.sort(least)[-N_TEXTS:][0]  # so much at least differ as many as are shown
+    return np.flatnonzero((most >= enough) & (most > 0))
 
 
-def _require_quick(classifier: SavedClassifier, n_texts: int) -> None:
-    """Raise :class:`CheckpointError` if a model without the causal mask is too large for a report
-    that is to be quick."""
-    n_tokens = n_texts * classifier.max_tokens * (classifier.max_tokens + 1) // 2
-    n_parameters = sum(parameter.numel() for parameter in classifier.model.gpt.blocks.parameters())
-    if not classifier.model.reading.causal and n_tokens * n_parameters > MAX_WORK:
+def _measure_probabilities(
+    classifier: SavedClassifier, tokens: Sequence[Sequence[int]], labels: Sequence[str]
+) -> np.ndarray:
+    """The probability (N,) of each text's true class."""
+    read = class_probabilities(classifier, tokens).numpy()
+    return read[range(len(labels)), [classifier.class_names.index(label) for label in labels]]
+
+
+def _require_quick(records: Sequence[Record], n_texts: int) -> None:
+    """Raise :class:`CheckpointError` if two models are too large for the memory that is free, or
+    take too long for a report that is to be quick. No weights are read to know it."""
+    configs = [read_saved_config(record.folder) for record in records]
+    n_bytes = sum(BYTES * count_parameters(config) for config in configs)
+    device = choose_device(configs[0].device)
+    free = min(free_bytes(device), free_bytes(torch.device("cpu")))
+    if MARGIN * n_bytes > free:
         raise CheckpointError(
-            "without the causal mask each token takes a pass of its own, and that is too long for "
-            "a report; predict.py --by_token does it."
+            f"their models take {n_bytes / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are "
+            f"free. {MORE_MEMORY} {OTHER_WAY}"
         )
+    if max(_count_work(config, n_texts) for config in configs) > MAX_WORK:
+        raise CheckpointError(f"that would take too long for a report. {OTHER_WAY}")
+
+
+def _count_work(config: ExperimentConfig, n_texts: int) -> int:
+    """Parameters times tokens, at most: so many texts are classified, and of those that are shown
+    each is read once more, without the causal mask by a pass for each of its tokens."""
+    n_tokens, n_shown = config.context_length, min(N_TEXTS, n_texts)
+    n_steps = n_tokens * (n_tokens + 1) // 2 if config.disable_causal_mask else n_tokens
+    n_parameters = 12 * config.gpt.n_layers * config.gpt.emb_dim**2  # of the blocks, but for biases
+    return n_parameters * (n_texts * n_tokens + n_shown * (n_steps + n_tokens))
