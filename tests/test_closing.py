@@ -189,6 +189,24 @@ def test_what_has_no_use_beside_a_row_is_left_out() -> None:
     assert next_row(["--rows", "12", "--lora_rank", "4"], ["--rows", "9"]) == "--rows 1"
 
 
+def test_a_damaged_neighbour_is_not_done() -> None:
+    neighbour = record(["--rows", "1"]).folder(Path("runs")) / "result.json"
+    neighbour.write_text("[" * 100_000)
+    assert f"  row 1 (the reference)  {SCRIPT} --rows 1" in closing(["--rows", "16"])
+
+
+def test_what_cannot_be_said_never_costs_a_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run_and_lose(run: Run, output_dir: Path, **_: object) -> None:
+        (record(["--rows", "16"]).folder(output_dir) / "predictions.csv").unlink()
+
+    monkeypatch.setattr(sweep, "run_and_record", run_and_lose)
+    assert main(["--rows", "16"]) == 0
+    assert caplog.messages[-1].startswith("What came out cannot be said here: ")
+    assert caplog.messages[-1].endswith("predictions.csv: there is no such file")
+
+
 # ---------------------------------------------------------------- --open
 
 

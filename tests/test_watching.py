@@ -1,6 +1,7 @@
 """A run at work on a terminal: what a person sees, drawn by a terminal of our own."""
 
 import fcntl
+import logging
 import os
 import pty
 import select
@@ -12,7 +13,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pyte
@@ -23,6 +24,7 @@ from ablation.finetuning import training
 from ablation.sweeps import panel
 from ablation.sweeps.curves import draw_curves
 from ablation.system import live
+from ablation.system.errors import logger
 from ablation.system.progress import Progress, shown_by
 from additional_experiments import main
 
@@ -38,7 +40,7 @@ class Terminal:
         self.screen = pyte.HistoryScreen(columns, rows, history=1000)
         self._stream, self.raw = pyte.ByteStream(self.screen), b""
         self._set_size(columns, rows)
-        self._lock = threading.Lock()
+        self._lock, self._hangs_up = threading.Lock(), False
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
@@ -59,8 +61,17 @@ class Terminal:
         return bool(select.select([self._master], [], [], seconds)[0])
 
     def close(self) -> None:
-        self.settle()
+        if not self._hangs_up:
+            self.settle()
         os.close(self.slave)
+        self._thread.join()
+        if not self._hangs_up:
+            os.close(self._master)
+
+    def hang_up(self) -> None:
+        """Go away, as that of a lost connection."""
+        self._hangs_up = True
+        os.write(self.slave, b"\n")  # wakes who reads
         self._thread.join()
         os.close(self._master)
 
@@ -84,6 +95,8 @@ class Terminal:
         while True:
             self._has_more(10)
             with self._lock:
+                if self._hangs_up:
+                    return
                 try:
                     read = os.read(self._master, 65536) if self._has_more(0) else b""
                 except OSError:  # it was closed
@@ -113,7 +126,8 @@ def open_terminal(
     yield open_it
     monkeypatch.undo()
     for one in reversed(opened):
-        one.close()
+        with suppress(OSError):  # the terminal has hung up
+            one.close()
 
 
 @contextmanager
@@ -259,6 +273,68 @@ def test_a_panel_never_costs_a_run(
     text = "\n".join(terminal.all_lines)
     assert text.count("The panel cannot be drawn: ZeroDivisionError: no") == 1
     assert "Test accuracy: " in text
+
+
+@pytest.mark.parametrize("case", ["hung up", "closed", "two terminals"])
+def test_a_terminal_that_goes_away_never_costs_a_run(
+    case: str,
+    open_terminal: Callable[..., Terminal],
+    plain_lines: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    other = open_terminal(80, 24) if case == "two terminals" else None
+    terminal = open_terminal(80, 24, stdout=False)
+    streams = sys.stdout, sys.stderr
+
+    def look(step: int) -> None:
+        if step == 2 and case == "closed":
+            with open(os.devnull) as nothing:  # that cannot be written to
+                os.dup2(nothing.fileno(), streams[1].fileno())
+        elif step == 2:
+            terminal.hang_up()
+        logger.info("what is said to nobody")
+
+    with looking(monkeypatch, look):
+        assert main(FLAGS) == 0
+    assert (sys.stdout, sys.stderr) == streams
+    text = "\n".join(other.all_lines) if other else capsys.readouterr().out
+    assert protocol_lines(text) == plain_lines
+    assert "\x1b" not in text
+
+
+def test_standard_output_that_goes_away_is_an_error(
+    open_terminal: Callable[..., Terminal],
+    few_demo_messages: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    gone = open_terminal(80, 24)
+    terminal = open_terminal(80, 24, stdout=False)
+    with looking(monkeypatch, lambda step: gone.hang_up() if step == 2 else None):
+        assert main(FLAGS) == 1
+    text = "\n".join(terminal.all_lines)
+    assert "Error: [Errno 5] Input/output error." in text
+    assert "Test accuracy" not in text
+
+
+def test_an_area_that_cannot_begin_leaves_the_streams(
+    open_terminal: Callable[..., Terminal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_terminal(80, 24)
+    streams = sys.stdout, sys.stderr
+
+    def stop(handler: logging.StreamHandler, stream: object) -> None:
+        handler.stream = stream
+        if stream is not streams[1]:
+            raise KeyboardInterrupt
+
+    handler = logging.StreamHandler(sys.stderr)
+    monkeypatch.setattr(logger, "handlers", [handler])
+    monkeypatch.setattr(logging.StreamHandler, "setStream", stop)
+    with pytest.raises(KeyboardInterrupt), live.LiveArea(live.find_terminal(), lambda *_: []):
+        pass
+    assert (sys.stdout, sys.stderr, handler.stream) == (*streams, streams[1])
 
 
 def test_a_sweep_and_a_resumed_run(

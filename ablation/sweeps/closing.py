@@ -1,6 +1,5 @@
 """What a single run says at its end: what came out, what was published, what to try next."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +16,7 @@ from ablation.config.tables import Name, Row, configure, differing
 from ablation.finetuning.metrics import exact_interval
 from ablation.sweeps.records import Record
 from ablation.sweeps.variants import find_row
+from ablation.system.files import parse_json
 from ablation.system.output import printable
 
 # Flags beside the options that another run is given, too.
@@ -147,8 +147,8 @@ def _neighbours(run: Run, row: Row) -> Iterator[Name]:
 
 def _is_done(run: Run, output_dir: Path) -> bool:
     for folder in run.folders(output_dir):
-        with suppress(OSError, ValueError, TypeError, KeyError):
-            if json.loads((folder / RESULT_NAME).read_bytes())["status"] == "complete":
+        with suppress(OSError, ValueError, KeyError):
+            if parse_json((folder / RESULT_NAME).read_bytes())["status"] == "complete":
                 return True
     return False
 

@@ -154,8 +154,12 @@ def run_one(
             run_and_record(run, output_dir, output=output)
         logger.info("Record%s: %s", ", complete already" if done else "", folder)
         if parallel.is_first():
-            record = records.read_record(run.folder(output_dir))
-            for line in closing_lines(run, record, output_dir, flags or {}):
+            try:
+                lines = closing_lines(run, records.read_record(folder), output_dir, flags or {})
+            except Exception as error:  # whatever it is: the run is complete
+                logger.warning("What came out cannot be said here: %s", describe_error(error))
+                return
+            for line in lines:
                 logger.info("%s", line)
 
 

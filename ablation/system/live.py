@@ -50,25 +50,34 @@ class LiveArea:
 
     def __enter__(self) -> "LiveArea":
         self._streams = {"stdout": sys.stdout, "stderr": sys.stderr}
-        for name, stream in self._streams.items():
-            if stream.isatty():
-                setattr(sys, name, _Above(self, stream))
         handlers = logger.handlers
         self._handlers = [h for h in handlers if getattr(h, "stream", None) is self._terminal]
-        for handler in self._handlers:
-            handler.setStream(sys.stderr)
-        self._draw()
+        try:
+            for name, stream in self._streams.items():
+                if stream.isatty():
+                    setattr(sys, name, _Above(self, stream))
+            for handler in self._handlers:
+                with suppress(OSError):  # it empties the stream that it had
+                    handler.setStream(sys.stderr)
+        except BaseException:  # also a signal's: then nobody leaves what was not entered
+            self._restore()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._is_busy = False  # whatever was interrupted
-        with suppress(OSError):  # a terminal that has gone
+        try:
+            for stream in (sys.stdout, sys.stderr):
+                if isinstance(stream, _Above):
+                    stream.finish()
             self._draw()
+        finally:
+            self._restore()
+
+    def _restore(self) -> None:
+        """Put the streams back where they were."""
         for name, stream in self._streams.items():
-            proxy = getattr(sys, name)
             setattr(sys, name, stream)
-            if isinstance(proxy, _Above):
-                proxy.finish()
         for handler in self._handlers:
             handler.setStream(self._terminal)
 
@@ -92,22 +101,29 @@ class LiveArea:
             start = self._erasing(columns, rows)
             self._drawn = []
             while self._waiting:
-                self._terminal.write(start)
-                self._terminal.flush()  # the two may be different files
+                self._write(self._terminal, start)
                 start = ""
-                stream, text = self._waiting.pop(0)
-                stream.write(text)
-                stream.flush()
+                self._write(*self._waiting.pop(0))
             with self._console.capture() as captured:
                 for line in lines:
                     line.truncate(columns - 1)  # a full line would wrap
                     self._console.print(line, soft_wrap=True)
-            self._terminal.write(start + captured.get())
-            self._terminal.flush()
+            self._write(self._terminal, start + captured.get())
             self._drawn = [line.cell_len for line in lines]
             self._drawn_time = time.monotonic()
         finally:
             self._is_busy = False
+
+    def _write(self, stream: TextIO, text: str) -> None:
+        """Write a text at once, as the next may go to another file. Where the terminal has gone,
+        the panel is lost and the work goes on; errors of standard output are raised."""
+        try:
+            stream.write(text)
+            stream.flush()
+        except OSError:  # it was hung up, or closed
+            if stream is not self._terminal:
+                raise
+            self._is_broken = True
 
     def _lines(self, columns: int, rows: int) -> list[Text]:
         """What is to be drawn, a column and a line smaller than the terminal."""
@@ -121,9 +137,12 @@ class LiveArea:
             return []
 
     def _size(self) -> tuple[int, int]:
-        """Columns and lines of the terminal; some say that they have none."""
-        size = os.get_terminal_size(self._terminal.fileno())
-        return size.columns or 80, size.lines or 24
+        """Columns and lines of the terminal; some say that they have none, or have gone."""
+        try:
+            columns, rows = os.get_terminal_size(self._terminal.fileno())
+        except OSError:
+            self._is_broken, columns, rows = True, 0, 0
+        return columns or 80, rows or 24
 
     def _erasing(self, columns: int, rows: int) -> str:
         """What erases the lines, with the cursor where they began.
@@ -164,4 +183,4 @@ class _Above(io.TextIOBase):
     def finish(self) -> None:
         """Write the line that has no end."""
         if self._line:
-            self._stream.write(f"{self._line}\n")
+            self.write("\n")
