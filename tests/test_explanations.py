@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from helpers import config_from_flags, small_gpt2_encoding
 
 from ablation.classifier.saved_models import load_classifier
@@ -15,6 +16,7 @@ from ablation.config.sizes import MODEL_SIZES
 from ablation.data import corpora
 from ablation.data.corpora import load_corpus
 from ablation.data.demo import byte_encoding
+from ablation.finetuning.by_token import read_by_token
 from ablation.finetuning.classify import classify_texts
 from ablation.interface.results import Results
 from ablation.interface.running import run_rows
@@ -23,6 +25,7 @@ from ablation.reports.explanations import Explanation, explain_difference
 from ablation.reports.findings import compare_rows
 from ablation.reports.pages import render_html
 from ablation.sweeps.records import RESULT_NAME
+from ablation.system.machine import set_precision
 
 SECTION = "{% from 'token_strip.html' import token_strips %}{{ token_strips(found) }}"
 
@@ -131,6 +134,27 @@ def test_what_takes_too_long_or_too_much_is_left_out(
     monkeypatch.setattr(explanations, "load_classifier", lambda *_: _raise(MemoryError()))
     assert explain(runs) is None
     assert "out of memory: MemoryError. Close other programs" in caplog.text
+
+
+@pytest.mark.usefixtures("few_demo_messages")
+def test_each_model_reads_with_its_own_precision(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def load(*given: object) -> object:
+        found = load_classifier(*given)
+        set_precision("tf32")  # as of a model that was loaded later
+        return found
+
+    def read(*given: object) -> object:
+        seen.append(torch.get_float32_matmul_precision())
+        return read_by_token(*given)
+
+    monkeypatch.setattr(explanations, "load_classifier", load)
+    monkeypatch.setattr(explanations, "read_by_token", read)
+    assert explain(runs)
+    assert seen == ["highest"] * 10
 
 
 def _raise(error: Exception) -> None:

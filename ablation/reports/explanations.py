@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import tiktoken
 import torch
 
 from ablation.classifier.saved_models import SavedClassifier, load_classifier, read_saved_config
 from ablation.classifier.weight_files import WEIGHTS_NAME
 from ablation.config.options import ExperimentConfig
+from ablation.config.tables import Name
 from ablation.data.corpora import load_encoding
-from ablation.finetuning.by_token import read_by_token
+from ablation.finetuning.by_token import ByToken, read_by_token
 from ablation.finetuning.classify import class_probabilities
 from ablation.finetuning.memory import count_parameters
 from ablation.reports.findings import Finding
@@ -26,7 +28,7 @@ from ablation.system.errors import (
     is_out_of_memory,
     logger,
 )
-from ablation.system.machine import choose_device, free_bytes
+from ablation.system.machine import choose_device, free_bytes, set_precision
 from data_utils import Corpus, encode_texts
 
 N_TEXTS = 5
@@ -114,16 +116,9 @@ def explain_difference(
         tokens = [*encode_texts(test["Text"].iloc[candidates].tolist(), encoding)]
         a, b = (_measure_probabilities(one, tokens, labels) for one in classifiers)
         largest = np.argsort(-np.abs(a - b), kind="stable")[:N_TEXTS]
-        explained = []
-        for i in largest[a[largest] != b[largest]].tolist():
-            number, name, text = int(candidates[i]), labels[i], test["Text"].iloc[candidates[i]]
-            both = [read_by_token(classifier, encoding, text) for classifier in classifiers]
-            strips = tuple(
-                make_strip(one, name, f"Message {number}, row {row}: {one.label}")
-                for one, row in zip(both, finding.rows, strict=True)
-            )
-            own = tuple(one.probability_of(name)[-1] for one in both)
-            explained.append(ExplainedText(number, text, name, own, strips))
+        chosen = largest[a[largest] != b[largest]]
+        texts = test["Text"].iloc[candidates[chosen]].tolist()
+        read = [_read_texts(one, encoding, texts) for one in classifiers]
     except (ExperimentError, MemoryError, RuntimeError) as error:
         if not (isinstance(error, ExperimentError) or is_out_of_memory(error)):
             raise
@@ -131,7 +126,22 @@ def explain_difference(
         reason = describe_error(error, f"{MORE_MEMORY} {OTHER_WAY}")
         logger.warning("Rows %s are not shown token by token: %s", names, reason)
         return None
+    explained = [
+        _explain_text(int(candidates[i]), labels[i], finding.rows, both)
+        for i, *both in zip(chosen, *read, strict=True)
+    ]
     return Explanation(finding, records[0].config.seed, (*explained,)) if explained else None
+
+
+def _explain_text(
+    number: int, label: str, rows: Sequence[Name], both: Sequence[ByToken]
+) -> ExplainedText:
+    strips = tuple(
+        make_strip(one, label, f"Message {number}, row {row}: {one.label}")
+        for one, row in zip(both, rows, strict=True)
+    )
+    own = tuple(one.probability_of(label)[-1] for one in both)
+    return ExplainedText(number, both[0].text, label, own, strips)
 
 
 def _find_kept(
@@ -182,8 +192,16 @@ def _measure_probabilities(
     classifier: SavedClassifier, tokens: Sequence[Sequence[int]], labels: Sequence[str]
 ) -> np.ndarray:
     """The probability (N,) of each text's true class."""
+    set_precision(classifier.config.precision)  # that of what was loaded last, so far
     read = class_probabilities(classifier, tokens).numpy()
     return read[range(len(labels)), [classifier.class_names.index(label) for label in labels]]
+
+
+def _read_texts(
+    classifier: SavedClassifier, encoding: tiktoken.Encoding, texts: Sequence[str]
+) -> list[ByToken]:
+    set_precision(classifier.config.precision)
+    return [read_by_token(classifier, encoding, text) for text in texts]
 
 
 def _require_quick(records: Sequence[Record], n_texts: int) -> None:
