@@ -56,6 +56,11 @@ def kept(runs: Path) -> Path:
     return sorted(runs.glob("row-01*"))[0]
 
 
+@pytest.fixture(scope="module")
+def loaded(runs: Path) -> Classifier:
+    return Classifier.load(sorted(runs.glob("row-01*"))[0])
+
+
 def test_texts_are_classified_as_elsewhere(kept: Path) -> None:
     table = Classifier.load(str(kept)).predict(iter(TEXTS))
     expected = list(classify_texts(load_classifier(kept, {}), byte_encoding(), TEXTS, top=2))
@@ -66,6 +71,31 @@ def test_texts_are_classified_as_elsewhere(kept: Path) -> None:
     assert table["spam"].tolist() == [one.probabilities["spam"] for one in expected]
     assert len(Classifier.load(kept).predict("one text")) == 1
     assert Classifier.load(kept).predict([]).empty
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["a", None], "Text 2 is missing (None)"),
+        (pd.Series(["a", np.nan]), "Text 2 is missing (nan)"),
+        (pd.Series(["a", pd.NA], dtype="string"), "Text 2 is missing (<NA>)"),
+        ([1], "Text 1=1: no text, but int"),
+        ([["a", "b"]], "Text 1=['a', 'b']: no text, but list"),
+        (pd.DataFrame({"message": ["a"]}), "give one of its columns (message)"),
+        ({"a": 1}, "give a text, or a list of texts"),
+        (b"a", "give a text, or a list of texts"),
+        (5, "texts=5: give a text, or a list of texts"),
+        (None, "texts=None: give a text, or a list of texts"),
+    ],
+    ids=str,
+)
+def test_what_is_no_text(loaded: Classifier, texts: object, words: str) -> None:
+    for use in (loaded.predict, loaded.strip):
+        with pytest.raises((ConfigError, DataError)) as error:
+            use(texts)
+        assert words in str(error.value)
+    with pytest.raises(DataError, match="text"):
+        loaded.by_token(texts)
 
 
 def test_by_token_is_a_frame_and_a_strip(kept: Path) -> None:
@@ -95,6 +125,11 @@ def test_a_class_may_have_the_name_of_a_column(kept: Path) -> None:
 def test_what_cannot_be_loaded(kept: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no saved model"):
         Classifier.load(tmp_path)
+    with pytest.raises(CheckpointError, match="holds no saved model"):
+        Classifier.load(kept / RESULT_NAME)
+    with pytest.raises(CheckpointError, match="These runs in it keep a model") as error:
+        Classifier.load(kept.parent)
+    assert str(error.value).count(f"\n  {kept.parent}/") == 4
     with pytest.raises(ConfigError, match="seed: no option of a kept model"):
         Classifier.load(kept, seed=1)
     with pytest.raises(ConfigError, match='--device "gpu"'):
@@ -165,7 +200,7 @@ def test_runs_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert results.runs["error"].tolist() == ["ZeroDivisionError: division by zero"]
     assert results.table.empty
     assert results.comparisons.empty
-    assert results.predictions.empty
+    assert results.predictions.query("label != prediction").empty
     assert results.plot_accuracy() is results.plot_errors() is results.plot_learning() is None
 
 
@@ -199,6 +234,12 @@ def test_pictures_are_those_of_the_report(runs: Path, few_demo_messages: None) -
     assert f"{name}: {mean:.2f} %" in repr(results.plot_accuracy())
     results.plot_errors().save("a.svg")
     assert Path("a.svg").read_text() == results.plot_errors()._repr_svg_()
+    for path in ("a.png", "a", None):
+        with pytest.raises(ConfigError, match=r"a picture is SVG; .* ends in \.svg"):
+            results.plot_errors().save(path)
+    with pytest.raises(DataError, match=r"nowhere/a\.svg cannot be written: the folder /"):
+        results.plot_errors().save(Path("nowhere/a.svg"))
+    assert not Path("a.png").exists()
 
 
 def test_names_are_those_of_the_page(runs: Path, tmp_path: Path, few_demo_messages: None) -> None:
@@ -220,6 +261,11 @@ def test_names_are_those_of_the_page(runs: Path, tmp_path: Path, few_demo_messag
 def test_a_folder_without_records(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="holds no records"):
         Results.read(tmp_path)
+
+
+def test_the_folder_of_one_run(kept: Path) -> None:
+    with pytest.raises(RecordError, match=f"is the folder of one run.* lies in: {kept.parent}$"):
+        Results.read(kept)
 
 
 # ---------------------------------------------------------------- running
@@ -291,6 +337,20 @@ def test_what_is_done_is_taken_as_it_is(
         (1, {"demo": "yes"}, "demo='yes': give True or False"),
         (14, {"batch_size": 3}, "--no_padding with --batch_size 3"),
         (None, {"lora_rank": 4}, "no LoRA layer would use it"),
+        (True, {}, "row True: no such row"),
+        ("1", {}, "row '1': no such row"),
+        ([1], {}, "row [1]: no such row"),
+        (1, {"seed": "x"}, "--seed x: not a whole number"),
+        (1, {"batch_size": [8]}, "--batch_size [8]: not a whole number"),
+        (1, {"model_size": None}, '--model_size "None": no such choice'),
+        (1, {"weights": None}, "weights=None: give a text"),
+        (1, {"data_dir": {}}, "data_dir={}: give a text"),
+        (1, {"demo": None}, "demo=None: give True or False"),
+        (1, {"resume": "no"}, "resume='no': give True or False"),
+        (1, {"save_model": 1}, "save_model=1: give True or False"),
+        (1, {"output_dir": None}, "output_dir=None: give the path of a folder"),
+        (1, {"output_dir": ""}, "output_dir='': give the path of a folder"),
+        (1, {"output_dir": "a\0"}, "it holds a null byte"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_started(
@@ -300,6 +360,53 @@ def test_mistakes_are_named_before_anything_is_started(
     with pytest.raises(ConfigError) as error:
         run_row(row, **options)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"rows": []}, "rows: empty; give a list, such as [1, 2]"),
+        ({"rows": ""}, "rows='': give a list, such as [1, 2], or a text such as"),
+        ({"rows": 5}, "rows=5: give a list, such as [1, 2]"),
+        ({"rows": [None]}, "rows: None is no row"),
+        ({"rows": [[1]]}, "row [1]: no such row"),
+        ({"rows": "1", "seeds": []}, "seeds: empty; give a list, such as [123, 124]"),
+        ({"rows": "1", "seeds": 3}, "seeds=3: give a list, such as [123, 124]"),
+        ({"rows": "1", "seeds": "12"}, "seeds='12': give a list"),
+        ({"rows": "1", "seeds": [1.5]}, "--seed 1.5: not a whole number"),
+        ({"rows": "1", "seed": 5}, "give seeds, such as [123, 124]"),
+        ({"rows": "1", "output_dir": 5}, "output_dir=5: give the path of a folder"),
+        ({"rows": "1", "save_model": None}, "save_model=None: give True or False"),
+    ],
+    ids=str,
+)
+def test_mistakes_of_several_rows(given: dict, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running.sweep, "run_sweep", lambda *_: 1 / 0)
+    with pytest.raises(ConfigError) as error:
+        run_rows(**given)
+    assert words in str(error.value)
+
+
+def test_mistakes_of_reading(kept: Path) -> None:
+    for given in ({"output_dir": None}, {"data_dir": 5}, {"offline": "yes"}):
+        with pytest.raises(ConfigError, match=r"give the path of a folder|give True or False"):
+            Results.read(**{"output_dir": kept.parent, **given})
+    for folder in (None, 5, "", "a\0"):
+        with pytest.raises(ConfigError, match=r"give the path of a folder|null byte"):
+            Classifier.load(folder)
+    with pytest.raises(ConfigError, match=r"weights=\[\]: give a text"):
+        Classifier.load(kept, weights=[])
+
+
+def test_values_of_numpy_and_paths_are_plain_ones() -> None:
+    (run,) = running._make_runs(
+        [np.int64(1)],
+        [np.int64(5), "5"],
+        {"batch_size": np.int32(4), "data_dir": Path("d"), "learning_rate": np.float64(1e-3)},
+    )
+    given = (run.config.seed, run.config.batch_size, run.config.data_dir, run.config.learning_rate)
+    assert [*map(type, given)] == [int, int, str, float]
+    assert given == (5, 4, "d", 1e-3)
 
 
 def test_a_text_of_options_is_read_as_a_flag_is(monkeypatch: pytest.MonkeyPatch) -> None:

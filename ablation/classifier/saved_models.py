@@ -27,6 +27,8 @@ from ablation.system.machine import choose_device, set_precision, shapes_only
 from data_utils import Corpus
 from gpt_model import GPTModel
 
+SHOWN_RUNS = 5  # with a model, in a message
+
 
 @dataclass(frozen=True)
 class SavedClassifier:
@@ -152,13 +154,23 @@ def _read_config(folder: Path) -> _Saved:
             str(data["file_sha256"]),
             content,
         )
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path}: there is no such file. {folder} holds no saved model; train one with "
-            "--save_model."
-        ) from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise CheckpointError(_missing_words(folder)) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged_error(path, error) from error
+
+
+def _missing_words(folder: Path) -> str:
+    """What to do where a folder is not that of a run with a model."""
+    kept = sorted(path.parent for path in folder.glob(f"*/{CONFIG_NAME}"))
+    if not kept:
+        return (
+            f"{folder / CONFIG_NAME}: there is no such file. {folder} holds no saved model; train "
+            "one with --save_model."
+        )
+    names = "\n".join(f"  {path}" for path in kept[:SHOWN_RUNS])
+    more = f"\n  and {len(kept) - SHOWN_RUNS:,} more" if len(kept) > SHOWN_RUNS else ""
+    return f"{folder} is not the folder of a run. These runs in it keep a model:\n{names}{more}"
 
 
 def _is_whole(config: ExperimentConfig) -> bool:

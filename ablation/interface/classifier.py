@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from ablation.classifier.saved_models import SavedClassifier, load_classifier
-from ablation.config.options import OPTIONS, tagged
+from ablation.config.options import tagged
 from ablation.data.corpora import load_encoding
 from ablation.finetuning.by_token import ByToken, read_by_token, readable
 from ablation.finetuning.classify import classify_texts
+from ablation.interface.given import read_folder, read_options, read_text, read_texts
 from ablation.reports.token_strip import make_strip, render_for_notebook
 from ablation.system.errors import ConfigError
 from ablation.system.output import count
@@ -54,20 +55,22 @@ class Classifier:
                 ``weights_dir``, ``offline``.
 
         Raises:
-            ConfigError: an option is none of these, or this machine cannot do it.
+            ConfigError: that is no folder, an option is none of these, or this machine cannot do
+                it.
             CheckpointError: there is no model, it is damaged, or its base weights are others.
             DataError: the base weights or the vocabulary are missing.
         """
         known = tagged("machine")
-        problems = [
-            OPTIONS[name].problem(value)
-            if name in known
-            else f"{name}: no option of a kept model; give {', '.join(known)}"
-            for name, value in options.items()
+        own = {name: v for name, v in options.items() if name in known and v is not None}
+        given, problems = read_options(own)
+        problems += [
+            f"{name}: no option of a kept model; give {', '.join(known)}"
+            for name in options
+            if name not in known
         ]
-        if found := [problem for problem in problems if problem]:
-            raise ConfigError(found)
-        return cls(load_classifier(Path(folder), options))
+        if problems:
+            raise ConfigError(problems)
+        return cls(load_classifier(read_folder("folder", folder), given))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -76,9 +79,16 @@ class Classifier:
 
     def predict(self, texts: str | Iterable[str]) -> pd.DataFrame:
         """A line for each text: ``text``, ``label``, its ``probability``, and the probability of
-        each class, in a column of its name. Raises ``DataError`` if a text is not Unicode."""
+        each class, in a column of its name.
+
+        Raises:
+            ConfigError: that is neither a text nor a list of texts.
+            DataError: one of them is missing, no text, or not Unicode.
+        """
         found = [
-            *classify_texts(self._saved, self._encoding, _listed(texts), top=len(self.class_names))
+            *classify_texts(
+                self._saved, self._encoding, read_texts(texts), top=len(self.class_names)
+            )
         ]
         table = pd.DataFrame(
             {
@@ -98,10 +108,10 @@ class Classifier:
 
         Columns are ``position`` from 1; ``token`` as it can be seen, empty for padding;
         ``is_padding``; ``label``, the best class there; and the probability of each class, in a
-        column of its name. The last line is the answer. Raises ``DataError`` if the text is not
-        Unicode.
+        column of its name. The last line is the answer. Raises ``DataError`` if that is no text,
+        or not Unicode.
         """
-        read = read_by_token(self._saved, self._encoding, text)
+        read = read_by_token(self._saved, self._encoding, read_text(text))
         tokens = [*map(readable, read.tokens), *[""] * read.n_padding]
         table = pd.DataFrame(
             {
@@ -115,12 +125,12 @@ class Classifier:
         return table.assign(**dict(columns))
 
     def strip(self, texts: str | Iterable[str]) -> Strips:
-        """The same of some texts, as strips of tokens that a notebook shows. Raises ``DataError``
-        if a text is not Unicode."""
+        """The same of some texts, as strips of tokens that a notebook shows. Raises as
+        :meth:`predict` does."""
         return Strips(
             [
                 read_by_token(self._saved, self._encoding, text, number)
-                for number, text in enumerate(_listed(texts), start=1)
+                for number, text in enumerate(read_texts(texts), start=1)
             ]
         )
 
@@ -131,8 +141,3 @@ OWN_COLUMNS = ("text", "label", "probability", "position", "token", "is_padding"
 def _column(name: str) -> str:
     """The column of a class: its name, unless another column has it."""
     return f"class {name}" if name in OWN_COLUMNS else name
-
-
-def _listed(texts: str | Iterable[str]) -> list[str]:
-    """One text is a list of one, and not of its characters."""
-    return [texts] if isinstance(texts, str) else [*texts]

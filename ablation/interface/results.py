@@ -13,6 +13,7 @@ from ablation.config.identity import identify_experiment
 from ablation.config.kept_tables import known_tables
 from ablation.config.rows import SOURCE
 from ablation.config.tables import Name
+from ablation.interface.given import read_folder, require_switches
 from ablation.interface.shown import Shown, show
 from ablation.reports import pictures
 from ablation.reports.baseline import classify_by_characters
@@ -25,7 +26,8 @@ from ablation.reports.tables import Configuration, Section
 from ablation.sweeps.records import Record
 from data_utils import PARTS, Corpus
 
-PREDICTIONS = ("index", "line", "label", "prediction", "probability")
+RUN = ("run", "row", "seed", "fold")
+PREDICTIONS = (*RUN, "index", "line", "label", "prediction", "probability")
 FIGURES = (*PARTS, "minutes", "parameters")  # which a run that failed lacks
 CLASSES = ("ham", "spam")  # of records that say nothing of them
 
@@ -62,11 +64,15 @@ class Results:
             offline: they are not downloaded.
 
         Raises:
+            ConfigError: what is given is no folder, or no switch.
             RecordError: there are no records, or they do not belong together.
             DataError: the texts are missing or damaged.
         """
-        output_dir, tables = Path(output_dir), known_tables(Path(output_dir), SOURCE)
-        runs = read_runs(output_dir, Path(data_dir), offline, tables)
+        require_switches(offline=offline)
+        output_dir = read_folder("output_dir", output_dir)
+        data_dir = read_folder("data_dir", data_dir)
+        tables = known_tables(output_dir, SOURCE)
+        runs = read_runs(output_dir, data_dir, offline, tables)
         return cls(runs.records, runs.sections, runs.others, runs.tested)
 
     @cached_property
@@ -143,7 +149,8 @@ class Results:
         and ``probability``: of the second of two classes, and with more classes of the predicted.
         """
         tables = [_describe_predictions(record) for record in self.records if record.is_complete]
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+        none = pd.DataFrame(columns=PREDICTIONS)
+        return pd.concat(tables, ignore_index=True) if tables else none
 
     def plot_accuracy(self) -> Shown | None:
         """Test accuracies with their intervals, beside what was published and a linear SVM.
@@ -196,12 +203,14 @@ class Results:
         return [pictures.Point(one.part, one.published, one.name) for one in self._named.values()]
 
 
+def _name_run(record: Record) -> dict[str, Any]:
+    values = (record.folder.name, record.result["row"], record.config.seed, record.config.fold)
+    return dict(zip(RUN, values, strict=True))
+
+
 def _describe_run(record: Record) -> dict[str, Any]:
     line = {
-        "run": record.folder.name,
-        "row": record.result["row"],
-        "seed": record.config.seed,
-        "fold": record.config.fold,
+        **_name_run(record),
         "status": record.result["status"],
         **dict.fromkeys(FIGURES),
         "command": record.result["command"],
@@ -229,13 +238,7 @@ def _figures(part: Configuration) -> dict[str, Any]:
 def _describe_predictions(record: Record) -> pd.DataFrame:
     found = [part["label"] for part in record.result.get("test", {}).get("classes") or ()]
     names = dict(enumerate(found or CLASSES))
-    own = {
-        "run": record.folder.name,
-        "row": record.result["row"],
-        "seed": record.config.seed,
-        "fold": record.config.fold,
-    }
     table = record.predictions.rename(columns={"row": "line"})
     named = {column: table[column].map(names) for column in ("label", "prediction")}
-    table = table.assign(**named, **own)
-    return table.reindex(columns=[*own, *PREDICTIONS])
+    table = table.assign(**named, **_name_run(record))
+    return table.reindex(columns=[*PREDICTIONS])

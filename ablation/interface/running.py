@@ -1,7 +1,7 @@
 """Running rows from Python, as the command line runs them."""
 
-import difflib
 from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,17 @@ from ablation.config.options import OPTIONS, changed_options, without
 from ablation.config.rows import SOURCE
 from ablation.config.runs import EPOCH, OutputOptions, Run
 from ablation.config.tables import Name, configure, parse_rows
+from ablation.interface.given import (
+    read_option,
+    read_options,
+    read_output_dir,
+    read_several,
+    require_switches,
+)
 from ablation.interface.results import Results
 from ablation.sweeps import sweep
 from ablation.sweeps.records import Record, read_record, require_writable
-from ablation.system.errors import ConfigError, ExperimentError
+from ablation.system.errors import ConfigError, ExperimentError, shorten
 from ablation.system.output import count
 
 
@@ -42,10 +49,11 @@ def run_row(
         ConfigError: the row or options break rules; nothing was started.
         ExperimentError: the run failed, or its record cannot be written.
     """
+    require_switches(resume=resume, save_model=save_model)
+    output_dir = read_output_dir(output_dir)
     (run,) = _make_runs([row], [options.pop("seed", OPTIONS["seed"].default)], options)
-    output_dir = Path(output_dir)
     require_writable(output_dir)
-    given = _without_own([row], _read_options(options)[0])
+    given = _without_own([row], read_options(options)[0])
     flags = {**_flags_of(row, run, given), "output_dir": output_dir}
     flags |= {"save_model": True} if save_model else {}
     sweep.run_one(run, output_dir, _output(resume, save_model), flags)
@@ -72,14 +80,20 @@ def run_rows(
         ConfigError: rows or options break rules; nothing was started.
         ExperimentError: a run failed, and the others went on; or records cannot be written.
     """
-    if isinstance(rows, str):
+    require_switches(save_model=save_model)
+    output_dir = read_output_dir(output_dir)
+    if "seed" in options:
+        raise ConfigError(["seed: each row is run with several; give seeds, such as [123, 124]"])
+    if isinstance(rows, str) and rows:
         names, problems = parse_rows(rows, SOURCE)
         if problems:
             raise ConfigError(problems)
     else:
-        names = [*rows]
-    runs = sweep.order_runs(_make_runs(names, [*seeds], options))
-    output_dir = Path(output_dir)
+        names = read_several("rows", rows, '[1, 2], or a text such as "1-5,16"')
+    if None in names:
+        raise ConfigError(["rows: None is no row; use run_row for an experiment of its own"])
+    runs = _make_runs(names, read_several("seeds", seeds, "[123, 124]"), options)
+    runs = sweep.order_runs(runs)
     require_writable(output_dir)
     if failed := sweep.run_sweep(runs, output_dir, _output(True, save_model)):
         raise ExperimentError(
@@ -90,14 +104,17 @@ def run_rows(
     return Results.read(output_dir, data_dir=config.data_dir, offline=config.offline)
 
 
-def _make_runs(names: list[Name | None], seeds: list[int], options: dict[str, Any]) -> list[Run]:
+def _make_runs(names: list[Any], seeds: list[Any], options: dict[str, Any]) -> list[Run]:
     """The runs of rows with options beside them. Raises ``ConfigError`` with every problem."""
-    given, problems = _read_options(options)
-    unknown = [name for name in names if name is not None and name not in SOURCE.rows]
+    given, problems = read_options(options)
     problems += [
-        f"row {name!r}: no such row; give a number from 1 to {len(SOURCE.rows)}" for name in unknown
+        f"row {shorten(repr(name))}: no such row; give a number from 1 to {len(SOURCE.rows)}"
+        for name in names
+        if not (name is None or _is_row(name))
     ]
-    problems += filter(None, (OPTIONS["seed"].problem(seed) for seed in seeds))
+    found = [read_option("seed", seed) for seed in seeds]
+    problems += [problem for _, problem in found if problem]
+    seeds = list(dict.fromkeys(seed for seed, _ in found))
     if problems:
         raise ConfigError(problems)
     given = _without_own(names, given)
@@ -107,6 +124,11 @@ def _make_runs(names: list[Name | None], seeds: list[int], options: dict[str, An
     if problems:
         raise ConfigError(problems)
     return runs
+
+
+def _is_row(name: Any) -> bool:
+    """Whether it names a row: True is no 1."""
+    return isinstance(name, Integral) and not isinstance(name, bool) and name in SOURCE.rows
 
 
 def _without_own(names: list[Name | None], given: dict[str, Any]) -> dict[str, Any]:
@@ -130,25 +152,6 @@ def _flags_of(row: Name | None, run: Run, given: dict[str, Any]) -> dict[str, An
         return flags if row is None else {"rows": (str(row),), **flags}
     demo = {name: getattr(run.config, name) for name in DEMO_FLAGS} if run.config.demo else {}
     return {**changed_options(run.config), **demo}
-
-
-def _read_options(options: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The values of options, and what is wrong with them. Texts are read as those of flags."""
-    given, problems = {}, []
-    for name, value in options.items():
-        option = OPTIONS.get(name)
-        if option is None:
-            nearest = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.5)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            problems.append(f"{name}: no such option{hint}")
-        elif option.values is None and not isinstance(value, bool):
-            problems.append(f"{name}={value!r}: give True or False")
-        elif option.values and isinstance(value, str):
-            given[name], problem = option.read(value)
-            problems += [problem] if problem else []
-        else:
-            given[name] = value  # config_problems looks at it
-    return given, problems
 
 
 def _output(resume: bool, save_model: bool) -> OutputOptions:

@@ -2,8 +2,11 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from ablation.reports.pages import Picture
+from ablation.system.errors import ConfigError
+from ablation.system.files import write_asked_for
 
 WHITE = '<rect width="100%" height="100%" fill="white"/>'
 
@@ -22,10 +25,16 @@ class Shown:
     def __repr__(self) -> str:
         return self.picture.description
 
-    def save(self, path: str) -> None:
-        """Write it to a file, as SVG. Raises ``OSError``."""
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(self._repr_svg_())
+    def save(self, path: str | Path) -> None:
+        """Write it to a file, as SVG.
+
+        Raises:
+            ConfigError: the path has not the ending .svg.
+            DataError: it cannot be written.
+        """
+        if not isinstance(path, str | Path) or Path(path).suffix.lower() != ".svg":
+            raise ConfigError([f"{path!r}: a picture is SVG; give a name that ends in .svg"])
+        write_asked_for(str(path), Path(path), self._repr_svg_().encode())
 
 
 def show(picture: Picture | None) -> Shown | None:

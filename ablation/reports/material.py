@@ -1,5 +1,6 @@
 """What a report is made of: the records of a folder, by rows, and the texts that they are on."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ablation.config.rows import SOURCE
+from ablation.config.runs import RESULT_NAME
 from ablation.config.tables import Table
 from ablation.reports.baseline import classify_by_characters, copied_texts
 from ablation.reports.pooling import pool_corpora, pool_parts, pool_records
@@ -66,6 +68,12 @@ def read_runs(
         DataError: the texts are missing or damaged.
     """
     records = read_records(output_dir)
+    if not records and (output_dir / RESULT_NAME).exists():
+        above = Path(os.path.abspath(output_dir)).parent
+        raise RecordError(
+            f"--output_dir {output_dir} is the folder of one run. Name the folder that it lies in: "
+            f"{above}"
+        )
     if not records:
         raise RecordError(
             f"--output_dir {output_dir} holds no records of runs. Run something first, or name "

@@ -18,8 +18,7 @@ from ablation.finetuning.by_token import (
     some_stretches,
 )
 from ablation.reports.pages import TEMPLATES, render_html, render_part
-from ablation.system.errors import DataError
-from ablation.system.files import write_atomically
+from ablation.system.files import write_asked_for
 
 TITLE = "What the model would say after each token"
 
@@ -121,7 +120,4 @@ def render_for_notebook(strips: Sequence[TokenStrip]) -> str:
 def write_page(path: Path, texts: Sequence[ByToken]) -> None:
     """Write a page of texts by token. Raises ``DataError`` if it cannot be written."""
     page = render_strips([make_strip(read) for read in texts])
-    try:
-        write_atomically(path, page.encode())
-    except OSError as error:
-        raise DataError(f"--html {path} cannot be written ({error}). Name another file.") from error
+    write_asked_for(f"--html {path}", path, page.encode())

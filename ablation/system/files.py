@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ablation.system.errors import shorten
+from ablation.system.errors import DataError, shorten
 
 LEFT_OVER_SECONDS = 3_600  # nobody who is writing a file pauses that long
 ROOM = os.path.join("x" * 120, "x" * 80)  # no path below a folder that is written to is longer
@@ -76,6 +76,23 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def write_asked_for(name: str, path: Path, content: bytes) -> None:
+    """Write a file where a person asked for it, whole or not at all. Raises ``DataError`` if it
+    cannot be written.
+
+    Args:
+        name: what the message begins with, such as the flag and its value.
+    """
+    try:
+        write_atomically(path, content)
+    except (OSError, ValueError) as error:
+        reason = path_fault(path) or getattr(error, "strerror", None) or error
+        raise DataError(
+            f"{name} cannot be written: the folder {path.absolute().parent} does not take it "
+            f"({reason}). Name a file in another folder."
+        ) from error
 
 
 SPECIAL = {

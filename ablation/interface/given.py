@@ -1,0 +1,114 @@
+"""What a notebook gives: read, or refused with what to give instead."""
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from ablation.config.flag_types import Number
+from ablation.config.options import OPTIONS
+from ablation.system.errors import ConfigError, DataError, shorten
+from ablation.system.files import ROOM, path_fault
+
+N_SHOWN = 60  # characters of a value
+
+
+def read_folder(name: str, value: Any, below: str = "") -> Path:
+    """A folder, whether or not it exists, so that ``below`` fits below it. Raises ``ConfigError``
+    if it cannot be one."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise ConfigError([f"{_shown(name, value)}: give the path of a folder"])
+    if fault := path_fault(value, below):
+        raise ConfigError([f"{_shown(name, value)}: {fault}"])
+    return Path(value)
+
+
+def read_output_dir(value: Any) -> Path:
+    """A folder that records are written to. Raises ``ConfigError`` if it cannot be one."""
+    return read_folder("output_dir", value, ROOM)
+
+
+def require_switches(**switches: Any) -> None:
+    """Raise ``ConfigError`` if a switch is neither True nor False."""
+    wrong = {name: value for name, value in switches.items() if not isinstance(value, bool)}
+    if wrong:
+        raise ConfigError([_switch_problem(name, value) for name, value in wrong.items()])
+
+
+def read_several(name: str, values: Any, example: str) -> list[Any]:
+    """Several values. Raises ``ConfigError`` if there are none, or it is one alone."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise ConfigError([f"{_shown(name, values)}: give a list, such as {example}"])
+    several = [*values]
+    if not several:
+        raise ConfigError([f"{name}: empty; give a list, such as {example}"])
+    return several
+
+
+def read_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The values of options, and what is wrong with them. Texts are read as those of flags."""
+    given, problems = {}, []
+    for name, value in options.items():
+        if name in OPTIONS:
+            given[name], problem = read_option(name, value)
+        else:
+            nearest = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.5)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            problem = f"{name}: no such option{hint}"
+        problems += [problem] if problem else []
+    return given, problems
+
+
+def read_option(name: str, value: Any) -> tuple[Any, str | None]:
+    """The value of an option, as plain Python has it, and what is wrong with it, if anything is."""
+    option = OPTIONS[name]
+    if option.values is None:
+        return value, None if isinstance(value, bool) else _switch_problem(name, value)
+    if value is None and option.default is None:
+        return None, None
+    if isinstance(value, Real) and not isinstance(value, bool):  # also one of NumPy
+        value = int(value) if isinstance(value, Integral) else float(value)
+        is_number = isinstance(option.values, Number)
+        return (value, option.problem(value)) if is_number else option.read(str(value))
+    if isinstance(value, str | os.PathLike):
+        return option.read(os.fspath(value))
+    shown = shorten(repr(value), N_SHOWN)
+    return None, option.problem(shown) or f"{name}={shown}: give a text"
+
+
+def read_texts(texts: Any) -> list[str]:
+    """Texts; one alone is a list of one, and not of its characters.
+
+    Raises:
+        ConfigError: they are no list.
+        DataError: one of them is no text, such as a missing value.
+    """
+    if isinstance(texts, str):
+        return [texts]
+    if isinstance(texts, pd.DataFrame):
+        columns = ", ".join(map(str, texts.columns))
+        raise ConfigError([f"texts: that is a table; give one of its columns ({columns})"])
+    if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
+        raise ConfigError([f"{_shown('texts', texts)}: give a text, or a list of texts"])
+    return [read_text(text, f"Text {number}") for number, text in enumerate(texts, start=1)]
+
+
+def read_text(text: Any, name: str = "text") -> str:
+    """One text. Raises ``DataError`` if it is none, such as a missing value."""
+    if isinstance(text, str):
+        return text
+    if pd.api.types.is_scalar(text) and pd.isna(text):
+        raise DataError(f"{name} is missing ({text}); leave it out, or give an empty text")
+    raise DataError(f"{_shown(name, text)}: no text, but {type(text).__name__}; give a text")
+
+
+def _shown(name: str, value: Any) -> str:
+    return f"{name}={shorten(repr(value), N_SHOWN)}"
+
+
+def _switch_problem(name: str, value: Any) -> str:
+    return f"{_shown(name, value)}: give True or False"
