@@ -77,6 +77,15 @@ def small_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
+def plain_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports of runs are written sooner, for tests that look at no picture: pictures are drawn
+    but not rendered, and a plan is simulated a few times."""
+    picture = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
+    monkeypatch.setattr("ablation.reports.drawing._to_svg", lambda _: picture)
+    monkeypatch.setattr("ablation.reports.answers.N_REPEATS_OF_REPORT", 20)
+
+
+@pytest.fixture
 def fault_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
     """A server on localhost, and downloads from it that soon lose signals."""
     for name, value in IMPATIENT.items():

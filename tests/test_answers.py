@@ -22,6 +22,8 @@ from ablation.sweeps.records import read_records, write_complete
 from ablation.system.errors import ConfigError
 from additional_experiments import main
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 DATA = {"name": "demo", "split_sha256": "0" * 64}
 N_TEST = 300
 

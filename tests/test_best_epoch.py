@@ -19,7 +19,8 @@ from ablation.sweeps.records import read_records
 from additional_experiments import main
 from data_utils import make_loaders
 
-pytestmark = pytest.mark.usefixtures("few_demo_messages")  # three batches in an epoch
+# Three batches are an epoch.
+pytestmark = pytest.mark.usefixtures("few_demo_messages", "plain_pictures")
 
 # Its best epoch is the second of four.
 ROUGH = ["--demo", "--learning_rate", "1e-2", "--num_epochs", "4"]

@@ -31,7 +31,8 @@ from ablation.system.signals import DeferredSignals, Interrupted, interruptible
 from ablation.system.version import PROJECT
 from additional_experiments import main
 
-pytestmark = pytest.mark.usefixtures("few_demo_messages")  # three batches in an epoch
+# Three batches are an epoch.
+pytestmark = pytest.mark.usefixtures("few_demo_messages", "plain_pictures")
 
 FOUR_EPOCHS = ["--demo", "--num_epochs", "4"]
 DEMO = [*FOUR_EPOCHS, "--eval_freq", "2", "--max_steps", "11"]
@@ -201,6 +202,7 @@ def rewrite(path: Path, drop: str = "", spoil: str = "") -> None:
     write_tensors(path, tensors, header)
 
 
+@pytest.mark.usefixtures("small_models")
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
     config = config_from_flags(["--demo", "--max_steps", "2"])
@@ -261,7 +263,7 @@ def test_a_kill_leaves_nothing_that_is_not_cleared(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def signal_after_step(monkeypatch: pytest.MonkeyPatch) -> Iterator[list]:
+def signal_after_step(small_models: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[list]:
     """Sends signals during training: [(step, signal), ...]."""
     wanted: list[tuple[int, signal.Signals]] = []
     real = Checkpoints.after_update
@@ -351,6 +353,7 @@ def send_within(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
     monkeypatch.setattr(owners[owner], name, send_first)
 
 
+@pytest.mark.usefixtures("small_models")
 @pytest.mark.parametrize(
     "place",
     [

@@ -20,7 +20,7 @@ from ablation.system.errors import ExportError
 from additional_experiments import main
 from data_utils import Corpus
 
-pytestmark = pytest.mark.usefixtures("few_demo_messages")
+pytestmark = pytest.mark.usefixtures("few_demo_messages", "plain_pictures")
 
 FLEXIBLE = ["--demo", "--trainable_token_pos", "flexible", "--max_steps", "3"]
 ERRORS = {

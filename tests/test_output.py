@@ -28,7 +28,7 @@ UNSEEN = {*"\u200b\u200c\u200d\u2028\u2029\u2060\ufeff\u00ad"}
 SURROGATES = {*map(chr, range(0xD800, 0xE000))}
 FLAGS = ["--demo", "--max_steps", "1"]
 
-pytestmark = pytest.mark.usefixtures("few_demo_messages")
+pytestmark = pytest.mark.usefixtures("few_demo_messages", "plain_pictures")
 
 
 def require_shown(text: str, shown: str = SHOWN) -> None:

@@ -19,6 +19,8 @@ from ablation.system.errors import ConfigError, DataError
 from additional_experiments import main
 from data_utils import Corpus
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 TESTED = ["money news, number 20", "weather news, number 0", "sport news, number 29"]
 TOPICS = {"sport": 40, "money": 30, "weather": 20}
 

@@ -26,7 +26,7 @@ from ablation.finetuning.shared_work import SharedWork, sharing_order
 from ablation.finetuning.training import TrainingState
 from data_utils import Batch
 
-pytestmark = pytest.mark.usefixtures("few_demo_messages", "small_models")
+pytestmark = pytest.mark.usefixtures("few_demo_messages", "plain_pictures", "small_models")
 
 LARGER = (6, 7, 8, 9, 10, 12)  # rows: where every model is small, the same as 1, 5 and 11
 TWO_DEVICES = "Expected all tensors to be on the same device"

@@ -19,6 +19,8 @@ from ablation.sweeps.records import read_records
 from ablation.system.errors import ConfigError, RecordError
 from additional_experiments import main
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 CLASSES = {"red": "apple berry cherry", "green": "leaf grass moss", "blue": "sea sky ink"}
 
 

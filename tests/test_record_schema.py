@@ -36,6 +36,8 @@ from ablation.system.errors import RecordError
 from ablation.system.machine import describe_machine
 from additional_experiments import main
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 ROOT = Path(__file__).parent.parent
 GIVEN = {
     "weights": "random",

@@ -22,7 +22,7 @@ from ablation.system.errors import DataError
 from ablation.system.version import PROJECT
 from additional_experiments import main
 
-pytestmark = pytest.mark.usefixtures("few_demo_messages")
+pytestmark = pytest.mark.usefixtures("few_demo_messages", "plain_pictures")
 
 SHORT = ["--demo", "--max_steps", "2", "--eval_iter", "1", "--output_dir", "runs"]
 

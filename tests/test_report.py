@@ -347,6 +347,7 @@ def test_a_record_of_other_sizes_is_no_report(tmp_path: Path) -> None:
         write_report(tmp_path, tmp_path)
 
 
+@pytest.mark.usefixtures("plain_pictures")
 def test_a_report_on_four_test_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     messages = pd.concat([demo_messages()[:10], demo_messages()[-10:]], ignore_index=True)
     monkeypatch.setattr(corpora, "demo_messages", lambda: messages)
@@ -378,6 +379,7 @@ def test_other_data_or_another_split_is_refused(
     assert main(["--compare", a, b, "--output_dir", str(tmp_path)]) == 1
 
 
+@pytest.mark.usefixtures("plain_pictures")
 def test_a_report_on_failed_runs_only(tmp_path: Path) -> None:
     for row in (1, 2):
         write_incomplete(tmp_path, Run(configure(ROWS[row], {"demo": True})), "failed", "unlucky")
@@ -385,6 +387,7 @@ def test_a_report_on_failed_runs_only(tmp_path: Path) -> None:
     assert (tmp_path / "report.md").read_text().count("unlucky") == 2
 
 
+@pytest.mark.usefixtures("plain_pictures")
 def test_a_failed_run_does_not_choose_the_data(tmp_path: Path) -> None:
     write_incomplete(tmp_path, Run(ExperimentConfig()), "failed", "no luck")
     config = ExperimentConfig(demo=True)

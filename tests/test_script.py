@@ -16,6 +16,8 @@ from ablation.system import downloads
 from ablation.system.version import code_files
 from additional_experiments import main
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 
 def run(*flags: str, folder: Path, **environment: str) -> subprocess.CompletedProcess:
     return subprocess.run(

@@ -25,6 +25,8 @@ from ablation.system.errors import DataError
 from additional_experiments import main
 from data_utils import PARTS, Corpus
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 TOPICS = ("money", "sport", "weather")
 
 

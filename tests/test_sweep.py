@@ -31,7 +31,7 @@ from ablation.system.errors import RecordError, TrainingError
 from additional_experiments import main
 from gpt_model import GPTModel
 
-pytestmark = pytest.mark.usefixtures("few_demo_messages")
+pytestmark = pytest.mark.usefixtures("few_demo_messages", "plain_pictures")
 
 SHORT = {"demo": True, "max_steps": 6, "eval_freq": 3, "eval_iter": 1}
 SHARING = (1, 2, 3, 4, 14, 15, 16, 18, 19)  # rows that need the same hidden states, or fewer

@@ -22,7 +22,7 @@ from ablation.sweeps.time_left import Clock
 from ablation.system.errors import ConfigError
 from additional_experiments import main
 
-pytestmark = pytest.mark.usefixtures("few_demo_messages")
+pytestmark = pytest.mark.usefixtures("few_demo_messages", "plain_pictures")
 
 TWO = """
 title = "Two ways"

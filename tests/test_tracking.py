@@ -25,7 +25,8 @@ from ablation.sweeps.trackers import SETTINGS, TRACKERS, environment
 from ablation.system.version import PROJECT
 from additional_experiments import main
 
-pytestmark = pytest.mark.usefixtures("few_demo_messages")  # three batches in an epoch
+# Three batches are an epoch.
+pytestmark = pytest.mark.usefixtures("few_demo_messages", "plain_pictures")
 
 RUN = ["--demo", "--num_epochs", "3", "--eval_freq", "2", "--keep_best"]
 KINDS = ("wandb", "trackio", "mlflow")

@@ -17,6 +17,8 @@ from ablation.sweeps.variants import compare_with_published
 from additional_experiments import main
 from data_utils import Corpus
 
+pytestmark = pytest.mark.usefixtures("plain_pictures")
+
 VARIANT = "A variant of row {} ({}): its published {} % does not apply"
 
 
