@@ -168,9 +168,9 @@ def _missing_words(folder: Path) -> str:
             f"{folder / CONFIG_NAME}: there is no such file. {folder} holds no saved model; train "
             "one with --save_model."
         )
-    names = "\n".join(f"  {path}" for path in kept[:SHOWN_RUNS])
-    more = f"\n  and {len(kept) - SHOWN_RUNS:,} more" if len(kept) > SHOWN_RUNS else ""
-    return f"{folder} is not the folder of a run. These runs in it keep a model:\n{names}{more}"
+    names = ", ".join(map(str, kept[:SHOWN_RUNS]))
+    more = f" and {len(kept) - SHOWN_RUNS:,} more" if len(kept) > SHOWN_RUNS else ""
+    return f"{folder} is not the folder of a run. These runs in it keep a model: {names}{more}"
 
 
 def _is_whole(config: ExperimentConfig) -> bool:
