@@ -476,7 +476,7 @@ def test_every_row_works_on_own_data(tmp_path: Path) -> None:
     assert "as published" not in page.split("## By class")[0]
     by_class = page.split("\n## By class")[1].split("\n## ")[0]
     records = read_records(tmp_path / "runs")
-    assert by_class.count("\n### ") == len(records)
+    assert by_class.count("\n**row ") == len(records)
     lines = set(by_class.splitlines())
     for record in records:
         metrics = record.result["test"]
