@@ -96,6 +96,17 @@ def test_models_that_are_gone_or_damaged(runs: Path, caplog: pytest.LogCaptureFi
 
 
 @pytest.mark.usefixtures("few_demo_messages")
+def test_a_model_that_another_run_kept_is_not_taken_for_it(
+    runs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (one,), (two,) = (runs.glob(f"row-0{row}*seed-6*") for row in (1, 2))
+    for name in ("model.safetensors", "config.json"):
+        (two / name).write_bytes((one / name).read_bytes())
+    assert explain(runs) is None
+    assert f"{two / 'model.safetensors'} is not the model that this run kept." in caplog.text
+
+
+@pytest.mark.usefixtures("few_demo_messages")
 def test_records_of_an_early_version_and_base_weights_that_are_gone(
     runs: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

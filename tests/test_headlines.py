@@ -131,6 +131,20 @@ def test_all_that_are_best_are_named(tmp_path: Path) -> None:
     )
 
 
+def test_rows_of_one_name_in_two_tables_are_told_apart(tmp_path: Path) -> None:
+    write_runs(tmp_path, 2, [285])
+    (section,) = sections_of(tmp_path)
+    (part,) = section.configurations.values()
+    other = replace(part.records[0].config, learning_rate=1e-3)
+    record = replace(part.records[0], result={**part.records[0].result, "flags": vars(other)})
+    rows = {2: replace(ROWS[2], flags={"trainable_token_pos": "first", "learning_rate": 1e-3})}
+    table = replace(section.table, title="faster", rows=rows, comparisons=())
+    parts = {2: replace(part, records=(record,))}
+    named = name_parts([section, replace(section, table=table, configurations=parts)])
+    assert [one.short for one in named] == ["2", "2 with --learning_rate 0.001"]
+    assert describe_best(named).startswith("Best on the test texts are rows 2 and 2 with")
+
+
 def test_the_best_is_corrected_for_all_pairs(tmp_path: Path) -> None:
     """6 texts all one way: p = 2 / 2 ** 6 = 0.031, which 1 pair passes, and 3 do not."""
     for row, count in {1: 280, 4: 286}.items():

@@ -81,7 +81,7 @@ def report_values(material: Material, gallery: Gallery) -> dict[str, Any]:
     changes = [x for block in blocks if isinstance(block, Pair) for x in describe_pair(block)]
     found = [compare_rows(section) for section in run]
     # On one's own data, nothing is as published. Runs that failed do not choose the data.
-    is_own = min(records, key=lambda record: not record.is_complete).config.dataset
+    first = min(records, key=lambda record: not record.is_complete).config
     named = name_parts(run, material.others)
     names = cut_apart(material.corpus.class_names, LONGEST)
     corpus = replace(material.corpus, class_names=(*names,))
@@ -90,7 +90,7 @@ def report_values(material: Material, gallery: Gallery) -> dict[str, Any]:
     return {
         "title": TITLE,
         "answers": [
-            *[DEMO] * records[0].config.demo,
+            *[DEMO] * first.demo,
             *describe_common(named),
             *changes,
             *describe_findings(run, is_more=bool(changes)),
@@ -105,7 +105,7 @@ def report_values(material: Material, gallery: Gallery) -> dict[str, Any]:
         "not_run": [
             {"title": section.title, "table": show_not_run(section)}
             for section in material.sections
-            if section.is_published and not section.configurations and not is_own
+            if section.is_published and not section.configurations and not first.dataset
         ],
         "known": _what_is_known(records),
         "n_complete": len(records) - len(incomplete),

@@ -28,6 +28,7 @@ from ablation.system.errors import (
     is_out_of_memory,
     logger,
 )
+from ablation.system.files import checksum_file
 from ablation.system.machine import choose_device, free_bytes, set_precision
 from data_utils import Corpus, encode_texts
 
@@ -110,6 +111,8 @@ def explain_difference(
         return None
     try:
         _require_quick(records, len(candidates))
+        for record in records:
+            _require_kept(record)
         classifiers = [load_classifier(record.folder, {"offline": True}) for record in records]
         encoding = load_encoding(classifiers[0].config)
         labels = [corpus.class_names[label] for label in test["Label"].iloc[candidates]]
@@ -202,6 +205,13 @@ def _read_texts(
 ) -> list[ByToken]:
     set_precision(classifier.config.precision)
     return [read_by_token(classifier, encoding, text) for text in texts]
+
+
+def _require_kept(record: Record) -> None:
+    """Raise :class:`CheckpointError` unless the model in a run's folder is the one it kept."""
+    path = record.folder / WEIGHTS_NAME
+    if checksum_file(path) != record.result["kept"]["model"]:
+        raise CheckpointError(f"{path} is not the model that this run kept.")
 
 
 def _require_quick(records: Sequence[Record], n_texts: int) -> None:

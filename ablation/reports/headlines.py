@@ -47,12 +47,12 @@ def name_parts(sections: Sequence[Section], others: Sequence[Configuration] = ()
 
 
 def _own_flags(section: Section, sections: Sequence[Section]) -> str:
-    """The flags beside the rows of a section that not all configurations of the others have."""
+    """The flags that all rows of a section have, and not all those of the others."""
     configs = [p.records[0].config for s in sections for p in s.configurations.values()]
     return format_flags(
         {
             name: value
-            for name, value in section.overrides.items()
+            for name, value in {**section.table.common_flags, **section.overrides}.items()
             if any(getattr(config, name) != value for config in configs)
         }
     )
@@ -65,15 +65,19 @@ def describe_best(named: Sequence[Named]) -> str:
     The texts that pick the best also compare it, so p-values are corrected for how many pairs of
     configurations there are, whichever is picked.
     """
-    means = [one.part.percent("test").mean() for one in named]
-    best = [one for one, mean in zip(named, means, strict=True) if mean == max(means)]
+    shares = [
+        round(one.part.correct.mean(), 9) for one in named
+    ]  # equal ones in any order of seeds
+    best = [one for one, share in zip(named, shares, strict=True) if share == max(shares)]
+    others = [one for one, share in zip(named, shares, strict=True) if share < max(shares)]
     accuracy = describe_accuracy(best[0].part)
     if len(named) == 1:
         return f"{capitalize(best[0].title)} gets {accuracy}."
     lead = f"Best on the test texts is {best[0].title}, with {accuracy}."
     if len(best) > 1:
-        lead = f"Best on the test texts are {_list_rows(best)}, with {max(means):.2f} % each."
-    others = [one for one in named if one not in best]
+        lead = (
+            f"Best on the test texts are {_list_rows(best)}, with {100 * max(shares):.2f} % each."
+        )
     n_pairs = len(named) * (len(named) - 1) / 2
     differences = [_against(best[0].part, other.part) for other in others]
     compared = [(one, d) for one, d in zip(others, differences, strict=True) if d]

@@ -37,7 +37,7 @@ def suggest_runs(
     """What would say more, the most useful first.
 
     Args:
-        sections: each with its findings.
+        sections: of which some rows ran, each with its findings.
         incomplete: the runs that failed or were stopped.
         output_dir: of the records.
     """
@@ -76,8 +76,6 @@ def _suggest(
     section: Section, findings: Sequence[Finding], place: Mapping[str, str]
 ) -> Iterator[Next]:
     parts = section.configurations
-    if not parts:
-        return
     given = {**section.overrides, **place}
     if section.table != SOURCE:
         given = {"table": str(kept_path(section.table, Path(place["output_dir"]))), **given}
