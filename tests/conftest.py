@@ -64,16 +64,24 @@ def few_demo_messages(few_messages: pd.DataFrame, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture
-def small_models(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def resize(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, GPTConfig], None]]:
+    """Gives a model size another shape, also where models of that name were built before."""
+
+    def resize(name: str, shape: GPTConfig) -> None:
+        monkeypatch.setitem(MODEL_SIZES, name, shape)
+        memory._build_gpt.cache_clear()
+
+    yield resize
+    memory._build_gpt.cache_clear()
+
+
+@pytest.fixture
+def small_models(resize: Callable[[str, GPTConfig], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every size is small, and batches on a card are as large as on a CPU: the same sums."""
     for name in MODEL_SIZES:
-        shape = GPTConfig(emb_dim=8, n_layers=3, n_heads=2, context_length=128)
-        monkeypatch.setitem(MODEL_SIZES, name, shape)
+        resize(name, GPTConfig(emb_dim=8, n_layers=3, n_heads=2, context_length=128))
     tokens = frozen_features.TOKENS_PER_BATCH
     monkeypatch.setitem(tokens, "cuda", tokens["cpu"])
-    memory._build_gpt.cache_clear()
-    yield
-    memory._build_gpt.cache_clear()
 
 
 @pytest.fixture

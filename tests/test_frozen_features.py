@@ -1,5 +1,6 @@
 """The fast path against the plain one, in float64, and what it may and may not reuse."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import product
 
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 
 from ablation.classifier.build import GPTClassifier, build_classifier
 from ablation.config.options import ExperimentConfig
-from ablation.config.sizes import MODEL_SIZES, GPTConfig
+from ablation.config.sizes import GPTConfig
 from ablation.data.demo import byte_encoding
 from ablation.data.sms import split_messages
 from ablation.finetuning import frozen_features
@@ -79,10 +80,12 @@ def gradients_and_logits(
 
 @pytest.mark.parametrize("choices", list(product(*GRID.values())), ids=str)
 def test_fast_equals_plain(
-    choices: tuple, few_splits: Splits[pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+    choices: tuple,
+    few_splits: Splits[pd.DataFrame],
+    resize: Callable[[str, GPTConfig], None],
 ) -> None:
     # A quarter as wide, with as many blocks.
-    monkeypatch.setitem(MODEL_SIZES, TINY.model_size, GPTConfig(emb_dim=16, n_layers=4, n_heads=4))
+    resize(TINY.model_size, GPTConfig(emb_dim=16, n_layers=4, n_heads=4))
     options = dict(zip(GRID, choices, strict=True))
     config = replace(TINY, **options, batch_size=1 if options["no_padding"] else 3)
     model, texts = model_and_texts(config, few_splits)

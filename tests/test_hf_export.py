@@ -5,7 +5,7 @@ import subprocess
 import sys
 import unicodedata
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from ablation.classifier.build import LORA_LAYERS, GPTClassifier, Reading, build
 from ablation.classifier.export import export_hf, require_export_folder
 from ablation.config.options import ExperimentConfig
 from ablation.config.rules import export_problems
-from ablation.config.sizes import MODEL_SIZES, PUBLISHED_WEIGHTS, GPTConfig
+from ablation.config.sizes import PUBLISHED_WEIGHTS, GPTConfig
 from ablation.data.demo import byte_encoding, byte_vocabulary
 from ablation.data.vocabulary import gpt2_encoding, vocabulary_files
 from ablation.system.errors import ExportError
@@ -37,9 +37,8 @@ TEXTS = ["Win £100 now!!", "see you\n\n at 6 😀", " ", "x" * 100, "<|endoftex
 
 
 @pytest.fixture(autouse=True)
-def small_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = GPTConfig(emb_dim=16, n_layers=2, n_heads=4, context_length=32)
-    monkeypatch.setitem(MODEL_SIZES, SIZE, shape)
+def small_size(resize: Callable[[str, GPTConfig], None]) -> None:
+    resize(SIZE, GPTConfig(emb_dim=16, n_layers=2, n_heads=4, context_length=32))
 
 
 @torch.no_grad()

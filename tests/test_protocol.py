@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -62,7 +63,10 @@ COMBINATIONS = [
     ids=describe,
 )
 def test_equals_the_plain_implementation(
-    flags: dict, few_messages: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+    flags: dict,
+    few_messages: pd.DataFrame,
+    resize: Callable[[str, GPTConfig], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     flags = {**SHORT, **flags, "weights": "random"}
     if flags.get("batch_size") == 1:  # so many steps that few evaluations show all there is
@@ -72,9 +76,7 @@ def test_equals_the_plain_implementation(
         flags |= {"num_epochs": 1, "eval_freq": 100, "eval_iter": 1, "batch_size": 4}
         few_messages = pd.concat([few_messages[:6], few_messages[-6:]])
     # A block less, and half as wide, is as much of a GPT-2.
-    monkeypatch.setitem(
-        MODEL_SIZES, TINY["model_size"], GPTConfig(emb_dim=32, n_layers=3, n_heads=4)
-    )
+    resize(TINY["model_size"], GPTConfig(emb_dim=32, n_layers=3, n_heads=4))
     monkeypatch.setattr(corpora, "demo_messages", lambda: few_messages)
     config = ExperimentConfig(**flags)
     result = run_experiment(config)
