@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ablation.config.sizes import GPTConfig
+from ablation.system.products import Linear
 
 
 def pick(hidden: Tensor, at: Tensor) -> Tensor:
@@ -25,10 +26,10 @@ class SelfAttention(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.query = nn.Linear(config.emb_dim, config.emb_dim)
-        self.key = nn.Linear(config.emb_dim, config.emb_dim)
-        self.value = nn.Linear(config.emb_dim, config.emb_dim)
-        self.out_proj = nn.Linear(config.emb_dim, config.emb_dim)
+        self.query = Linear(config.emb_dim, config.emb_dim)
+        self.key = Linear(config.emb_dim, config.emb_dim)
+        self.value = Linear(config.emb_dim, config.emb_dim)
+        self.out_proj = Linear(config.emb_dim, config.emb_dim)
         self.n_heads = config.n_heads
         self.causal = config.causal
 
@@ -78,8 +79,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.in_proj = nn.Linear(config.emb_dim, 4 * config.emb_dim)
-        self.out_proj = nn.Linear(4 * config.emb_dim, config.emb_dim)
+        self.in_proj = Linear(config.emb_dim, 4 * config.emb_dim)
+        self.out_proj = Linear(4 * config.emb_dim, config.emb_dim)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """(B, T, D) -> (B, T, D)"""

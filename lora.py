@@ -7,8 +7,9 @@ section 4.1. Unlike there, ``alpha`` multiplies as it is, not divided by the ran
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ablation.system.products import linear
 
 
 class LoRALinear(nn.Module):
@@ -49,7 +50,7 @@ class MergedLoRALinear(LoRALinear):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(..., in) -> (..., out)"""
-        return F.linear(inputs, self.weight, self.bias)
+        return linear(inputs, self.weight, self.bias)
 
 
 def inject_lora(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ablation.classifier.published_weights import load_published_weights
 from ablation.classifier.weight_files import find_weights
 from ablation.config.options import ExperimentConfig
-from ablation.system.machine import shapes_only
+from ablation.system.machine import keep_freed_memory, shapes_only
 from ablation.system.parallel import map_rows
 from data_utils import Batch, EncodedTexts
 from gpt_model import GPTModel, pick
@@ -75,6 +75,7 @@ class GPTClassifier(nn.Module):
 
     def __init__(self, gpt: GPTModel, reading: Reading, precision: str = "fp32") -> None:
         super().__init__()
+        keep_freed_memory()  # each block's intermediate results take that of the last one's
         self.gpt, self.reading, self.precision = gpt, reading, precision
 
     @property

@@ -30,7 +30,7 @@ SETTLED_SECONDS = 2.0  # after a change, in which a second one might not show in
 COMPUTING = (
     *("gpt_model.py", "ablation/classifier/build.py", "ablation/classifier/published_weights.py"),
     *("ablation/finetuning/frozen_features.py", "ablation/finetuning/text_states.py"),
-    "ablation/classifier/tensor_files.py",
+    *("ablation/classifier/tensor_files.py", "ablation/system/products.py"),
 )
 COMPUTING_CODE = [checksum_file(PROJECT / name) for name in COMPUTING]
 

@@ -18,6 +18,7 @@ from ablation.finetuning.shared_work import prefix_key, sharing_order
 from ablation.sweeps.records import Record
 from ablation.system.machine import choose_device, describe_machine
 from ablation.system.output import count
+from ablation.system.products import linear
 from data_utils import Corpus, Splits
 
 # A machine that is only there to compare runs on; figures of a real one scale what it would take.
@@ -153,7 +154,7 @@ def _measure_products(device: torch.device) -> float:
     rows, best = torch.ones(MEASURED, MEASURED, device=device), float("inf")
     for _ in range(3):
         started = time.perf_counter()
-        (rows @ rows).sum().item()
+        linear(rows, rows).sum().item()
         best = min(best, time.perf_counter() - started)
     return 2 * MEASURED**3 / best
 

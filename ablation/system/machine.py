@@ -43,6 +43,16 @@ def set_precision(name: str) -> None:
     torch.set_float32_matmul_precision("high" if name == "tf32" else "highest")
 
 
+def keep_freed_memory() -> None:
+    """Have glibc keep what is freed, up to 64 MB of it, for what is allocated next; handed back to
+    the system and asked for again, every 4 kB of it cost a page fault.
+
+    How large a block is kept, and twice as much in all, follows the largest one of at most 32 MB
+    that was freed: mallopt(3), M_MMAP_THRESHOLD. Other C libraries do as before.
+    """
+    torch.empty(2**25 - 2**16, dtype=torch.uint8)
+
+
 def free_bytes(device: torch.device) -> int:
     """Bytes of memory on a device that this process can still take."""
     if device.type == "cuda":
