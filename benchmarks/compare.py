@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import statistics
 import subprocess
@@ -31,7 +32,7 @@ import torch.nn.functional as F
 import transformers
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -40,6 +41,7 @@ from ablation.config.options import ExperimentConfig
 from ablation.config.rows import ROWS
 from ablation.finetuning.frozen_features import FrozenPrefix, cut_texts, prepare_inputs
 from ablation.finetuning.shared_work import SharedWork
+from ablation.system.products import linear
 from data_utils import Batch, EncodedTexts, Splits
 
 N_TEXTS = Splits(1045, 149, 300)
@@ -166,6 +168,14 @@ def measure_parts(config: ExperimentConfig, repeats: int) -> dict[str, dict[str,
     return parts
 
 
+if torch.backends.mkldnn.is_available():
+
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+    def count_by_onednn(rows: torch.Size, weight: torch.Size, *_: object, **named: object) -> int:
+        """Operations of a product that oneDNN computes."""
+        return 2 * math.prod(rows) * weight[0]
+
+
 def measure_ceiling(precision: str, repeats: int = 20) -> float:
     """Operations per second of a product of the feed-forward layer's shape."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -173,7 +183,7 @@ def measure_ceiling(precision: str, repeats: int = 20) -> float:
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
-        F.linear(x, w)
+        linear(x, w)
         seconds.append(time.perf_counter() - started)
     return 2 * 960 * 768 * 3072 / statistics.median(seconds)
 
