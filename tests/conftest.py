@@ -1,3 +1,4 @@
+import gc
 import logging
 import os
 import shutil
@@ -28,6 +29,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Tests run side by side, so each has one thread, and so have the scripts that it starts.
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_finish() -> None:
+    """A sweep collects garbage after each run: what modules and tests hold by now is none."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
