@@ -739,7 +739,7 @@ def test_states_that_were_deleted_before_resuming_count_once(
     real = FeatureStore.collect
 
     def slow(self: FeatureStore, *arguments: object) -> None:
-        time.sleep(0.1)
+        time.sleep(0.01)
         real(self, *arguments)
 
     monkeypatch.setattr(FeatureStore, "collect", slow)
