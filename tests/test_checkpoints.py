@@ -25,7 +25,7 @@ from ablation.finetuning.experiment import run_experiment
 from ablation.finetuning.outcomes import ExperimentResult
 from ablation.finetuning.training import TrainingState
 from ablation.sweeps.records import read_records
-from ablation.system.errors import CheckpointError, DataError
+from ablation.system.errors import DataError, TensorFileError
 from ablation.system.files import clear_leftovers, replacing
 from ablation.system.signals import DeferredSignals, Interrupted, interruptible
 from ablation.system.version import PROJECT
@@ -114,7 +114,7 @@ def test_a_checkpoint_from_before_an_option_was_added_still_continues(tmp_path: 
     output = OutputOptions(tmp_path, resume=True)
     assert outcome(run_experiment(config, output=output)) == outcome(whole)
     other = replace(config, class_weights="balanced")
-    with pytest.raises(CheckpointError, match="belongs to a run on other data"):
+    with pytest.raises(TensorFileError, match="belongs to a run on other data"):
         run_experiment(other, output=output)
 
 
@@ -125,7 +125,7 @@ def test_a_checkpoint_without_the_weights_of_the_best_epoch_is_damaged(tmp_path:
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith("best.")}
     assert len(kept) < len(tensors)
     write_tensors(tmp_path / CHECKPOINT_NAME, kept, header)
-    with pytest.raises(CheckpointError, match=r"damaged.*too many or too few"):
+    with pytest.raises(TensorFileError, match=r"damaged.*too many or too few"):
         run_experiment(config, output=OutputOptions(tmp_path, resume=True))
 
 
@@ -147,11 +147,11 @@ def test_a_checkpoint_of_another_run_is_refused(
     output = OutputOptions(tmp_path, resume=True, checkpoint_every=1)
     run_experiment(config, output=output)
     for other in (replace(config, seed=5), replace(config, learning_rate=1e-3)):
-        with pytest.raises(CheckpointError, match="belongs to a run on other"):
+        with pytest.raises(TensorFileError, match="belongs to a run on other"):
             run_experiment(other, output=output)
     run_experiment(replace(config, device="cpu"), output=output)  # a circumstance
     monkeypatch.setattr(corpora, "demo_messages", lambda: few_messages[1:])
-    with pytest.raises(CheckpointError, match="belongs to a run on other data"):
+    with pytest.raises(TensorFileError, match="belongs to a run on other data"):
         run_experiment(config, output=output)
 
 
@@ -171,7 +171,7 @@ def test_a_checkpoint_from_other_base_weights_is_refused(checkpoint: str, tmp_pa
     tensors = load_file(path)
     tensors["wpe.weight"][0, 0] += 1e-3
     save_file(tensors, path)
-    with pytest.raises(CheckpointError, match="belongs to a run on other data, weights"):
+    with pytest.raises(TensorFileError, match="belongs to a run on other data, weights"):
         run_experiment(config, output=output)
 
 
@@ -209,7 +209,7 @@ def test_a_damaged_checkpoint_is_named(damage: str, tmp_path: Path) -> None:
     output = OutputOptions(tmp_path, resume=True, checkpoint_every=1)
     run_experiment(config, output=output)
     DAMAGES[damage](tmp_path / CHECKPOINT_NAME)
-    with pytest.raises(CheckpointError, match=r"checkpoint\.safetensors is damaged"):
+    with pytest.raises(TensorFileError, match=r"checkpoint\.safetensors is damaged"):
         run_experiment(config, output=output)
 
 
@@ -222,7 +222,7 @@ def test_the_last_good_checkpoint_stays(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("ablation.classifier.tensor_files.write_safetensors", half_written)
-    with pytest.raises(CheckpointError, match="No space left"):
+    with pytest.raises(TensorFileError, match="No space left"):
         write_tensors(path, {"a": torch.zeros(2)}, {"step": 2})
     assert read_tensors(path)[0] == {"step": 1}
     assert [file.name for file in tmp_path.iterdir()] == [CHECKPOINT_NAME]

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ablation.system.errors import CheckpointError, describe_error, is_out_of_memory, shorten
+from ablation.system.errors import TensorFileError, describe_error, is_out_of_memory, shorten
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_memory_that_runs_out_is_known_without_pytorch(error: Exception) -> None
 def test_other_errors_are_not_out_of_memory() -> None:
     assert not is_out_of_memory(RuntimeError("shapes differ"))
     assert describe_error(RuntimeError("shapes\ndiffer")) == "RuntimeError: shapes"
-    assert describe_error(CheckpointError("two\nlines")) == "two\nlines"
+    assert describe_error(TensorFileError("two\nlines")) == "two\nlines"
 
 
 def test_what_is_long_is_shortened() -> None:

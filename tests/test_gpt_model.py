@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from ablation.classifier.published_weights import load_published_weights, published_names
 from ablation.config.sizes import MODEL_SIZES, GPTConfig
-from ablation.system.errors import CheckpointError
+from ablation.system.errors import TensorFileError
 from gpt_model import GPTModel, SelfAttention
 
 
@@ -188,7 +188,7 @@ def test_wrong_checkpoints_are_refused(
     tensors = load_file(checkpoint)
     damage(tensors)
     save_file(tensors, checkpoint)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(TensorFileError, match=message):
         load_published_weights(gpt_config, checkpoint)
 
 
@@ -197,14 +197,14 @@ def test_truncated_checkpoints_are_refused(
     checkpoint: Path, gpt_config: GPTConfig, kept: int
 ) -> None:
     checkpoint.write_bytes(checkpoint.read_bytes()[:kept])
-    with pytest.raises(CheckpointError, match="cannot be read as safetensors"):
+    with pytest.raises(TensorFileError, match="cannot be read as safetensors"):
         load_published_weights(gpt_config, checkpoint)
 
 
 def test_another_size_is_refused(checkpoint: Path, gpt_config: GPTConfig) -> None:
-    with pytest.raises(CheckpointError, match="does not hold this GPT-2: missing tensors 0"):
+    with pytest.raises(TensorFileError, match="does not hold this GPT-2: missing tensors 0"):
         load_published_weights(replace(gpt_config, n_layers=2), checkpoint)
-    with pytest.raises(CheckpointError, match="has shape"):
+    with pytest.raises(TensorFileError, match="has shape"):
         load_published_weights(replace(gpt_config, emb_dim=32), checkpoint)
 
 

@@ -28,11 +28,11 @@ from ablation.reports.material import read_material
 from ablation.sweeps.closing import _typed
 from ablation.sweeps.records import RESULT_NAME, read_record
 from ablation.system.errors import (
-    CheckpointError,
     ConfigError,
     DataError,
     ExperimentError,
     RecordError,
+    TensorFileError,
 )
 
 DEMO = {"demo": True, "max_steps": 2}
@@ -123,11 +123,11 @@ def test_a_class_may_have_the_name_of_a_column(kept: Path) -> None:
 
 
 def test_what_cannot_be_loaded(kept: Path, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no saved model"):
+    with pytest.raises(TensorFileError, match="holds no saved model"):
         Classifier.load(tmp_path)
-    with pytest.raises(CheckpointError, match="holds no saved model"):
+    with pytest.raises(TensorFileError, match="holds no saved model"):
         Classifier.load(kept / RESULT_NAME)
-    with pytest.raises(CheckpointError, match="These runs in it keep a model") as error:
+    with pytest.raises(TensorFileError, match="These runs in it keep a model") as error:
         Classifier.load(kept.parent)
     assert str(error.value).count(f"{kept.parent}/row-") == 4
     with pytest.raises(ConfigError, match="seed: no option of a kept model"):

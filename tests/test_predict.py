@@ -28,7 +28,7 @@ from ablation.data.texts_to_classify import read_texts
 from ablation.finetuning.classify import classify_texts
 from ablation.finetuning.experiment import run_experiment
 from ablation.finetuning.prediction_lines import Prediction, format_prediction
-from ablation.system.errors import CheckpointError, ConfigError, DataError
+from ablation.system.errors import ConfigError, DataError, TensorFileError
 from additional_experiments import main
 
 pytestmark = pytest.mark.usefixtures("few_demo_messages")
@@ -103,14 +103,14 @@ def test_base_weights_in_a_file(checkpoint: str, tmp_path: Path) -> None:
     spam = found.probability if found.label == "spam" else 1 - found.probability
     assert spam == pytest.approx(expected["probability"][0], abs=1e-6)
 
-    with pytest.raises(CheckpointError, match=rf"{original}.*not there. Name.*--weights PATH"):
+    with pytest.raises(TensorFileError, match=rf"{original}.*not there. Name.*--weights PATH"):
         load_classifier(run, {})
     with pytest.raises(ConfigError, match="no such file"):
         load_classifier(run, {"weights": "nowhere"})
     tensors = load_file(moved)
     next(iter(tensors.values())).add_(1e-3)
     save_file(tensors, moved)
-    with pytest.raises(CheckpointError, match="other base weights"):
+    with pytest.raises(TensorFileError, match="other base weights"):
         load_classifier(run, {"weights": str(moved)})
 
 

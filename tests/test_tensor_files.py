@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ablation.classifier.tensor_files import read_tensors, write_tensors
-from ablation.system.errors import CheckpointError
+from ablation.system.errors import TensorFileError
 
 TENSORS = {
     "head.weight": torch.arange(6.0).reshape(2, 3),
@@ -35,7 +35,7 @@ def metadata_of(path: Path) -> dict[str, str]:
 
 
 def require_refused(path: Path) -> None:
-    with pytest.raises(CheckpointError, match=f"{path} is damaged"):
+    with pytest.raises(TensorFileError, match=f"{path} is damaged"):
         read_tensors(path)
 
 
@@ -77,7 +77,7 @@ def test_no_flipped_bit_is_used(path: Path) -> None:
             path.write_bytes(flipped)
             try:
                 header, tensors = read_tensors(path)
-            except CheckpointError:
+            except TensorFileError:
                 continue
             assert place < n_header, "a bit of a tensor"
             assert header == HEADER
@@ -122,7 +122,7 @@ def test_a_checksum_that_was_taken_away_is_missed(path: Path) -> None:
 
 def test_the_first_version_which_had_no_checksum_is_refused(path: Path) -> None:
     rewrite(path, load_file(path), header=json.dumps(HEADER), sha256=None)
-    with pytest.raises(CheckpointError, match=r"lacks 'sha256'.*Delete it, and run again"):
+    with pytest.raises(TensorFileError, match=r"lacks 'sha256'.*Delete it, and run again"):
         read_tensors(path)
 
 
@@ -130,11 +130,11 @@ def test_a_later_version_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -
     with monkeypatch.context() as patch:
         patch.setattr("ablation.classifier.tensor_files.VERSION", 3)
         write_tensors(path, TENSORS, HEADER)
-    with pytest.raises(CheckpointError, match="has version 3 of its format, and this program"):
+    with pytest.raises(TensorFileError, match="has version 3 of its format, and this program"):
         read_tensors(path)
 
 
 def test_what_is_missing_is_named(path: Path) -> None:
     save_file(TENSORS | {"transposed": torch.ones(2)}, path, {"format": "pt"})
-    with pytest.raises(CheckpointError, match="it lacks 'header'"):
+    with pytest.raises(TensorFileError, match="it lacks 'header'"):
         read_tensors(path)

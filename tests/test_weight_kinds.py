@@ -22,7 +22,7 @@ from ablation.config.runs import OutputOptions
 from ablation.config.sizes import MODEL_SIZES
 from ablation.finetuning.checkpoints import CHECKPOINT_NAME
 from ablation.finetuning.experiment import run_experiment
-from ablation.system.errors import CheckpointError, DataError
+from ablation.system.errors import DataError, TensorFileError
 from additional_experiments import main
 
 TINY = "gpt2-tiny (3M)"
@@ -31,7 +31,7 @@ RUN = ["--demo", "--max_steps", "1", "--eval_iter", "1"]
 
 def refusal(path: Path, model_size: str = TINY) -> str:
     """What a user is told who gives a path as weights."""
-    with pytest.raises((DataError, CheckpointError)) as error:
+    with pytest.raises((DataError, TensorFileError)) as error:
         load_weights(ExperimentConfig(model_size=model_size, weights=str(path)))
     message = str(error.value)
     assert str(path) in message

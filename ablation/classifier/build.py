@@ -118,7 +118,7 @@ class GPTClassifier(nn.Module):
 
 def load_weights(config: ExperimentConfig) -> GPTModel:
     """A GPT-2 without a head, with the weights that training starts from, on the CPU. Raises
-    ``DataError`` or ``CheckpointError`` if the weights are missing or damaged."""
+    ``DataError`` or ``TensorFileError`` if the weights are missing or damaged."""
     torch.manual_seed(config.seed)
     if config.weights == "random":
         model = GPTModel(config.gpt)
@@ -135,7 +135,7 @@ def build_classifier(
 
     The order of random draws is the protocol's: the weights, if they are random; then, from the
     seed again, the classifier, and after it LoRA's matrices in module order. Raises ``DataError``
-    or ``CheckpointError`` if the weights are missing or damaged.
+    or ``TensorFileError`` if the weights are missing or damaged.
 
     Args:
         base: what :func:`load_weights` gave; it never changes, and what does not train is

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ablation.config.sizes import GPTConfig
-from ablation.system.errors import CheckpointError
+from ablation.system.errors import TensorFileError
 from ablation.system.machine import shapes_only
 from gpt_model import GPTModel
 
@@ -50,11 +50,11 @@ def published_names(n_layers: int) -> dict[str, tuple[str, ...]]:
 
 
 def load_published_weights(config: GPTConfig, path: Path) -> GPTModel:
-    """Build a model from a GPT-2 checkpoint in Hugging Face's safetensors layout.
+    """Build a model from GPT-2's weights in Hugging Face's safetensors layout.
 
     The model is built without initialising it, then filled tensor by tensor, so that no second copy
     of it is ever in memory. Its head is the token embedding, as in GPT-2. Raises
-    ``CheckpointError`` if the file cannot be read, lacks a tensor or holds one too many, or a
+    ``TensorFileError`` if the file cannot be read, lacks a tensor or holds one too many, or a
     tensor has the wrong shape, is not floating point, or is not finite.
     """
     with shapes_only():
@@ -66,8 +66,8 @@ def load_published_weights(config: GPTConfig, path: Path) -> GPTModel:
     for name, target in targets.items():
         # The file is opened anew for each tensor: what an open file has handed out stays
         # mapped until it is closed, which would add up to the second copy.
-        with _open_checkpoint(path) as checkpoint:
-            tensor = checkpoint.get_tensor(stored_names[name])
+        with _open_weights(path) as weights_file:
+            tensor = weights_file.get_tensor(stored_names[name])
             if name.endswith(TRANSPOSED):
                 tensor = tensor.t()
             _copy_tensor(tensor, [model.get_parameter(part) for part in target], f"{path}: {name}")
@@ -77,14 +77,14 @@ def load_published_weights(config: GPTConfig, path: Path) -> GPTModel:
 
 def _match_names(path: Path, targets: dict[str, tuple[str, ...]]) -> dict[str, str]:
     """Published name -> the name that the file uses, with or without ``transformer.``."""
-    with _open_checkpoint(path) as checkpoint:
-        weights = [name for name in checkpoint.keys() if not name.endswith(NOT_WEIGHTS)]  # noqa: SIM118
+    with _open_weights(path) as weights_file:
+        weights = [name for name in weights_file.keys() if not name.endswith(NOT_WEIGHTS)]  # noqa: SIM118
     stored_names = {name.removeprefix("transformer."): name for name in weights}
     missing = sorted(targets.keys() - stored_names.keys())
     unknown = sorted(stored_names.keys() - targets.keys())
     if missing or unknown or len(stored_names) < len(weights):
         named = ", ".join((missing + unknown)[:3]) or "one tensor under two names"
-        raise CheckpointError(
+        raise TensorFileError(
             f"{path} does not hold this GPT-2: missing tensors {len(missing)}, "
             f"unknown ones {len(unknown)} ({named}). {OTHER_FILE}"
         )
@@ -96,24 +96,24 @@ def _copy_tensor(tensor: Tensor, parameters: list[nn.Parameter], place: str) -> 
     """Copy a published tensor into the parameters that share it along their outputs."""
     shape = (sum(p.shape[0] for p in parameters), *parameters[0].shape[1:])
     if tuple(tensor.shape) != shape:
-        raise CheckpointError(
+        raise TensorFileError(
             f"{place} has shape {tuple(tensor.shape)}, this model needs {shape}. {OTHER_FILE}"
         )
     for parameter, part in zip(parameters, tensor.chunk(len(parameters)), strict=True):
         parameter.copy_(part)
         if not tensor.is_floating_point() or not torch.isfinite(parameter).all():
-            raise CheckpointError(
+            raise TensorFileError(
                 f"{place} ({tensor.dtype}) holds values that are not finite floating-point "
                 f"numbers. {OTHER_FILE}"
             )
 
 
 @contextmanager
-def _open_checkpoint(path: Path) -> Iterator[safe_open]:
+def _open_weights(path: Path) -> Iterator[safe_open]:
     try:
-        with safe_open(path, framework="pt") as checkpoint:
-            yield checkpoint
+        with safe_open(path, framework="pt") as weights_file:
+            yield weights_file
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(
+        raise TensorFileError(
             f"{path} cannot be read as safetensors ({error}). {OTHER_FILE}"
         ) from error

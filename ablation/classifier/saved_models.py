@@ -21,7 +21,7 @@ from ablation.config.identity import checksum_json, identify_weights
 from ablation.config.options import OPTIONS, ExperimentConfig, tagged
 from ablation.config.rules import config_problems
 from ablation.config.runs import CONFIG_NAME
-from ablation.system.errors import CheckpointError, ConfigError
+from ablation.system.errors import ConfigError, TensorFileError
 from ablation.system.files import parse_json, write_atomically
 from ablation.system.machine import choose_device, set_precision, shapes_only
 from data_utils import Corpus
@@ -51,7 +51,7 @@ def save_classifier(
     max_tokens: int,
 ) -> None:
     """Write what was trained to ``folder``, and a ``config.json`` that says what it belongs to.
-    Raises ``CheckpointError`` if it cannot be written.
+    Raises ``TensorFileError`` if it cannot be written.
 
     Args:
         base: what training started from, as :func:`identity.identify_weights` has it.
@@ -76,7 +76,7 @@ def save_classifier(
     try:
         write_atomically(folder / CONFIG_NAME, json.dumps(content, indent=1).encode())
     except OSError as error:
-        raise CheckpointError(f"{folder / CONFIG_NAME} cannot be written ({error}).") from error
+        raise TensorFileError(f"{folder / CONFIG_NAME} cannot be written ({error}).") from error
 
 
 def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
@@ -86,7 +86,7 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
         given: options of where things are found or done, as ``weights`` or ``device``.
 
     Raises:
-        CheckpointError: it cannot be read, is damaged, or its base weights are others.
+        TensorFileError: it cannot be read, is damaged, or its base weights are others.
         ConfigError: what is given is wrong, or this machine cannot do it.
         DataError: the base weights are missing.
     """
@@ -124,7 +124,7 @@ def load_classifier(folder: Path, given: dict[str, Any]) -> SavedClassifier:
 
 def read_saved_config(folder: Path) -> ExperimentConfig:
     """The configuration of a saved model, but for what depends on the machine; its context length
-    is what texts are cut to. Nothing else is read. Raises ``CheckpointError`` as
+    is what texts are cut to. Nothing else is read. Raises ``TensorFileError`` as
     :func:`load_classifier`."""
     return _read_config(folder).config
 
@@ -155,7 +155,7 @@ def _read_config(folder: Path) -> _Saved:
             content,
         )
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise CheckpointError(_missing_words(folder)) from error
+        raise TensorFileError(_missing_words(folder)) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged_error(path, error) from error
 
@@ -223,28 +223,28 @@ def _read_base(content: dict[str, Any], config: ExperimentConfig) -> dict[str, A
 
 def _locate_base(base: dict[str, Any], folder: Path) -> str:
     """What --weights is to be for the weights below a model: for a file, where it is now. Raises
-    ``CheckpointError`` if their file is not where it was."""
+    ``TensorFileError`` if their file is not where it was."""
     if base["weights"] in ("pretrained", "random"):
         return base["weights"]
     places = [str(base[key]) for key in ("path", "weights") if key in base]
     for place in places:
         if os.path.exists(place):
             return place
-    raise CheckpointError(
+    raise TensorFileError(
         f"{folder} was trained on the weights in {places[0]}, with SHA-256 {base['file_sha256']}, "
         "and they are not there. Name that file with --weights PATH."
     )
 
 
 def _require_same_base(base: dict[str, Any], found: dict[str, Any], folder: Path) -> None:
-    """Raise :class:`CheckpointError` if weights are not those that training started from."""
+    """Raise :class:`TensorFileError` if weights are not those that training started from."""
     if any(base.get(key) != found.get(key) for key in ("file_sha256", "seed")):
-        raise CheckpointError(
+        raise TensorFileError(
             f"{folder} was trained on other base weights: on {base}, and not on {found}. Name the "
             "right ones with --weights."
         )
     if base.get("torch") != found.get("torch"):
-        raise CheckpointError(
+        raise TensorFileError(
             f"{folder} was trained on random weights that PyTorch {base.get('torch')} drew; "
             f"{found.get('torch')} may draw others. Install that version to use it."
         )

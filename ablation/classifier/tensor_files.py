@@ -21,7 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ablation.system.errors import CheckpointError
+from ablation.system.errors import TensorFileError
 from ablation.system.files import parse_json, replacing
 from gpt_model import GPTModel
 
@@ -43,7 +43,7 @@ def trained_tensors(model: GPTModel) -> dict[str, Tensor]:
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """Write a safetensors file, in place of an earlier one only when it is complete. Raises
-    ``CheckpointError`` if it cannot be written."""
+    ``TensorFileError`` if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as temporary:
@@ -53,7 +53,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]
             ordered = sorted(on_cpu.items(), key=lambda item: -item[1].itemsize)  # all are aligned
             write_safetensors(temporary, lambda: ordered, {"header": text, "sha256": checksum})
     except OSError as error:
-        raise CheckpointError(
+        raise TensorFileError(
             f"{path} cannot be written ({error}). Make room, or choose another --output_dir."
         ) from error
 
@@ -88,7 +88,7 @@ def _bytes_of(tensor: Tensor) -> np.ndarray:
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The header and the tensors that :func:`write_tensors` wrote. Raises ``CheckpointError`` if
+    """The header and the tensors that :func:`write_tensors` wrote. Raises ``TensorFileError`` if
     the file cannot be read, is damaged, or is of a later version."""
     try:
         with safe_open(path, framework="pt") as file:
@@ -99,7 +99,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if metadata["sha256"] != checksum_tensors(metadata["header"], tensors):
             raise ValueError("its checksum is not that of what it holds")
         if version != VERSION:
-            raise CheckpointError(
+            raise TensorFileError(
                 f"{path} has version {version} of its format, and this program reads {VERSION}. "
                 "Use the program that wrote it, or delete the file and run again."
             )
@@ -119,7 +119,7 @@ def checksum_tensors(header: str, tensors: Mapping[str, Tensor]) -> str:
 
 def fill_trained(model: GPTModel, tensors: dict[str, Tensor], path: Path) -> None:
     """Copy into a model what :func:`trained_tensors` gave of an equal one. Raises
-    ``CheckpointError`` if names, shapes or dtypes differ, or a value is not finite."""
+    ``TensorFileError`` if names, shapes or dtypes differ, or a value is not finite."""
     trained = trained_tensors(model)
     if trained.keys() != tensors.keys():
         differing = sorted(trained.keys() ^ tensors.keys())
@@ -135,10 +135,10 @@ def fill_trained(model: GPTModel, tensors: dict[str, Tensor], path: Path) -> Non
         parameter.copy_(tensor)
 
 
-def damaged_error(path: Path, reason: object) -> CheckpointError:
+def damaged_error(path: Path, reason: object) -> TensorFileError:
     """The error to raise when a file does not hold what it should."""
     if isinstance(reason, FileNotFoundError):
-        return CheckpointError(f"{path} is not there.")
+        return TensorFileError(f"{path} is not there.")
     if isinstance(reason, KeyError):
         reason = f"it lacks {reason}"
-    return CheckpointError(f"{path} is damaged ({reason}). Delete it, and run again.")
+    return TensorFileError(f"{path} is damaged ({reason}). Delete it, and run again.")

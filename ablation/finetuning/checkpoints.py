@@ -24,7 +24,7 @@ from ablation.classifier.tensor_files import (
 from ablation.config.options import OPTIONS, without
 from ablation.finetuning.outcomes import History
 from ablation.finetuning.training import TrainingState
-from ablation.system.errors import CheckpointError, DataError, logger
+from ablation.system.errors import DataError, TensorFileError, logger
 from ablation.system.output import print_lines
 from ablation.system.parallel import from_first, is_first, tensors_from_first
 from ablation.system.signals import DeferredSignals
@@ -76,7 +76,7 @@ class Checkpoints:
         that were printed before it.
 
         Raises:
-            CheckpointError: it is damaged, or belongs to another run.
+            TensorFileError: it is damaged, or belongs to another run.
             DataError: what the run rests on cannot be read.
             Interrupted: the run is asked to stop.
         """
@@ -93,7 +93,7 @@ class Checkpoints:
         try:
             identity = _complete(header["identity"])
             if identity != self._identify():
-                raise CheckpointError(
+                raise TensorFileError(
                     f"{self._path} belongs to a run on other data, weights or versions. Delete it "
                     "to start anew; a single run does so without --resume, too."
                 )
@@ -111,7 +111,7 @@ class Checkpoints:
             self._features += header["seconds"]["features"]
             self._training = header["seconds"]["training"]
             lines = state.history.lines()
-        except CheckpointError:
+        except TensorFileError:
             raise
         except (KeyError, ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
             raise damaged_error(self._path, error) from error
@@ -165,7 +165,7 @@ class Checkpoints:
             }
             write_tensors(self._path, tensors, header)
             self._saved_step = state.step
-        except (CheckpointError, DataError) as error:  # the run is worth more than that
+        except (TensorFileError, DataError) as error:  # the run is worth more than that
             logger.warning("No checkpoint: %s", error)
 
     def _note(self, state: TrainingState) -> None:

@@ -56,7 +56,7 @@ def run_experiment(
 
     Raises:
         ConfigError: options break rules; nothing was downloaded or built.
-        DataError, CheckpointError: data or weights are missing or damaged.
+        DataError, TensorFileError: data or weights are missing or damaged.
         TrainingError, HiddenStateError: a loss or a hidden state is not finite.
         ExportError: the classes are too many to be exported.
         ParallelError: of several processes, one has gone, or other data or weights.

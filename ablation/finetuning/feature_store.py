@@ -26,7 +26,7 @@ from ablation.classifier.tensor_files import read_tensors, write_tensors
 from ablation.config.identity import checksum_json, identify_states
 from ablation.config.options import ExperimentConfig
 from ablation.finetuning.text_states import TOKEN, TextStates, pad_rows
-from ablation.system.errors import CheckpointError, logger
+from ablation.system.errors import TensorFileError, logger
 from ablation.system.files import LEFT_OVER_SECONDS
 from ablation.system.parallel import place, size, where_same
 
@@ -205,7 +205,7 @@ class FeatureStore:
         """The tensors of a piece; none if they are not what they should be."""
         try:
             header, tensors = read_tensors(path)
-        except CheckpointError as error:
+        except TensorFileError as error:
             self._discard(path, error.__cause__ or error)
             return None
         if header.get("made_by") != self._made_by[n_blocks]:
@@ -232,7 +232,7 @@ class FeatureStore:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._make_room(HEADER_BYTES + sum(map(_count_bytes, tensors.values())))
             write_tensors(path, tensors, {"made_by": self._made_by[n_blocks]})
-        except (OSError, ValueError, CheckpointError) as error:
+        except (OSError, ValueError, TensorFileError) as error:
             reason = error.__cause__ or error
             if isinstance(reason, FileExistsError | NotADirectoryError):
                 reason = "it is no folder; delete it, or name another --feature_store"

@@ -98,7 +98,7 @@ class SharedWork:
         :func:`identify_weights` has it; what does not train may be shared with others.
 
         Raises:
-            DataError, CheckpointError: the weights are missing, damaged, or change meanwhile.
+            DataError, TensorFileError: the weights are missing, damaged, or change meanwhile.
         """
         self._base = base = identify_weights(config, find_weights)
         # States follow from what is in a file of weights, wherever it lies.
@@ -150,7 +150,7 @@ class SharedWork:
         another process; none if there are none. States that were given are taken further.
 
         Raises:
-            DataError, CheckpointError, HiddenStateError: as :meth:`model` and :meth:`inputs` do.
+            DataError, TensorFileError, HiddenStateError: as :meth:`model` and :meth:`inputs` do.
         """
         set_precision(config.precision)
         classifier, _ = self.model(config)

@@ -57,7 +57,7 @@ class Classifier:
         Raises:
             ConfigError: that is no folder, an option is none of these, or this machine cannot do
                 it.
-            CheckpointError: there is no model, it is damaged, or its base weights are others.
+            TensorFileError: there is no model, it is damaged, or its base weights are others.
             DataError: the base weights or the vocabulary are missing.
         """
         known = tagged("machine")

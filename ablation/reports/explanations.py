@@ -22,8 +22,8 @@ from ablation.reports.tables import Section
 from ablation.reports.token_strip import TokenStrip, make_strip
 from ablation.sweeps.records import Record
 from ablation.system.errors import (
-    CheckpointError,
     ExperimentError,
+    TensorFileError,
     describe_error,
     is_out_of_memory,
     logger,
@@ -208,26 +208,26 @@ def _read_texts(
 
 
 def _require_kept(record: Record) -> None:
-    """Raise :class:`CheckpointError` unless the model in a run's folder is the one it kept."""
+    """Raise :class:`TensorFileError` unless the model in a run's folder is the one it kept."""
     path = record.folder / WEIGHTS_NAME
     if checksum_file(path) != record.result["kept"]["model"]:
-        raise CheckpointError(f"{path} is not the model that this run kept.")
+        raise TensorFileError(f"{path} is not the model that this run kept.")
 
 
 def _require_quick(records: Sequence[Record], n_texts: int) -> None:
-    """Raise :class:`CheckpointError` if two models are too large for the memory that is free, or
+    """Raise :class:`TensorFileError` if two models are too large for the memory that is free, or
     take too long for a report that is to be quick. No weights are read to know it."""
     configs = [read_saved_config(record.folder) for record in records]
     n_bytes = sum(BYTES * count_parameters(config) for config in configs)
     device = choose_device(configs[0].device)
     free = min(free_bytes(device), free_bytes(torch.device("cpu")))
     if MARGIN * n_bytes > free:
-        raise CheckpointError(
+        raise TensorFileError(
             f"their models take {n_bytes / 1e9:.1f} GB of memory, and {free / 1e9:.1f} GB are "
             f"free. {MORE_MEMORY} {OTHER_WAY}"
         )
     if max(_count_work(config, n_texts) for config in configs) > MAX_WORK:
-        raise CheckpointError(f"that would take too long for a report. {OTHER_WAY}")
+        raise TensorFileError(f"that would take too long for a report. {OTHER_WAY}")
 
 
 def _count_work(config: ExperimentConfig, n_texts: int) -> int:

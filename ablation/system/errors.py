@@ -43,8 +43,8 @@ class DownloadError(DataError):
     """An address did not give what was asked for."""
 
 
-class CheckpointError(ExperimentError):
-    """A file of weights cannot be read, or does not hold the expected model."""
+class TensorFileError(ExperimentError):
+    """A file of weights, states or a checkpoint cannot be read, or does not hold what it should."""
 
 
 class HiddenStateError(ExperimentError):
