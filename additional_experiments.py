@@ -65,7 +65,7 @@ def answer(arguments: Sequence[str]) -> int:
             plan = "\n".join([format_table(request.table), *(f"# {x}" for x in plan.splitlines())])
         output.print_lines(plan)
         return 0
-    if not request.report and parallel.is_first():
+    if not request.writes_report and parallel.is_first():
         records.require_writable(output_dir)
     if runs and request.table is not SOURCE and parallel.is_first():
         keep_table(request.table, output_dir)
@@ -81,17 +81,17 @@ def answer(arguments: Sequence[str]) -> int:
     else:
         failed = sweep.run_sweep(runs, output_dir, request.output)
     with ending_at_once():
-        from ablation.reports.report import write_report
+        from ablation.reports.folder_report import write_report
         from ablation.reports.verdicts import exit_status, judge_sections
 
     tables = known_tables(output_dir, request.table)
     asked = (request.table, runs[0].overrides or {}) if runs else None
-    report = write_report(output_dir, request.data_dir, request.offline, tables, asked)
-    sections = report.sections
+    summary = write_report(output_dir, request.data_dir, request.offline, tables, asked)
+    sections = summary.sections
     if runs or request.table is not SOURCE:  # else those of every table
         sections = [section for section in sections if section.table == request.table]
     verdicts = judge_sections(request.expectations, sections, runs)
-    output.print_lines("\n".join([report.text, *(verdict.line for verdict in verdicts)]))
+    output.print_lines("\n".join([summary.text, *(verdict.line for verdict in verdicts)]))
     if request.opens:
         output.open_page(output_dir / "report.html")
     for run in failed:

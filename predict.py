@@ -20,7 +20,7 @@ from ablation.config.runs import CONFIG_NAME
 from ablation.data.separated_values import TextFormat
 from ablation.finetuning.prediction_lines import FORMATS, format_head, format_prediction
 from ablation.system.console import Parser, run_for_people
-from ablation.system.errors import ConfigError, logger, shorten
+from ablation.system.errors import ConfigError, Problem, logger, shorten
 from ablation.system.files import checksum_file, path_fault, path_problem
 from ablation.system.output import print_lines, printable, use_utf8, write
 from ablation.system.signals import ending_at_once
@@ -97,39 +97,44 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = argparse.Namespace(**values | given)
     folder = Path(arguments.run_dir or "")
     if not arguments.run_dir:
-        problems.append(
-            "RUN_DIR is missing; give the folder of a run with --save_model before all flags"
-        )
+        sentence = "missing; give the folder of a run with --save_model before all flags"
+        problems.append(Problem("RUN_DIR", sentence))
     elif fault := path_fault(folder):
-        problems.append(f"{shorten(folder, 60)}: {fault}")
+        problems.append(Problem(shorten(folder, 60), fault))
     elif not folder.is_dir():
-        problems.append(f"{folder}: no such folder; give the folder of a run with --save_model")
+        sentence = "no such folder; give the folder of a run with --save_model"
+        problems.append(Problem(str(folder), sentence))
     if arguments.csv is not None and arguments.texts:
-        problems.append("TEXT with --csv: give one of them")
+        problems.append(Problem("TEXT with --csv", "give one of them"))
     form = TextFormat(**{name: getattr(arguments, name) for name in FORMAT_OPTIONS})
     of_files = [name for name in ("column", "label_column", *FORMAT_OPTIONS) if name in given]
     if arguments.csv is None and of_files:
         flags = ", ".join(f"--{name}" for name in of_files)
-        problems.append(f"{flags} without --csv FILE: it is about a file; add it, or leave it out")
+        sentence = "it is about a file; add it, or leave it out"
+        problems.append(Problem(f"{flags} without --csv FILE", sentence))
     if arguments.column:
         problems += _column_problems(arguments, arguments.column)
     problems += encoding_problems(form.encoding)
     if arguments.top and arguments.probabilities == "all":
-        problems.append(f"--top {arguments.top} with --probabilities all: give one of them")
+        flags = f"--top {arguments.top} with --probabilities all"
+        problems.append(Problem(flags, "give one of them"))
     arguments.print = arguments.label_column is None or "format" in given
     if not arguments.print and (arguments.top or arguments.probabilities == "all"):
         problems.append(
-            "--top and --probabilities with --label_column: the figures are printed in place of "
-            "the predictions; add --format text, csv or jsonl to have both"
+            Problem(
+                "--top and --probabilities with --label_column",
+                "the figures are printed in place of the predictions; add --format text, csv or "
+                "jsonl to have both",
+            )
         )
     problems += _by_token_problems(arguments)
     if any(text and os.path.isfile(os.path.join(text, CONFIG_NAME)) for text in arguments.texts):
-        problems.append("more than one RUN_DIR: give the folder of one run")
+        problems.append(Problem("more than one RUN_DIR", "give the folder of one run"))
     if files := [text for text in arguments.texts if os.path.isfile(text)]:
-        problems.append(
-            f"TEXT {files[0]}: that is a file; give --csv {files[0]} for a table, or < {files[0]} "
-            "for its lines"
+        sentence = (
+            f"that is a file; give --csv {files[0]} for a table, or < {files[0]} for its lines"
         )
+        problems.append(Problem(f"TEXT {files[0]}", sentence))
     for name in ("csv", "html"):
         path = getattr(arguments, name)
         if path and (problem := path_problem(name, path)):
@@ -140,37 +145,46 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def _column_problems(arguments: argparse.Namespace, column: str) -> Iterator[str]:
+def _column_problems(arguments: argparse.Namespace, column: str) -> Iterator[Problem]:
     labels = {"label_column": arguments.label_column} if arguments.label_column else {}
     yield from column_problems({"column": column, **labels}, arguments.header)
 
 
-def _by_token_problems(arguments: argparse.Namespace) -> Iterator[str]:
+def _by_token_problems(arguments: argparse.Namespace) -> Iterator[Problem]:
     """What does not go with --by_token, and what goes with nothing else."""
     path = arguments.html
     if path and not arguments.by_token:
-        yield "--html without --by_token: it is a page of tokens; add --by_token, or leave it out"
-    elif path and os.path.isdir(path):
-        yield f"--html {path}: that is a folder; give a file, such as tokens.html"
-    elif path and not os.path.isdir(os.path.dirname(path) or "."):
-        yield f"--html {path}: there is no such folder to write it to; make it, or name another"
-    elif path and _is_for_other_things(Path(path), arguments.run_dir):
-        yield (
-            f"--html {path}: that is no name of a page, and would replace what is there or belongs "
-            "to the run; give one that ends in .html"
-        )
+        sentence = "it is a page of tokens; add --by_token, or leave it out"
+        yield Problem("--html without --by_token", sentence)
+    elif path and (fault := _page_fault(path, arguments.run_dir)):
+        yield Problem(f"--html {path}", fault)
     if not arguments.by_token:
         return
     if arguments.csv is not None:
-        yield (
-            "--by_token with --csv: it is about a few texts, not about a file; give TEXT, or lines "
-            "of standard input"
+        yield Problem(
+            "--by_token with --csv",
+            "it is about a few texts, not about a file; give TEXT, or lines of standard input",
         )
     if arguments.top or arguments.probabilities == "all":
-        yield (
-            "--by_token with --top or --probabilities: it has the probability of the class that "
-            "the text is given; leave them out, or add --format jsonl alone, which has all classes"
+        yield Problem(
+            "--by_token with --top or --probabilities",
+            "it has the probability of the class that the text is given; leave them out, or add "
+            "--format jsonl alone, which has all classes",
         )
+
+
+def _page_fault(path: str, run_dir: str | None) -> str | None:
+    """Why no page can be written to a path; none if one can."""
+    if os.path.isdir(path):
+        return "that is a folder; give a file, such as tokens.html"
+    if not os.path.isdir(os.path.dirname(path) or "."):
+        return "there is no such folder to write it to; make it, or name another"
+    if _is_for_other_things(Path(path), run_dir):
+        return (
+            "that is no name of a page, and would replace what is there or belongs to the run; "
+            "give one that ends in .html"
+        )
+    return None
 
 
 def _is_for_other_things(path: Path, run_dir: str | None) -> bool:
@@ -205,7 +219,7 @@ def perform(argv: Sequence[str] | None) -> int:
     problems = list(_column_problems(arguments, column)) if arguments.csv is not None else []
     if arguments.top and arguments.top > len(names):
         words = f"the model has {len(names):,} classes; give no more, or --probabilities all"
-        problems.append(f"--top {arguments.top:,}: {words}")
+        problems.append(Problem(f"--top {arguments.top:,}", words))
     if problems:
         raise ConfigError(problems)
     texts, labels = arguments.texts, repeat(None)

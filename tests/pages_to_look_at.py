@@ -14,7 +14,7 @@ from ablation.config.runs import Run
 from ablation.config.tables import configure
 from ablation.data.corpora import load_corpus
 from ablation.finetuning.outcomes import History, LossRecord
-from ablation.reports.report import write_report
+from ablation.reports.folder_report import write_report
 from ablation.sweeps.records import write_complete, write_incomplete
 
 LOSSES = [LossRecord(1, 50 * i, 0.7 * 0.6**i, 0.8 * 0.7**i) for i in range(5)]

@@ -13,7 +13,7 @@ from ablation.config.rows import ROWS, SOURCE
 from ablation.config.runs import Run
 from ablation.config.tables import configure
 from ablation.finetuning.outcomes import LossRecord
-from ablation.reports import report
+from ablation.reports import folder_report
 from ablation.reports.answers import answer_options, describe_plan, plan_section
 from ablation.reports.findings import compare_rows
 from ablation.reports.tables import Section, group_records
@@ -213,7 +213,8 @@ def test_the_exit_status_is_what_the_report_finds(
     write_runs(tmp_path, 16, [290, 292, 294])
     write_runs(tmp_path, 17, [241, 243, 242])
     sections = group_records(read_records(tmp_path))[0]
-    monkeypatch.setattr(report, "write_report", lambda *_: report.Report("the report", sections))
+    summary = folder_report.Summary("the report", sections)
+    monkeypatch.setattr(folder_report, "write_report", lambda *_: summary)
     arguments = ["--report", "--output_dir", str(tmp_path), "--fail_unless", *expressions]
     assert main(arguments) == status
     first, *printed = capsys.readouterr().out.splitlines()

@@ -13,7 +13,7 @@ from ablation.config.command_line import parse_command_line
 from ablation.config.runs import Run
 from ablation.data.demo import demo_messages
 from ablation.data.sms import split_messages
-from ablation.reports.report import Report
+from ablation.reports.folder_report import Summary
 from ablation.sweeps import sweep
 from ablation.sweeps.closing import closing_lines, next_commands
 from ablation.sweeps.records import read_record, write_complete
@@ -215,7 +215,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The addresses that are opened; reports are written already."""
     addresses: list[str] = []
     monkeypatch.setattr("webbrowser.open", lambda address: addresses.append(address) or True)
-    monkeypatch.setattr("ablation.reports.report.write_report", lambda *_: Report("Report", []))
+    monkeypatch.setattr(
+        "ablation.reports.folder_report.write_report", lambda *_: Summary("Report", [])
+    )
     result = make_result([0] * 300, [1] * 6 + [0] * 294)
     corpus = Corpus(split_messages(demo_messages()), ("ham", "spam"), "messages", None)
     monkeypatch.setattr(sweep, "SharedWork", lambda configs: SimpleNamespace(corpus=corpus))

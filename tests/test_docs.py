@@ -135,7 +135,9 @@ def test_commands_parse(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     for command in commands:
         request = parse_command_line(shlex.split(command, comments=True))
-        assert request.runs or request.report or request.compare or request.plan or request.text
+        assert (
+            request.runs or request.writes_report or request.compare or request.plan or request.text
+        )
     assert len(commands) >= {"README.md": 6, "rows.md": len(ROWS), "lesson.md": 4}.get(name, 0)
 
 

@@ -50,7 +50,7 @@ CONFIGS = st.sets(st.sampled_from(list(OPTIONS)), max_size=8).flatmap(
 @given(CONFIGS)
 def test_any_options_are_checked(options: dict) -> None:
     for problem in config_problems(ExperimentConfig(**options)):
-        assert problem.startswith("--")
+        assert problem.flag.startswith("--")
 
 
 @pytest.mark.faults("flags by Hypothesis", 200)

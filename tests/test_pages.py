@@ -20,6 +20,7 @@ from ablation.config.rows import ROWS
 from ablation.config.runs import Run
 from ablation.config.tables import configure
 from ablation.data.corpora import load_corpus
+from ablation.reports.folder_report import write_report
 from ablation.reports.pages import (
     Picture,
     code_markdown,
@@ -28,7 +29,6 @@ from ablation.reports.pages import (
     render_html,
     render_markdown,
 )
-from ablation.reports.report import write_report
 from ablation.sweeps.records import RESULT_NAME, read_records, write_complete, write_incomplete
 from ablation.system.output import printable
 

@@ -11,9 +11,9 @@ from ablation.config.command_line import parse_command_line
 from ablation.config.rows import SOURCE
 from ablation.reports.answers import describe_plan
 from ablation.reports.compare_runs import compare_runs
+from ablation.reports.folder_report import write_report
 from ablation.reports.folds import compare_folds
 from ablation.reports.pooling import pool_records
-from ablation.reports.report import write_report
 from ablation.reports.tables import group_records
 from ablation.sweeps.records import read_records
 from ablation.system.errors import ConfigError, RecordError

@@ -448,7 +448,7 @@ def test_files_are_streamed(tmp_path: Path) -> None:
 def test_a_folder_is_needed(capsys: pytest.CaptureFixture) -> None:
     for arguments in ([], ["--csv", "x.csv"], [""]):
         assert predict.main(arguments) == 2
-        assert "RUN_DIR is missing" in capsys.readouterr().err
+        assert "RUN_DIR: missing" in capsys.readouterr().err
     assert predict.main(["nix", "hello"]) == 2
     assert "nix: no such folder" in capsys.readouterr().err
     Path("loop").symlink_to("loop")

@@ -20,7 +20,7 @@ from ablation.config.rows import ROWS
 from ablation.config.runs import Run
 from ablation.config.tables import configure
 from ablation.data.corpora import load_corpus
-from ablation.reports.report import write_report
+from ablation.reports.folder_report import write_report
 from ablation.sweeps import sweep
 from ablation.sweeps.record_schema import check_result
 from ablation.sweeps.records import (

@@ -29,7 +29,7 @@ from ablation.reports.findings import (
     describe_smallest,
     tabulate_findings,
 )
-from ablation.reports.report import write_report
+from ablation.reports.folder_report import write_report
 from ablation.reports.tables import group_records, judge, tabulate
 from ablation.sweeps.records import read_records, write_complete, write_incomplete
 from ablation.system.errors import RecordError

@@ -363,7 +363,7 @@ def test_a_kept_model_knows_its_columns(
     assert predict.main([str(record.folder), "--csv", "old.csv"]) == 0
     capsys.readouterr()
     assert predict.main(["--csv", path, "--column", "subject", str(record.folder)]) == 2
-    assert "RUN_DIR is missing; give the folder of a run with --save_model before all flags" in (
+    assert "RUN_DIR: missing; give the folder of a run with --save_model before all flags" in (
         capsys.readouterr().err
     )
     assert predict.main([str(record.folder), "--csv", path, "--header", "no"]) == 2

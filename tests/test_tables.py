@@ -102,7 +102,7 @@ ROW = '[[rows]]\nname = "a"\n'
         ("row = []", ["row: no such key", "title, source, flags, rows, comparisons"]),
         ("title = 3\n" + ROW, ["title: 3: not a text"]),
         (ROW + ROW, ['row "a": there are two of that name']),
-        (ROW + '[[rows]]\nname = "b"', ['rows "a" and "b" are the same experiment']),
+        (ROW + '[[rows]]\nname = "b"', ['rows "a" and "b": they are the same experiment']),
         ("[[rows]]\nquestion = 'x'", ["row 1: name: None"]),
         *(
             (f"[[rows]]\nname = {name}", ["row 1: name:", "not all, list or a range"])
@@ -208,9 +208,9 @@ def test_rows_go_by_their_names(tmp_path: Path) -> None:
     assert parse_rows("c 3", table) == (["c", 3], [])
     assert parse_rows("all", table) == (["a b", "c", 3, 5], [])
     _, problems = parse_rows("3-5", table)
-    assert "no such row" in problems[0], "there is no row 4"
+    assert "no such row" in str(problems[0]), "there is no row 4"
     _, problems = parse_rows("d", table)
-    assert 'give "a b", "c", "3", "5", or all' in problems[0]
+    assert 'give "a b", "c", "3", "5", or all' in problems[0].sentence
 
 
 # ---------------------------------------------------------------- variations
@@ -230,7 +230,7 @@ def test_every_option_can_be_varied_or_says_why_not() -> None:
         if reason := fixed_because(option):
             changes, problems = read_changes([f"{option.name}=1"])
             assert not changes
-            assert reason in problems[0]
+            assert reason in problems[0].sentence
             continue
         match option.values:
             case None:
@@ -337,7 +337,7 @@ def test_more_than_a_thousand_runs_are_confirmed(capsys: pytest.CaptureFixture) 
     values = ",".join(map(str, range(1, 500)))
     cross = ["--vary", f"batch_size={values}", f"eval_iter={values}", f"eval_freq={values}"]
     assert main([*cross, "--cross", "--weights", "random"]) == 2
-    assert "would make up to 125,000,000 runs" in capsys.readouterr().err
+    assert "--vary: up to 125,000,000 runs; give" in capsys.readouterr().err
     few = ["--vary", "batch_size=4", "--num_seeds", "501", "--weights", "random", "--dry_run"]
     with pytest.raises(ConfigError, match="1,002 runs"):
         parse_command_line(few)

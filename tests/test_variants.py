@@ -10,7 +10,7 @@ from helpers import make_result
 from ablation.config.command_line import parse_command_line
 from ablation.data.demo import demo_messages
 from ablation.data.sms import split_messages
-from ablation.reports.report import Report
+from ablation.reports.folder_report import Summary
 from ablation.sweeps import sweep
 from ablation.sweeps.records import RESULT_NAME
 from ablation.sweeps.variants import compare_with_published
@@ -68,7 +68,9 @@ def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     corpus = Corpus(split_messages(demo_messages()), ("ham", "spam"), "messages", None)
     monkeypatch.setattr(sweep, "SharedWork", lambda configs: SimpleNamespace(corpus=corpus))
     monkeypatch.setattr(sweep, "run_experiment", lambda *_: result)
-    monkeypatch.setattr("ablation.reports.report.write_report", lambda *_: Report("Report", []))
+    monkeypatch.setattr(
+        "ablation.reports.folder_report.write_report", lambda *_: Summary("Report", [])
+    )
 
 
 def test_a_run_says_it_once_at_its_end(results: None, capsys: pytest.CaptureFixture) -> None:

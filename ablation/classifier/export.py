@@ -47,7 +47,7 @@ def require_export_folder(folder: Path) -> None:
     It may be there if it is empty, or an earlier export and nothing else: then it is replaced.
     """
     if problem := path_problem("export_hf", folder, ROOM):
-        raise ExportError(problem)
+        raise ExportError(str(problem))
     try:
         names = {path.name for path in folder.iterdir()} if folder.exists() else set()
         if names and not (names <= NAMES and _is_export(folder / CONFIG_NAME)):
@@ -99,7 +99,7 @@ def export_hf(
         vocabulary: ``merges.txt`` and ``vocab.json``; without it, the folder has no tokenizer.
     """
     if problems := export_problems(config):
-        raise ExportError("; ".join(problems))
+        raise ExportError("; ".join(map(str, problems)))
     require_export_folder(folder)
     shift = _fold_bias(model)
     target, temporary = folder.resolve(), _temporary_folder(folder)

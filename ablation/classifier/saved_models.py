@@ -197,7 +197,7 @@ def _read_options(content: dict[str, Any]) -> ExperimentConfig:
         context_length=content["max_tokens"],
     )
     if problems := config_problems(config):
-        raise ValueError(problems[0])
+        raise ValueError(str(problems[0]))
     return config
 
 

@@ -21,7 +21,7 @@ from ablation.config.variations import (
     unused_problems,
     vary,
 )
-from ablation.system.errors import ConfigError
+from ablation.system.errors import ConfigError, Problem, shorten
 
 Given = Mapping[str, Any]
 
@@ -37,14 +37,15 @@ class Choice:
     overrides: dict[str, Any] | None  # of the flags beside rows, those that make variants of them
 
 
-def choose_rows(asked: Given, given: Given, n_seeds: int) -> tuple[Choice, list[str]]:
+def choose_rows(asked: Given, given: Given, n_seeds: int) -> tuple[Choice, list[Problem]]:
     """What --table, --rows, --vary and --cross ask for, and their problems."""
     table, problems = SOURCE, []
     if asked.get("table"):  # an empty name was said to be one
         try:
             table = read_table(Path(asked["table"]))
         except ConfigError as error:
-            problems += error.problems
+            flag = f'--table "{shorten(asked["table"])}"'
+            problems += [problem.within(flag) for problem in error.problems]
     names: list[Name | None] = list(table.rows) if "table" in asked else [None]
     if "rows" in asked:
         names, row_problems = parse_rows(" ".join(asked["rows"]), table)
@@ -53,7 +54,8 @@ def choose_rows(asked: Given, given: Given, n_seeds: int) -> tuple[Choice, list[
     choosing = {name: given[name] for name in given if name in without("circumstance", "repeat")}
     for name in ("cross", "yes"):
         if name in asked and "vary" not in asked:
-            problems.append(f"--{name} without --vary: there is nothing to combine; leave it out")
+            sentence = "there is nothing to combine; leave it out"
+            problems.append(Problem(f"--{name} without --vary", sentence))
     if "vary" not in asked:
         return Choice(table, names, given, {}, None if names == [None] else choosing), problems
     changes, vary_problems = read_changes(asked["vary"])
@@ -62,26 +64,27 @@ def choose_rows(asked: Given, given: Given, n_seeds: int) -> tuple[Choice, list[
     n_runs = n_repeats * count_rows(len(bases), changes, "cross" in asked)
     if n_runs > MANY_RUNS and "yes" not in asked:
         changes = {}
-        vary_problems.append(
-            f"--vary would make up to {n_runs:,} runs; give fewer values or --seeds, or add --yes"
-        )
+        sentence = f"up to {n_runs:,} runs; give fewer values or --seeds, or add --yes"
+        vary_problems.append(Problem("--vary", sentence))
     problems += vary_problems
     try:
         format_flags(choosing).encode()
     except UnicodeEncodeError:
         problems.append(
-            "--vary with a path that is not UTF-8: it writes a table, which is a file of UTF-8; "
-            "rename what the path leads to"
+            Problem(
+                "--vary with a path that is not UTF-8",
+                "it writes a table, which is a file of UTF-8; rename what the path leads to",
+            )
         )
     table, purpose = vary(bases, choosing, changes, "cross" in asked)
     problems += unused_problems(table, changes)
     if changes and not problems and len(table.rows) == len(bases):
-        problems.append("--vary: all values are those of the base already; give others")
+        problems.append(Problem("--vary", "all values are those of the base already; give others"))
     beside = {name: value for name, value in given.items() if name not in choosing}
     return Choice(table, list(table.rows), beside, purpose, {}), problems
 
 
-def make_runs(choice: Choice, seeds: list[int], asked: Given) -> tuple[list[Run], list[str]]:
+def make_runs(choice: Choice, seeds: list[int], asked: Given) -> tuple[list[Run], list[Problem]]:
     """A run for each row and seed, and the problems of their options: those of some rows only
     name these."""
     # What is computed elsewhere need not be possible here.
@@ -99,17 +102,19 @@ def make_runs(choice: Choice, seeds: list[int], asked: Given) -> tuple[list[Run]
         by_row[name] = problems_of(config, {n: v for n, v in given.items() if n not in ignored})
     everywhere = set.intersection(*map(set, by_row.values())) if by_row else set()
     problems = [p for p in next(iter(by_row.values()), []) if p in everywhere] + [
-        f"row {name}: {problem}"
+        problem.within(f"row {name}")
         for name, found in by_row.items()
         for problem in found
         if problem not in everywhere
     ]
     if n_folds and "fold" in choice.beside:
-        problems.append("--folds with --fold: give one of them")
+        problems.append(Problem("--folds with --fold", "give one of them"))
     if n_folds and not all(config.dataset for config in configs.values()):
         problems.append(
-            "--folds without --dataset: the SMS data have one split, the published one; give texts "
-            "of your own"
+            Problem(
+                "--folds without --dataset",
+                "the SMS data have one split, the published one; give texts of your own",
+            )
         )
     folds = [{"fold": f"{i}/{n_folds}"} for i in range(1, n_folds + 1)] or [{}]
     runs = [

@@ -22,7 +22,7 @@ from ablation.config.options import OPTIONS
 from ablation.config.row_list import list_rows
 from ablation.config.runs import EPOCH, RESULT_NAME, OutputOptions, Run
 from ablation.config.tables import Name, Table, differing, parse_rows
-from ablation.system.errors import ConfigError, logger
+from ablation.system.errors import ConfigError, Problem, logger
 from ablation.system.files import ROOM, path_problem
 from ablation.system.processes import is_launched
 from ablation.system.version import describe_version
@@ -51,7 +51,7 @@ class Request:
     is_sweep: bool = False
     dry_run: bool = False
     writes_table: bool = False  # --vary does, for --dry_run to print
-    report: bool = False
+    writes_report: bool = False
     opens: bool = False  # the report, in a browser
     compare: tuple[str, str] | None = None
     plan: float | None = None  # points
@@ -118,7 +118,7 @@ def parse_command_line(argv: Sequence[str]) -> Request:
         is_sweep=is_sweep,
         dry_run="dry_run" in asked,
         writes_table="vary" in asked,
-        report="report" in asked,
+        writes_report="report" in asked,
         opens="open" in asked,
         compare=asked.get("compare"),
         plan=asked.get("plan"),
@@ -134,7 +134,7 @@ def parse_command_line(argv: Sequence[str]) -> Request:
 
 def _find_rows(
     texts: Sequence[str], output_dir: Path, asked: Table
-) -> tuple[list[Name], list[str]]:
+) -> tuple[list[Name], list[Problem]]:
     """Rows of any table that is known in a folder, and a problem for each that is in none."""
     if not texts:
         return [], []
@@ -144,7 +144,7 @@ def _find_rows(
 
 def _choose_seeds(
     asked: Mapping[str, Any], given: Mapping[str, Any]
-) -> tuple[list[int], list[str]]:
+) -> tuple[list[int], list[Problem]]:
     """The seeds of --seeds, or of --num_seeds and --seed, and their problems."""
     first, number = given.get("seed", OPTIONS["seed"].default), asked.get("num_seeds", 1)
     last = OPTIONS["seed"].values.high
@@ -152,13 +152,11 @@ def _choose_seeds(
         number = 1  # a list of a billion seeds would take all memory before it is refused
     if "seeds" in asked:
         both = "num_seeds" in asked or "seed" in given
-        problems = ["--seeds with --num_seeds or --seed: give one of them"] if both else []
-        return list(dict.fromkeys(asked["seeds"])), problems
+        twice = Problem("--seeds with --num_seeds or --seed", "give one of them")
+        return list(dict.fromkeys(asked["seeds"])), [twice] if both else []
     if first <= last < first + number - 1:
-        return [first], [
-            f"--num_seeds {number} with --seed {first}: seeds go up to {last}; take a smaller "
-            "--seed"
-        ]
+        sentence = f"seeds go up to {last}; take a smaller --seed"
+        return [first], [Problem(f"--num_seeds {number} with --seed {first}", sentence)]
     return list(range(first, first + number)), []
 
 
@@ -175,30 +173,33 @@ def _choose_output(asked: Mapping[str, Any]) -> OutputOptions:
     )
 
 
-def _missing_spaces(texts: Mapping[str, Any]) -> dict[str, str]:
+def _missing_spaces(texts: Mapping[str, Any]) -> dict[str, Problem]:
     """A problem for each option whose text ends in another flag, as ``all--weights`` does."""
     problems = {}
     for name, text in texts.items():
         joined = re.fullmatch(r"(.*?)\s*--(\w+)", text) if isinstance(text, str) else None
         if joined and {name, joined[2]} <= OPTIONS.keys():
-            problems[name] = (
-                f'--{name} "{text}": a space is missing before --{joined[2]}; write --{name} '
-                f'"{joined[1]}" --{joined[2]} ...'
+            problems[name] = Problem(
+                f'--{name} "{text}"',
+                f"a space is missing before --{joined[2]}; write --{name} "
+                f'"{joined[1]}" --{joined[2]} ...',
             )
     return problems
 
 
-def _conflicts(asked: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
+def _conflicts(asked: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Problem]:
     """Problems between flags that say what is to be done."""
     doing = _exclusive(asked)
     if len(doing) > 1:
-        yield f"{' with '.join(f'--{name}' for name in doing)}: give one of them"
+        yield Problem(" with ".join(f"--{name}" for name in doing), "give one of them")
     if doing and doing[0] in READING:
         for name in sorted({*given, *asked} - READING[doing[0]] - {*doing}):
-            yield f"--{name} with --{doing[0]}: nothing is run, so it has no use; leave it out"
+            yield Problem(
+                f"--{name} with --{doing[0]}", "nothing is run, so it has no use; leave it out"
+            )
 
 
-def _reporting_problems(asked: Mapping[str, Any], is_sweep: bool) -> Iterator[str]:
+def _reporting_problems(asked: Mapping[str, Any], is_sweep: bool) -> Iterator[Problem]:
     """Problems of --fail_unless and --open where no report is written."""
     uses = {
         "fail_unless": ("there is nothing to judge", "nothing is compared"),
@@ -206,9 +207,10 @@ def _reporting_problems(asked: Mapping[str, Any], is_sweep: bool) -> Iterator[st
     }
     for name, (without_runs, of_one) in uses.items():
         if name in asked and "dry_run" in asked:
-            yield f"--{name} with --dry_run: nothing is run, so {without_runs}"
+            yield Problem(f"--{name} with --dry_run", f"nothing is run, so {without_runs}")
         elif name in asked and not is_sweep and not _exclusive(asked):
-            yield f"--{name} with a single run: {of_one}; give --rows, or --report"
+            sentence = f"{of_one}; give --rows, or --report"
+            yield Problem(f"--{name} with a single run", sentence)
 
 
 def _exclusive(asked: Mapping[str, Any]) -> list[str]:
@@ -218,7 +220,7 @@ def _exclusive(asked: Mapping[str, Any]) -> list[str]:
 
 def _export_problems(
     asked: Mapping[str, Any], output_dir: Path, runs: Sequence[Run], is_sweep: bool
-) -> Iterator[str]:
+) -> Iterator[Problem]:
     """Problems of folders that are written to. Records are read and replaced, and an exported
     model is one's own: they stay apart."""
     folders = {"output_dir": output_dir, "export_hf": asked.get("export_hf")}
@@ -227,33 +229,37 @@ def _export_problems(
     if not asked.get("export_hf"):
         return
     if is_sweep:
-        yield "--export_hf with many runs: one folder holds one model; export one run"
+        yield Problem("--export_hf with many runs", "one folder holds one model; export one run")
         return
     yield from rules.export_problems(runs[0].config) if runs else ()
     if found["export_hf"]:
         return
     output, export = (Path(os.path.realpath(folder)) for folder in folders.values())
     if export == output or output in export.parents or export in output.parents:
-        yield (
-            f"--export_hf {asked['export_hf']} with --output_dir {output_dir}: one is inside the "
-            "other; export to a folder apart from the records"
+        yield Problem(
+            f"--export_hf {asked['export_hf']} with --output_dir {output_dir}",
+            "one is inside the other; export to a folder apart from the records",
         )
     elif any((folder / RESULT_NAME).exists() for folder in (export, *export.parents)):
-        yield (
-            f"--export_hf {asked['export_hf']}: that is the folder of a run, or inside one; export "
-            "to a folder apart from the records"
+        yield Problem(
+            f"--export_hf {asked['export_hf']}",
+            "that is the folder of a run, or inside one; export to a folder apart from the records",
         )
 
 
-def _launch_problems(asked: Mapping[str, Any], runs: Sequence[Run], is_sweep: bool) -> list[str]:
+def _launch_problems(
+    asked: Mapping[str, Any], runs: Sequence[Run], is_sweep: bool
+) -> list[Problem]:
     """What torchrun's processes cannot do, or too many of them."""
     if doing := _exclusive(asked):
-        return [f"--{doing[0]} with torchrun: nothing is run; give the same command to python"]
+        sentence = "nothing is run; give the same command to python"
+        return [Problem(f"--{doing[0]} with torchrun", sentence)]
     if is_sweep:
-        return [
-            "many runs with torchrun: its processes share one; give the same command to python, "
-            "or spread runs over machines with --ray"
-        ]
+        sentence = (
+            "its processes share one; give the same command to python, or spread runs over "
+            "machines with --ray"
+        )
+        return [Problem("many runs with torchrun", sentence)]
     # With PyTorch, which torchrun has imported already.
     from ablation.system.machine import choose_device
     from ablation.system.parallel import launch_problems

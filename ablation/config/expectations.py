@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from ablation.config.tables import Table
-from ablation.system.errors import shorten
+from ablation.system.errors import Problem, shorten
 
 SIDE = r"""(?:"[^"]*"|'[^']*'|[^<>"'])+"""
 EXPRESSION = re.compile(f"({SIDE})([<>])(?!=)({SIDE})", re.DOTALL)
@@ -23,7 +23,7 @@ class Expectation:
 
 def read_expectations(
     texts: Sequence[str], tables: Sequence[Table]
-) -> tuple[list[Expectation], list[str]]:
+) -> tuple[list[Expectation], list[Problem]]:
     """What expressions say of the rows of tables, of which one has to compare the two, and all
     problems."""
     names = {str(name): None for table in tables for name in table.rows}
@@ -33,12 +33,11 @@ def read_expectations(
     for text in texts:
         expectation, problem = read_expectation(text, names)
         if expectation and frozenset((expectation.better, expectation.worse)) not in pairs:
-            problem = (
-                f'--fail_unless "{shorten(text)}": the table does not compare these rows; it '
-                f"compares {_some(pairs.values())}"
-            )
-        expectations += [expectation] if not problem else []
-        problems += [problem] if problem else []
+            problem = f"the table does not compare these rows; it compares {_some(pairs.values())}"
+        if problem:
+            problems.append(Problem(f'--fail_unless "{shorten(text)}"', problem))
+        else:
+            expectations.append(expectation)
     return expectations, problems
 
 
@@ -49,10 +48,9 @@ def read_expectation(text: str, names: Collection[str]) -> tuple[Expectation | N
         text: two names or numbers of rows, each with or without "row" or quotes, and > or < between
             them; the side that is open towards a row says that it is better.
     """
-    shown = f'--fail_unless "{shorten(text)}"'
     found = EXPRESSION.fullmatch(text)
     if not found:
-        return None, f'{shown}: cannot be read; write it as in "row 16 > row 1"'
+        return None, 'cannot be read; write it as in "row 16 > row 1"'
     sides = []
     for side in found[1], found[3]:
         *others, bare = _possible_names(side.strip())
@@ -60,10 +58,10 @@ def read_expectation(text: str, names: Collection[str]) -> tuple[Expectation | N
         if name is None:
             near = difflib.get_close_matches(bare, names, n=1)
             hint = f'did you mean "{near[0]}"?' if near else f"there are {_some(names)}"
-            return None, f'{shown}: the table has no row "{shorten(bare, 60)}"; {hint}'
+            return None, f'the table has no row "{shorten(bare, 60)}"; {hint}'
         sides.append(name)
     if sides[0] == sides[1]:
-        return None, f"{shown}: names one row twice; give two different rows"
+        return None, "names one row twice; give two different rows"
     better, worse = sides if found[2] == ">" else reversed(sides)
     return Expectation(text, better, worse), None
 

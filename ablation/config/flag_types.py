@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ablation.system.errors import shorten
+from ablation.system.errors import Problem, shorten
 
 MANY = "many"  # nargs of a flag that takes several values, and may be repeated for more
 # What people call choices that have another name here.
@@ -32,16 +32,20 @@ class Text:
         """Whether the flag may have this value."""
         return value in tuple(self.names) if self.names else value != "" or self.may_be_empty
 
+    def show(self, value: Any) -> str:
+        """A value as messages show it."""
+        return f'"{shorten(value)}"'
+
     def refuse(self, value: Any) -> str:
         """What is wrong with another, and the name that was probably meant."""
         if value == "":
-            return '"": empty; give a value, or leave it out'
+            return "empty; give a value, or leave it out"
         meant = MEANT.get(str(value).casefold())
         nearest = [meant] if meant in self.names else []
         nearest += difflib.get_close_matches(str(value), self.names, n=1, cutoff=0.4)
         hint = f'did you mean "{nearest[0]}"? ' if nearest else ""
         choices = ", ".join(f'"{name}"' for name in self.names)
-        return f'"{shorten(value)}": no such choice; {hint}it can be {choices}'
+        return f"no such choice; {hint}it can be {choices}"
 
 
 def one_of(*names: str, parse: Callable[[str], Any] = str) -> Text:
@@ -76,6 +80,10 @@ class Number:
         is_end = (self.above and value == self.low) or (self.below and value == self.high)
         return self.low <= value <= self.high and not is_end
 
+    def show(self, value: Any) -> str:
+        """A value as messages show it."""
+        return shorten(value)
+
     def refuse(self, value: Any) -> str:
         """What is wrong with another."""
         low = f"above {self.low}" if self.above else f"of at least {self.low}"
@@ -84,7 +92,7 @@ class Number:
             limits = f"from {self.low} to {self.high}"
         names = f"{' or '.join(self.names)}, and not " if self.names else ""
         kind = "a whole number" if self.kind is int else "a number"
-        return f"{shorten(value)}: not {names}{kind} {limits}"
+        return f"not {names}{kind} {limits}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ class Option:
             return f"{self.default:g}"
         return {None: "none", False: "off"}.get(self.default, str(self.default))
 
-    def read(self, text: str) -> tuple[Any, str | None]:
+    def read(self, text: str) -> tuple[Any, Problem | None]:
         """The value of a text, if it has one, and what is wrong with it, if anything is."""
         try:
             value = self.values.parse(text)
@@ -114,14 +122,15 @@ class Option:
             return None, self._refuse(text)
         return value, self.problem(value)
 
-    def problem(self, value: Any) -> str | None:
+    def problem(self, value: Any) -> Problem | None:
         """What is wrong with a value; none if nothing is."""
         is_unset = value is None and self.default is None
         is_fine = self.values is None or is_unset or self.values.allows(value)
         return None if is_fine else self._refuse(value)
 
-    def _refuse(self, value: Any) -> str:
-        return f"--{self.name} {self.values.refuse(value)} (default: {self.shown_default})"
+    def _refuse(self, value: Any) -> Problem:
+        sentence = f"{self.values.refuse(value)} (default: {self.shown_default})"
+        return Problem(f"--{self.name} {self.values.show(value)}", sentence)
 
 
 def option(
@@ -161,7 +170,7 @@ def options_of(table: type) -> dict[str, Option]:
 
 def read_flags(
     options: Mapping[str, Option], found: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[dict[str, Any], list[Problem]]:
     """The values of what a parser found, those of ``nargs`` as a tuple or in one, and all
     problems."""
     values, problems = {}, []

@@ -12,7 +12,7 @@ from ablation.config.rows import SOURCE
 from ablation.config.runs import EPOCH
 from ablation.config.tables import parse_rows
 from ablation.system.console import Once, Parser
-from ablation.system.errors import shorten
+from ablation.system.errors import Problem, shorten
 
 DESCRIPTION = """\
 Finetune a GPT-2 as a classifier, and see which choices matter.
@@ -156,7 +156,7 @@ def add_flags(parser: argparse._ActionsContainer, options: Iterable[Option]) -> 
         )
 
 
-def unknown_problems(unknown: Sequence[str], explained: bool) -> list[str]:
+def unknown_problems(unknown: Sequence[str], explained: bool) -> list[Problem]:
     """A problem for each argument that belongs to no flag.
 
     Args:
@@ -167,9 +167,8 @@ def unknown_problems(unknown: Sequence[str], explained: bool) -> list[str]:
     problems = []
     for flag in flags:
         nearest = " or ".join(f"--{name}" for name in _nearest_flags(flag))
-        problems.append(
-            f"{shorten(flag)}: no such flag" + (f"; did you mean {nearest}?" if nearest else "")
-        )
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        problems.append(Problem(shorten(flag), f"no such flag{hint}"))
     # Words after a flag that is unknown are its values, not another problem.
     if words and not flags and not explained:
         way_out = "switches take no value, and a value with spaces needs quotes"
@@ -177,7 +176,7 @@ def unknown_problems(unknown: Sequence[str], explained: bool) -> list[str]:
             way_out = f"did you mean --{words}?"
         elif not parse_rows(words, SOURCE)[1]:
             way_out = f"for these rows of the table write --rows {words}"
-        problems.append(f"{shorten(words)}: belongs to no flag; {way_out}")
+        problems.append(Problem(shorten(words), f"belongs to no flag; {way_out}"))
     return problems
 
 

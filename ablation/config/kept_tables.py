@@ -40,7 +40,7 @@ def known_tables(output_dir: Path, asked: Table) -> list[Table]:
         try:
             tables.append(read_table(path))
         except ConfigError as error:
-            logger.warning("Skipped: %s", error.problems[0].removeprefix("--table "))
+            logger.warning("Skipped: %s", error.problems[0].within(str(path)))
     different: dict[frozenset, Table] = {}
     for table in tables:
         different.setdefault(_contents(table), table)

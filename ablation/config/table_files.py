@@ -14,7 +14,7 @@ from ablation.config.identity import identify_experiment
 from ablation.config.options import OPTIONS
 from ablation.config.rules import use_problems
 from ablation.config.tables import Comparison, Name, Published, Row, Table
-from ablation.system.errors import ConfigError, shorten
+from ablation.system.errors import ConfigError, Problem, shorten
 from ablation.system.files import path_fault
 from ablation.system.output import printable
 
@@ -38,31 +38,36 @@ CHOOSING_TEXTS = ("dataset", "demo")  # besides the options that are tagged data
 
 def read_table(path: Path) -> Table:
     """The table in a file. Raises ``ConfigError`` with every problem of the file."""
+    reader = _Reader()
     try:
-        if fault := path_fault(path):
-            raise ConfigError([f'--table "{shorten(path, 60)}": {fault}'])
-        if not path.is_file():
-            reason = "not a file" if path.exists() else "no such file"
-            raise ConfigError([f'--table "{path}": {reason}; give a TOML file'])
+        table = reader.table(_read_toml(path), path.stem)
+    except ValueError as error:
+        reader.note("", str(error))
+    if reader.problems:
+        raise ConfigError(reader.problems)
+    return table
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """What a file holds. Raises ``ValueError`` that says why it is no TOML file."""
+    if fault := path_fault(path):
+        raise ValueError(fault)
+    if not path.is_file():
+        reason = "not a file" if path.exists() else "no such file"
+        raise ValueError(f"{reason}; give a TOML file")
+    try:
         if path.stat().st_size > MAX_BYTES:
-            raise ConfigError([f"--table {path}: more than {MAX_BYTES:,} bytes; no table has them"])
+            raise ValueError(f"more than {MAX_BYTES:,} bytes; no table has them")
         text = path.read_bytes().decode("utf-8-sig")
-        content = tomllib.loads(text)
+        return tomllib.loads(text)
     except OSError as error:
-        raise ConfigError([f"--table {path} cannot be read ({error.strerror})"]) from error
+        raise ValueError(f"it cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            [f"--table {path}: not UTF-8, at byte {error.start}; save it as UTF-8"]
-        ) from error
+        raise ValueError(f"not UTF-8, at byte {error.start}; save it as UTF-8") from error
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         last = f"at the end, line {text.count(chr(10)) + 1}"
         reason = shorten(str(error).replace("at end of document", last))
-        raise ConfigError([f"--table {path}: not TOML: {reason}"]) from error
-    reader = _Reader()
-    table = reader.table(content, path.stem)
-    if reader.problems:
-        raise ConfigError([f"--table {path}: {problem}" for problem in reader.problems])
-    return table
+        raise ValueError(f"not TOML: {reason}") from error
 
 
 def unknown_option(name: str) -> str:
@@ -91,7 +96,11 @@ class _Reader:
     """Turns what TOML holds into a table, and notes whatever cannot be."""
 
     def __init__(self) -> None:
-        self.problems: list[str] = []
+        self.problems: list[Problem] = []
+
+    def note(self, place: str, sentence: str) -> None:
+        """Note a problem."""
+        self.problems.append(Problem("", sentence, place))
 
     def table(self, content: Mapping[str, Any], name: str) -> Table:
         """The table; ``name`` is its title if it has none."""
@@ -103,17 +112,18 @@ class _Reader:
         for i, entry in enumerate(self._entries("rows", content), start=1):
             row = self._row(i, entry, common)
             if row and row.name in rows:
-                self.problems.append(f'row "{row.name}": there are two of that name')
+                self.note(f'row "{row.name}"', "there are two of that name")
             elif row:
                 rows[row.name] = row
         if not self.problems and not rows:
-            self.problems.append("it has no rows; begin each with [[rows]]")
+            self.note("", "it has no rows; begin each with [[rows]]")
         comparisons = [
             self._comparison(i, entry, rows)
             for i, entry in enumerate(self._entries("comparisons", content), start=1)
         ]
         if not self.problems:
-            self.problems += _problems_between(rows, comparisons)
+            for place, sentence in _contradictions(rows, comparisons):
+                self.note(place, sentence)
         if not comparisons:  # each row against the first
             first, *others = rows or [""]
             comparisons = [Comparison(rows[other].question, (first, other)) for other in others]
@@ -131,7 +141,7 @@ class _Reader:
         published = self._published(place, entry.get("published", {}))
         question = self._text(f"{place}: question", entry.get("question", ""))
         row = Row(name, question, flags, published)
-        self.problems += (f"{place}: {problem}" for problem in use_problems(row.config, flags))
+        self.problems += (problem.within(place) for problem in use_problems(row.config, flags))
         return row
 
     def _comparison(
@@ -141,14 +151,12 @@ class _Reader:
         self._known(place, entry, KEYS["comparison"])
         pair = entry.get("rows")
         if not isinstance(pair, list) or len(pair) != 2:
-            self.problems.append(
-                f'{place}: it needs the two rows that it compares, rows = ["a", "b"]'
-            )
+            self.note(place, 'it needs the two rows that it compares, rows = ["a", "b"]')
             return None
         names = tuple(self._name(f"{place}: rows", name) for name in pair)
         for name in names:
             if name is not None and name not in rows:
-                self.problems.append(f'{place}: there is no row "{name}"')
+                self.note(place, f'there is no row "{name}"')
         return Comparison(self._text(f"{place}: question", entry.get("question", "")), names)
 
     def _flags(self, place: str, content: Any) -> dict[str, Any]:
@@ -156,20 +164,20 @@ class _Reader:
         for name, value in self._mapping(place, content).items():
             option = OPTIONS.get(name)
             if option is None:
-                self.problems.append(f"{place}: {unknown_option(name)}")
+                self.note(place, unknown_option(name))
             elif not option.tags.isdisjoint(("circumstance", "repeat")):
-                self.problems.append(f"{place}: {name}: {fixed_because(option)}")
+                self.note(f"{place}: {name}", fixed_because(option))
             elif (option.values is None) != isinstance(value, bool) or isinstance(
                 value, list | dict
             ):
                 what = "a switch, true or false" if option.values is None else "one value"
-                self.problems.append(f"{place}: {name}: not {what}")
+                self.note(f"{place}: {name}", f"not {what}")
             elif option.values is None:
                 flags[name] = value
             else:
                 read, problem = option.read(str(value))
                 if problem:
-                    self.problems.append(f"{place}: {problem}")
+                    self.problems.append(problem.within(place))
                 else:  # 16 stays 16, as it is on a command line of the source
                     is_number = isinstance(option.values, Number) and not isinstance(value, str)
                     flags[name] = value if is_number else read
@@ -184,7 +192,7 @@ class _Reader:
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if value is not None and not (is_number and 0 <= value <= high):
                 what = "in percent" if high == 100 else "of minutes"
-                self.problems.append(f"{place}: published {name}: not a number {what}")
+                self.note(f"{place}: published {name}", f"not a number {what}")
             elif value is not None:
                 found[name] = float(value)
         return Published(**found)
@@ -198,56 +206,59 @@ class _Reader:
             is_short = 0 < len(text) <= MAX_NAME and text == printable(text)
             if isinstance(value, str) and is_short and not RESERVED.fullmatch(text):
                 return text
-        self.problems.append(
-            f"{place}: {shorten(text, 60)}: give a number up to 9999, or a short text without "
-            "commas that is not all, list or a range"
+        self.note(
+            f"{place}: {shorten(text, 60)}",
+            "give a number up to 9999, or a short text without commas that is not all, list or a "
+            "range",
         )
         return None
 
     def _text(self, place: str, value: Any) -> str:
         if isinstance(value, str):
             return value
-        self.problems.append(f"{place}: {shorten(value)}: not a text")
+        self.note(f"{place}: {shorten(value)}", "not a text")
         return ""
 
     def _mapping(self, place: str, value: Any) -> Mapping[str, Any]:
         if isinstance(value, dict):
             return value
-        self.problems.append(f"{place}: {shorten(value)}: not of the form {{ option = value }}")
+        self.note(f"{place}: {shorten(value)}", "not of the form { option = value }")
         return {}
 
     def _entries(self, key: str, content: Mapping[str, Any]) -> list[Mapping[str, Any]]:
         entries = content.get(key, [])
         if isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries):
             return entries
-        self.problems.append(f"{key}: begin each with [[{key}]]")
+        self.note(key, f"begin each with [[{key}]]")
         return []
 
     def _known(self, place: str, content: Mapping[str, Any], keys: tuple[str, ...]) -> None:
         for key in content.keys() - {*keys}:
-            self.problems.append(f"{place}: {shorten(key)}: no such key; it has {', '.join(keys)}")
+            self.note(f"{place}: {shorten(key)}", f"no such key; it has {', '.join(keys)}")
 
 
-def _problems_between(rows: Mapping[Name, Row], comparisons: list[Comparison]) -> Iterator[str]:
-    """Problems of rows beside each other, and of comparisons that go round."""
+def _contradictions(
+    rows: Mapping[Name, Row], comparisons: list[Comparison]
+) -> Iterator[tuple[str, str]]:
+    """Where rows do not go beside each other, or comparisons go round, and why."""
     first_of: dict[str, Name] = {}
     for name, row in rows.items():
         if (first := first_of.setdefault(identify_experiment(row.config), name)) != name:
-            yield f'rows "{first}" and "{name}" are the same experiment; leave one out'
+            yield f"rows {_pair((first, name))}", "they are the same experiment; leave one out"
     for option in OPTIONS.values():
         values = {getattr(row.config, option.name) for row in rows.values()}
         if len(values) > 1 and (reason := fixed_because(option)):
-            yield f"{option.name}: {reason}"
+            yield option.name, reason
     seen = set()
     for comparison in comparisons:
         if comparison.rows in seen:
-            yield f"comparison of {_pair(comparison.rows)}: it is there twice"
+            yield f"comparison of {_pair(comparison.rows)}", "it is there twice"
         seen.add(comparison.rows)
     try:
         TopologicalSorter({second: [] for second in rows} | _bases(comparisons)).prepare()
     except CycleError as error:
         circle = " with ".join(f'"{name}"' for name in error.args[1])
-        yield f"comparisons go round in a circle: {circle}; leave one out"
+        yield "comparisons", f"they go round in a circle: {circle}; leave one out"
 
 
 def _bases(comparisons: list[Comparison]) -> dict[Name, list[Name]]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ablation.config.commands import SCRIPT, configure_flags, format_flags
 from ablation.config.options import ExperimentConfig, without
-from ablation.system.errors import shorten
+from ablation.system.errors import Problem, shorten
 
 Name = int | str  # of a row
 
@@ -93,7 +93,7 @@ def differing(config: ExperimentConfig, row: Row) -> dict[str, Any]:
     return {name: v for name, v in values.items() if v != getattr(row.config, name)}
 
 
-def parse_rows(text: str, table: Table) -> tuple[list[Name], list[str]]:
+def parse_rows(text: str, table: Table) -> tuple[list[Name], list[Problem]]:
     """The rows that a text like 1-5,16 or 1 16 or all selects, and a problem for each part that is
     none. Names hold no commas."""
     if text == "all":
@@ -115,9 +115,8 @@ def parse_rows(text: str, table: Table) -> tuple[list[Name], list[str]]:
             else:
                 which = f": {shorten(word)}" if word != text else ""
                 choices = describe_names(table.rows)
-                problems.append(
-                    f"--rows {shorten(text)}: no such row{which}; give {choices}, or all, or list"
-                )
+                sentence = f"no such row{which}; give {choices}, or all, or list"
+                problems.append(Problem(f"--rows {shorten(text)}", sentence))
     return list(dict.fromkeys(names)), problems
 
 

@@ -12,7 +12,7 @@ from ablation.config.identity import chosen_options, identify_experiment
 from ablation.config.options import OPTIONS, tagged
 from ablation.config.table_files import MAX_NAME, fixed_because, unknown_option
 from ablation.config.tables import Comparison, Name, Published, Row, Table, configure, differing
-from ablation.system.errors import shorten
+from ablation.system.errors import Problem, shorten
 
 MANY_RUNS = 1000  # more of them need --yes
 UNNAMED = Row("base", "the base", {})  # of --vary without --rows
@@ -21,38 +21,39 @@ SWITCH = {"on": True, "true": True, "yes": True, "off": False, "false": False, "
 Changes = Mapping[str, Sequence[Any]]  # values by option
 
 
-def read_changes(texts: Sequence[str]) -> tuple[dict[str, list[Any]], list[str]]:
+def read_changes(texts: Sequence[str]) -> tuple[dict[str, list[Any]], list[Problem]]:
     """The options and values of texts such as learning_rate=2e-5,5e-5, each value once, and every
     problem of them. A switch is on, off, or alone, which is on."""
     changes: dict[str, list[Any]] = {}
     problems = []
     for text in texts:
         name, _, values = text.lstrip("-").partition("=")
-        place, option = f"--vary {shorten(text)}", OPTIONS.get(name.strip())
+        flag, option = f"--vary {shorten(text)}", OPTIONS.get(name.strip())
         if not text:  # which was said
             continue
         if option is None:
-            problems.append(f"--vary: {unknown_option(name.strip())}")
+            problems.append(Problem("--vary", unknown_option(name.strip())))
         elif option.values is not None and "=" not in text:
-            problems.append(f"{place}: without values; give {option.name}=VALUE,VALUE")
+            problems.append(Problem(flag, f"without values; give {option.name}=VALUE,VALUE"))
         elif reason := fixed_because(option):
-            problems.append(f"{place}: {reason}")
+            problems.append(Problem(flag, reason))
         elif option.name in changes:
-            problems.append(f"{place}: {option.name} is varied twice; give all values at once")
+            sentence = f"{option.name} is varied twice; give all values at once"
+            problems.append(Problem(flag, sentence))
         else:
             changes[option.name] = []
             words = [word.strip() for word in values.split(",")] if "=" in text else ["on"]
             for value, problem in (_read_value(option, word) for word in words):
                 if problem:
-                    problems.append(f"--vary: {problem}")
+                    problems.append(problem.within("--vary"))
                 elif value not in changes[option.name]:
                     changes[option.name].append(value)
     return changes, problems
 
 
-def _read_value(option: Option, text: str) -> tuple[Any, str | None]:
+def _read_value(option: Option, text: str) -> tuple[Any, Problem | None]:
     if option.values is None:
-        problem = f'--{option.name} "{shorten(text)}": give on or off'
+        problem = Problem(f'--{option.name} "{shorten(text)}"', "give on or off")
         return SWITCH.get(text.casefold()), None if text.casefold() in SWITCH else problem
     if text == "none" and option.default is None:
         return None, None
@@ -65,17 +66,18 @@ def count_rows(n_bases: int, changes: Changes, crosses: bool) -> int:
     return n_bases * (math.prod(n + 1 for n in counts) if crosses else 1 + sum(counts))
 
 
-def unused_problems(table: Table, changes: Changes) -> Iterator[str]:
-    """A sentence for each value that no row of :func:`vary` has."""
+def unused_problems(table: Table, changes: Changes) -> Iterator[Problem]:
+    """A problem for each value that no row of :func:`vary` has."""
     for name, values in changes.items():
         users = [row.config for row in table.rows.values()]
         if name in tagged("lora"):
             users = [config for config in users if config.uses_lora]
         for value in values:
             if all(getattr(config, name) != value for config in users):
-                yield (
-                    f"--vary {name}={format_value(value)}: no row would have it, for none that it "
-                    "changes trains LoRA; add --trainable_layers lora"
+                yield Problem(
+                    f"--vary {name}={format_value(value)}",
+                    "no row would have it, for none that it changes trains LoRA; add "
+                    "--trainable_layers lora",
                 )
 
 

@@ -17,7 +17,7 @@ from ablation.config.options import OPTIONS, ExperimentConfig, read_fold, split_
 from ablation.data.separated_values import TextFormat, header_error, merged_rows_error
 from ablation.data.splits import Tables, split_texts
 from ablation.data.text_files import announce_columns, is_missing, join_cells, read_rows
-from ablation.system.errors import ConfigError, DataError, logger
+from ablation.system.errors import ConfigError, DataError, Problem, logger
 from ablation.system.files import checksum_file
 from data_utils import PADDING_TOKEN, PARTS, SPLIT_SEED, Corpus, Splits
 
@@ -76,7 +76,8 @@ def require_ignored_class(config: ExperimentConfig, class_names: Sequence[str]) 
         logger.info("--ignore_index %d: there is no such class, and nothing is left out", number)
     elif number != OPTIONS["ignore_index"].default:
         names = ", ".join(f'{i} is "{name[:60]}"' for i, name in enumerate(class_names[:10]))
-        raise ConfigError([f"--ignore_index {number}: there is no such class; {names}"])
+        sentence = f"there is no such class; {names}"
+        raise ConfigError([Problem(f"--ignore_index {number}", sentence)])
 
 
 def _source_files(config: ExperimentConfig) -> dict[str, Path]:

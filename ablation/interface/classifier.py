@@ -15,7 +15,7 @@ from ablation.finetuning.by_token import ByToken, read_by_token, readable
 from ablation.finetuning.classify import classify_texts
 from ablation.interface.given import read_folder, read_options, read_text, read_texts
 from ablation.reports.token_strip import make_strip, render_for_notebook
-from ablation.system.errors import ConfigError
+from ablation.system.errors import ConfigError, Problem
 from ablation.system.output import count
 
 
@@ -64,7 +64,7 @@ class Classifier:
         own = {name: v for name, v in options.items() if name in known and v is not None}
         given, problems = read_options(own)
         problems += [
-            f"{name}: no option of a kept model; give {', '.join(known)}"
+            Problem(name, f"no option of a kept model; give {', '.join(known)}")
             for name in options
             if name not in known
         ]

@@ -11,7 +11,7 @@ import pandas as pd
 
 from ablation.config.flag_types import Number
 from ablation.config.options import OPTIONS
-from ablation.system.errors import ConfigError, DataError, shorten
+from ablation.system.errors import ConfigError, DataError, Problem, shorten
 from ablation.system.files import ROOM, path_fault
 
 N_SHOWN = 60  # characters of a value
@@ -21,9 +21,9 @@ def read_folder(name: str, value: Any, below: str = "") -> Path:
     """A folder, whether or not it exists, so that ``below`` fits below it. Raises ``ConfigError``
     if it cannot be one."""
     if not isinstance(value, str | os.PathLike) or not os.fspath(value):
-        raise ConfigError([f"{_shown(name, value)}: give the path of a folder"])
+        raise ConfigError([Problem(_shown(name, value), "give the path of a folder")])
     if fault := path_fault(value, below):
-        raise ConfigError([f"{_shown(name, value)}: {fault}"])
+        raise ConfigError([Problem(_shown(name, value), fault)])
     return Path(value)
 
 
@@ -42,14 +42,14 @@ def require_switches(**switches: Any) -> None:
 def read_several(name: str, values: Any, example: str) -> list[Any]:
     """Several values. Raises ``ConfigError`` if there are none, or it is one alone."""
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise ConfigError([f"{_shown(name, values)}: give a list, such as {example}"])
+        raise ConfigError([Problem(_shown(name, values), f"give a list, such as {example}")])
     several = [*values]
     if not several:
-        raise ConfigError([f"{name}: empty; give a list, such as {example}"])
+        raise ConfigError([Problem(name, f"empty; give a list, such as {example}")])
     return several
 
 
-def read_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def read_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """The values of options, and what is wrong with them. Texts are read as those of flags."""
     given, problems = {}, []
     for name, value in options.items():
@@ -58,12 +58,12 @@ def read_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]
         else:
             nearest = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.5)
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            problem = f"{name}: no such option{hint}"
+            problem = Problem(name, f"no such option{hint}")
         problems += [problem] if problem else []
     return given, problems
 
 
-def read_option(name: str, value: Any) -> tuple[Any, str | None]:
+def read_option(name: str, value: Any) -> tuple[Any, Problem | None]:
     """The value of an option, as plain Python has it, and what is wrong with it, if anything is."""
     option = OPTIONS[name]
     if option.values is None:
@@ -77,7 +77,7 @@ def read_option(name: str, value: Any) -> tuple[Any, str | None]:
     if isinstance(value, str | os.PathLike):
         return option.read(os.fspath(value))
     shown = shorten(repr(value), N_SHOWN)
-    return None, option.problem(shown) or f"{name}={shown}: give a text"
+    return None, option.problem(shown) or Problem(f"{name}={shown}", "give a text")
 
 
 def read_texts(texts: Any) -> list[str]:
@@ -91,9 +91,10 @@ def read_texts(texts: Any) -> list[str]:
         return [texts]
     if isinstance(texts, pd.DataFrame):
         columns = ", ".join(map(str, texts.columns))
-        raise ConfigError([f"texts: that is a table; give one of its columns ({columns})"])
+        sentence = f"that is a table; give one of its columns ({columns})"
+        raise ConfigError([Problem("texts", sentence)])
     if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
-        raise ConfigError([f"{_shown('texts', texts)}: give a text, or a list of texts"])
+        raise ConfigError([Problem(_shown("texts", texts), "give a text, or a list of texts")])
     return [read_text(text, f"Text {number}") for number, text in enumerate(texts, start=1)]
 
 
@@ -110,5 +111,5 @@ def _shown(name: str, value: Any) -> str:
     return f"{name}={shorten(repr(value), N_SHOWN)}"
 
 
-def _switch_problem(name: str, value: Any) -> str:
-    return f"{_shown(name, value)}: give True or False"
+def _switch_problem(name: str, value: Any) -> Problem:
+    return Problem(_shown(name, value), "give True or False")

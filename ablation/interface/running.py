@@ -21,7 +21,7 @@ from ablation.interface.given import (
 from ablation.interface.results import Results
 from ablation.sweeps import sweep
 from ablation.sweeps.records import Record, read_record, require_writable
-from ablation.system.errors import ConfigError, ExperimentError, shorten
+from ablation.system.errors import ConfigError, ExperimentError, Problem, shorten
 from ablation.system.output import count
 
 
@@ -83,7 +83,8 @@ def run_rows(
     require_switches(save_model=save_model)
     output_dir = read_output_dir(output_dir)
     if "seed" in options:
-        raise ConfigError(["seed: each row is run with several; give seeds, such as [123, 124]"])
+        sentence = "each row is run with several; give seeds, such as [123, 124]"
+        raise ConfigError([Problem("seed", sentence)])
     if isinstance(rows, str) and rows:
         names, problems = parse_rows(rows, SOURCE)
         if problems:
@@ -91,7 +92,8 @@ def run_rows(
     else:
         names = read_several("rows", rows, '[1, 2], or a text such as "1-5,16"')
     if None in names:
-        raise ConfigError(["rows: None is no row; use run_row for an experiment of its own"])
+        sentence = "None is no row; use run_row for an experiment of its own"
+        raise ConfigError([Problem("rows", sentence)])
     runs = _make_runs(names, read_several("seeds", seeds, "[123, 124]"), options)
     runs = sweep.order_runs(runs)
     require_writable(output_dir)
@@ -108,7 +110,10 @@ def _make_runs(names: list[Any], seeds: list[Any], options: dict[str, Any]) -> l
     """The runs of rows with options beside them. Raises ``ConfigError`` with every problem."""
     given, problems = read_options(options)
     problems += [
-        f"row {shorten(repr(name))}: no such row; give a number from 1 to {len(SOURCE.rows)}"
+        Problem(
+            f"row {shorten(repr(name))}",
+            f"no such row; give a number from 1 to {len(SOURCE.rows)}",
+        )
         for name in names
         if not (name is None or _is_row(name))
     ]

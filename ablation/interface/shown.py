@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablation.reports.pages import Picture
-from ablation.system.errors import ConfigError
+from ablation.system.errors import ConfigError, Problem
 from ablation.system.files import write_asked_for
 
 WHITE = '<rect width="100%" height="100%" fill="white"/>'
@@ -33,7 +33,8 @@ class Shown:
             DataError: it cannot be written.
         """
         if not isinstance(path, str | Path) or Path(path).suffix.lower() != ".svg":
-            raise ConfigError([f"{path!r}: a picture is SVG; give a name that ends in .svg"])
+            sentence = "a picture is SVG; give a name that ends in .svg"
+            raise ConfigError([Problem(repr(path), sentence)])
         write_asked_for(str(path), Path(path), self._repr_svg_().encode())
 
 

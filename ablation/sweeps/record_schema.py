@@ -170,7 +170,7 @@ def check_result(result: Mapping[str, Any]) -> None:
         found = [*_flag_contradictions(result, config)]
         found += _figure_contradictions(result, config) if is_complete else []
     if found:
-        raise ValueError("; ".join(found[:N_NAMED]))
+        raise ValueError("; ".join(map(str, found[:N_NAMED])))
 
 
 def _flag_contradictions(result: Mapping[str, Any], config: ExperimentConfig) -> Iterator[str]:

@@ -15,6 +15,7 @@ from ablation.system.errors import (
     LESS_MEMORY,
     ConfigError,
     ExperimentError,
+    Problem,
     describe_error,
     is_out_of_memory,
     logger,
@@ -37,12 +38,12 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, **settings)
-        self.problems: list[str] = []
+        self.problems: list[Problem] = []
         self.given: dict[str, Any] = {}  # values of flags with the action Once
 
     def error(self, message: str) -> NoReturn:
         """Raise :class:`ConfigError`."""
-        raise ConfigError([message])
+        raise ConfigError([Problem("", message)])
 
 
 class Once(argparse.Action):
@@ -55,7 +56,8 @@ class Once(argparse.Action):
                 f"{flag} {shorten(value if isinstance(value, str) else ' '.join(value))}"
                 for value in (parser.given[self.dest], values)
             )
-            parser.problems.append(f"{both}: they contradict each other; give one of them")
+            sentence = "they contradict each other; give one of them"
+            parser.problems.append(Problem(both, sentence))
         setattr(namespace, self.dest, values)
 
 

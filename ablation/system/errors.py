@@ -1,8 +1,9 @@
 """Errors caused by input or environment rather than bugs, and their messages."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 logger = logging.getLogger("experiments")  # all that is said on standard error
 
@@ -27,11 +28,38 @@ class ExperimentError(RuntimeError):
     """The base of all errors whose text is for people: what is wrong, and what to do."""
 
 
-class ConfigError(ExperimentError, ValueError):
-    """Options break rules. ``problems`` has a sentence for each, which names the flag."""
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with something that was asked for, and the way out.
 
-    def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
+    Attributes:
+        flag: what it is about, as it was given, such as ``--batch_size 0``; empty if it is about
+            no flag.
+        sentence: what is wrong, and what to do.
+        place: where that stands, such as a row or a file; empty if it holds everywhere.
+    """
+
+    flag: str
+    sentence: str
+    place: str = ""
+
+    def __str__(self) -> str:
+        return _join_words(self.place, self.flag, self.sentence)
+
+    def within(self, place: str) -> "Problem":
+        """The same, and in which larger place it stands."""
+        return replace(self, place=_join_words(place, self.place))
+
+
+def _join_words(*words: str) -> str:
+    return ": ".join(filter(None, words))
+
+
+class ConfigError(ExperimentError, ValueError):
+    """What was asked for breaks rules: ``problems`` has how."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
         self.problems = problems
 
 

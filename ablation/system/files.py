@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ablation.system.errors import DataError, shorten
+from ablation.system.errors import DataError, Problem, shorten
 
 LEFT_OVER_SECONDS = 3_600  # nobody who is writing a file pauses that long
 ROOM = os.path.join("x" * 120, "x" * 80)  # no path below a folder that is written to is longer
@@ -38,10 +38,10 @@ def path_fault(path: str | Path, below: str = "") -> str | None:
     return None
 
 
-def path_problem(name: str, path: str | Path, below: str = "") -> str | None:
-    """The same as a sentence on the flag ``name``."""
+def path_problem(name: str, path: str | Path, below: str = "") -> Problem | None:
+    """The same as a problem of the flag ``name``."""
     fault = path_fault(path, below)
-    return f'--{name} "{shorten(path, 60)}": {fault}' if fault else None
+    return Problem(f'--{name} "{shorten(path, 60)}"', fault) if fault else None
 
 
 @contextmanager

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ablation.system.errors import ParallelError, logger
+from ablation.system.errors import ParallelError, Problem, logger
 from ablation.system.processes import is_first, is_launched, place
 
 # In seconds:
@@ -48,7 +48,7 @@ def size() -> int:
 # ---------------------------------------------------------------- coming together
 
 
-def launch_problems(device: torch.device, n_texts: int) -> list[str]:
+def launch_problems(device: torch.device, n_texts: int) -> list[Problem]:
     """Why a run cannot use the processes that torchrun started, for people.
 
     Args:
@@ -59,15 +59,19 @@ def launch_problems(device: torch.device, n_texts: int) -> list[str]:
     n_devices = {"cpu": here.n_local, "cuda": torch.cuda.device_count()}.get(device.type, 1)
     if here.n_local > n_devices:
         problems.append(
-            f"torchrun --nproc_per_node {here.n_local}: each process needs a device of its own, "
-            f"and this machine has {n_devices} ({device.type}); start {n_devices}, or add --device "
-            "cpu"
+            Problem(
+                f"torchrun --nproc_per_node {here.n_local}",
+                f"each process needs a device of its own, and this machine has {n_devices} "
+                f"({device.type}); start {n_devices}, or add --device cpu",
+            )
         )
     if 1 < n_texts < here.n_launched:
         problems.append(
-            f"torchrun with {here.n_launched} processes: an update has only {n_texts} texts to "
-            f"share out (--batch_size times --accumulation_steps); start at most {n_texts} "
-            "processes"
+            Problem(
+                f"torchrun with {here.n_launched} processes",
+                f"an update has only {n_texts} texts to share out (--batch_size times "
+                f"--accumulation_steps); start at most {n_texts} processes",
+            )
         )
     return problems
 

@@ -17,7 +17,7 @@ from ablation.system.output import printable
 from ablation.system.text_tables import align_wrapped, fill
 
 
-class Report(NamedTuple):
+class Summary(NamedTuple):
     """What a report says in short, to be printed, and its sections."""
 
     text: str
@@ -30,7 +30,7 @@ def write_report(
     offline: bool = False,
     tables: Sequence[Table] = (SOURCE,),
     asked: tuple[Table, dict[str, Any]] | None = None,
-) -> Report:
+) -> Summary:
     """Write ``report.md`` and ``report.html`` on all records of a folder, by the rows of tables.
 
     The arguments are those of :func:`read_material`.
@@ -50,7 +50,7 @@ def write_report(
         write_atomically(output_dir / "report.html", render_html(REPORT, values).encode())
     except OSError as error:
         raise RecordError(f"The report cannot be written to {output_dir}: {error}") from error
-    return Report(_shorten(values, output_dir), material.sections)
+    return Summary(_shorten(values, output_dir), material.sections)
 
 
 def _shorten(values: dict[str, Any], output_dir: Path) -> str:
