@@ -163,7 +163,7 @@ def test_a_class_that_goes_to_and_fro_takes_few_lines() -> None:
 def test_several_classes() -> None:
     classifier = make_classifier(n_classes=4)
     read = read_by_token(classifier, byte_encoding(), TEXT)
-    assert len({*read.labels}) > 2
+    assert len({*read.predicted}) > 2
     (answer,) = classify_texts(classifier, byte_encoding(), [TEXT], top=4)
     assert answer.label == read.label
     last = json.loads(shown(read, "jsonl")[-1])
@@ -171,7 +171,7 @@ def test_several_classes() -> None:
     assert last["probability_of_answer"] == answer.probability
     rows = list(csv.reader(io.StringIO("\n".join(shown(read, "csv", 3)))))
     assert [row[0] for row in rows] == ["3"] * MAX_TOKENS
-    assert [row[4] for row in rows] == read.labels
+    assert [row[4] for row in rows] == read.predicted
     own = [float(row[-1]) for row in rows]
     assert own == pytest.approx(read.probability_of(read.label), abs=1e-8)
     best = [float(p) for p in read.probabilities.max(axis=1)]
@@ -194,7 +194,7 @@ def test_an_empty_text_is_a_padding_token_here_as_well(flags: str) -> None:
     classifier = make_classifier(flags)
     read = read_by_token(classifier, byte_encoding(), "")
     assert read.token_ids == (plain_protocol.PAD,)
-    assert len(read.labels) == (1 if flags else MAX_TOKENS)
+    assert len(read.predicted) == (1 if flags else MAX_TOKENS)
     (answer,) = classify_texts(classifier, byte_encoding(), [""])
     assert (read.label, read.probability_of(read.label)[-1]) == (answer.label, answer.probability)
 

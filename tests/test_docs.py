@@ -23,6 +23,7 @@ from ablation.config.runs import Run
 from ablation.finetuning import experiment
 from ablation.finetuning.outcomes import ExperimentResult
 from ablation.sweeps.records import read_records
+from docs import drawings
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -72,7 +73,7 @@ def test_the_readme_begins_with_the_two_commands_of_ci() -> None:
 
 def test_what_the_readme_says_of_the_figures(build: ModuleType) -> None:
     """The baseline beats twelve rows, and random weights turn two lessons round."""
-    svm = 100 * build.SVM_CORRECT / build.N_TEST
+    svm = 100 * drawings.SVM_CORRECT / drawings.N_TEST
     assert f"{svm:.2f}" == "97.67"
     assert sum(row.published.test < svm for row in ROWS.values()) == 12
     measured = build.random_weights(read_records(ROOT / "results"))

@@ -103,7 +103,7 @@ def test_by_token_is_a_frame_and_a_strip(kept: Path) -> None:
     table = classifier.by_token(TEXTS[0])
     read = read_by_token(load_classifier(kept, {}), byte_encoding(), TEXTS[0])
     assert table["spam"].tolist() == read.probability_of("spam")
-    assert table["label"].tolist() == read.labels
+    assert table["label"].tolist() == read.predicted
     assert table["is_padding"].sum() == read.n_padding > 0
     assert table["token"].tolist()[:7] == ["W", "I", "N", "·", r"\xc2", r"\xa3", "5"]
     assert table["position"].iloc[-1] == len(table)

@@ -30,7 +30,8 @@ from ablation.reports.findings import (
     tabulate_findings,
 )
 from ablation.reports.folder_report import write_report
-from ablation.reports.tables import group_records, judge, tabulate
+from ablation.reports.row_tables import show_not_run, show_rows
+from ablation.reports.tables import figures, group_records, judge
 from ablation.sweeps.records import read_records, write_complete, write_incomplete
 from ablation.system.errors import RecordError
 from additional_experiments import main
@@ -55,8 +56,10 @@ def write_runs(
 
 def table_of(folder: Path, section: int = 0) -> dict[str, dict[str, str]]:
     sections, _ = group_records(read_records(folder))
-    table = tabulate(sections[section])
-    return {line["row"]: line for line in table.to_dict("records")}
+    return {
+        str(name): {**figures(part), "flags": part.flags, "verdict": judge(ROWS[name], part)}
+        for name, part in sections[section].configurations.items()
+    }
 
 
 def test_a_line_is_mean_deviation_and_interval(tmp_path: Path) -> None:
@@ -71,7 +74,6 @@ def test_a_line_is_mean_deviation_and_interval(tmp_path: Path) -> None:
     assert 89 < low < 91.6
     assert 99 < high <= 100
     assert line["min"] == "1.50"
-    assert line["published %"] == "96.63 / 99.33 / 95.00"
     assert line["flags"] == "(none)"
 
 
@@ -89,8 +91,8 @@ def test_verdicts(tmp_path: Path) -> None:
     assert (
         "the published 99.81 % is impossible: no count out of 149 gives it" in lines["8"]["verdict"]
     )
-    assert lines["3"]["verdict"] == "not run"
-    assert lines["3"]["n"] == ""
+    assert lines.keys() == {"1", "2", "8"}
+    assert judge(ROWS[3], None) == "not run"
     assert judge(ROWS[8], None) == "not run; validation: impossible as published"
 
 
@@ -138,15 +140,15 @@ def test_variants_are_never_compared_with_the_published_figures(tmp_path: Path) 
     assert others == []
     assert [list(part.configurations) for part in sections] == [[], [1, 2]]
     assert sections[1].same == {6: 1, 7: 1, 8: 1, 9: 5, 10: 5}
-    table = tabulate(sections[1])
-    assert "verdict" not in table.columns
-    assert not any("published" in column for column in table.columns)
-    lines = {line["row"]: line["test %"] for line in table.to_dict("records")}
-    assert (lines["6"], lines["3"]) == ("as row 1", "not run")
-    assert set(tabulate(sections[0])["verdict"]) == {
-        "not run",
-        "not run; validation: impossible as published",
-    }
+    shown, not_run = show_rows(sections[1], [], np.ones(N_TEST, bool)), show_not_run(sections[1])
+    named = {*shown.lines.columns, *not_run.columns, *(key for row in shown.details for key in row)}
+    assert named.isdisjoint({"published", "published %", "verdict", "beside it"})
+    asked = dict(zip(not_run["row"], not_run["question"], strict=True))
+    assert asked["6"].endswith("(here as row 1)")
+    assert asked["3"] == ROWS[3].question
+    assert show_not_run(sections[0])["published"][7].endswith(
+        "; validation: impossible as published"
+    )
 
 
 def test_a_row_reached_by_other_flags_is_the_row(tmp_path: Path) -> None:

@@ -61,14 +61,14 @@ class ByToken:
         return len(self.probabilities) - len(self.tokens)
 
     @cached_property
-    def labels(self) -> list[str]:
+    def predicted(self) -> list[str]:
         """The best class at each position (L,)."""
         return [self.class_names[i] for i in self.probabilities.argmax(axis=1).tolist()]
 
     @property
     def label(self) -> str:
         """The class that the model gives the text."""
-        return self.labels[-1]
+        return self.predicted[-1]
 
     @property
     def cut_words(self) -> str:
@@ -86,14 +86,14 @@ class ByToken:
 
     def changes_at(self, position: int) -> bool:
         """Whether the best class is another than at the position before."""
-        return position > 0 and self.labels[position] != self.labels[position - 1]
+        return position > 0 and self.predicted[position] != self.predicted[position - 1]
 
     @property
     def padding(self) -> list[Stretch]:
         """The padding, apart where the best class changes; the answer is a stretch of its own."""
-        places = range(len(self.tokens), len(self.labels))
-        last = len(self.labels) - 1
-        groups = groupby(places, key=lambda place: (place == last, self.labels[place]))
+        places = range(len(self.tokens), len(self.predicted))
+        last = len(self.predicted) - 1
+        groups = groupby(places, key=lambda place: (place == last, self.predicted[place]))
         found = []
         for (_, label), some in groups:
             first, *_, end = [*(some := list(some)), some[-1]]

@@ -89,7 +89,7 @@ def format_metrics(metrics: dict[str, Any], recorded: bool = True) -> str:
             only the worst are shown.
     """
     classes, confusion = metrics["classes"], metrics["confusion"]
-    labels = cut_apart([printable(part["label"]) for part in classes], TERMINAL_COLUMNS)
+    class_names = cut_apart([printable(part["label"]) for part in classes], TERMINAL_COLUMNS)
     balanced, macro = ("Test balanced", "Test macro") if recorded else ("Balanced", "Macro")
     lines = [f"{balanced} accuracy: {metrics['balanced_accuracy']:.2%}"]
     if "macro_f1" in metrics:  # records made before it was measured lack it
@@ -108,7 +108,7 @@ def format_metrics(metrics: dict[str, Any], recorded: bool = True) -> str:
 
     if len(classes) <= MAX_SHOWN:
         for width in range(TERMINAL_COLUMNS, MIN_LABEL_COLUMNS - 1, -1):
-            names = cut_apart(labels, width)
+            names = cut_apart(class_names, width)
             rows = [
                 [name, *texts, *map(str, counts)]
                 for name, texts, counts in zip(names, figures, confusion, strict=True)
@@ -116,7 +116,7 @@ def format_metrics(metrics: dict[str, Any], recorded: bool = True) -> str:
             table = align([head + [f"as {name}" for name in names], *rows])
             if display_width(table[0]) <= TERMINAL_COLUMNS:
                 return "\n".join(lines + table)
-    names = cut_apart(labels, LABEL_COLUMNS)
+    names = cut_apart(class_names, LABEL_COLUMNS)
     shown = range(len(classes))
     if len(classes) > MAX_SHOWN and recorded:
         tested = [i for i in shown if classes[i]["texts"]]

@@ -29,7 +29,7 @@ def format_by_token(number: int, read: ByToken, form: str) -> Iterator[str]:
         return
     own = read.probability_of(read.label)
     n_own, tokens = len(read.tokens), [readable(token) for token in read.tokens]
-    for place, label in enumerate(read.labels):
+    for place, label in enumerate(read.predicted):
         is_own = place < n_own
         line = {
             "index": number,
@@ -84,5 +84,5 @@ def _padding_row(read: ByToken, stretch: Stretch, own: Sequence[float]) -> list[
 
 def class_words(read: ByToken, place: int) -> str:
     """The best class at a position, and which it was before, if that was another."""
-    was = f" (was {printable(read.labels[place - 1])})" if read.changes_at(place) else ""
-    return f"{printable(read.labels[place])}{was}"
+    was = f" (was {printable(read.predicted[place - 1])})" if read.changes_at(place) else ""
+    return f"{printable(read.predicted[place])}{was}"

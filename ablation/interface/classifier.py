@@ -118,7 +118,7 @@ class Classifier:
                 "position": range(1, len(tokens) + 1),
                 "token": tokens,
                 "is_padding": np.arange(len(tokens)) >= len(read.tokens),
-                "label": read.labels,
+                "label": read.predicted,
             }
         )
         columns = zip(map(_column, self.class_names), read.probabilities.T, strict=True)

@@ -115,9 +115,9 @@ def explain_difference(
             _require_kept(record)
         classifiers = [load_classifier(record.folder, {"offline": True}) for record in records]
         encoding = load_encoding(classifiers[0].config)
-        labels = [corpus.class_names[label] for label in test["Label"].iloc[candidates]]
+        right = [corpus.class_names[label] for label in test["Label"].iloc[candidates]]
         tokens = [*encode_texts(test["Text"].iloc[candidates].tolist(), encoding)]
-        a, b = (_measure_probabilities(one, tokens, labels) for one in classifiers)
+        a, b = (_measure_probabilities(one, tokens, right) for one in classifiers)
         largest = np.argsort(-np.abs(a - b), kind="stable")[:N_TEXTS]
         chosen = largest[a[largest] != b[largest]]
         texts = test["Text"].iloc[candidates[chosen]].tolist()
@@ -130,7 +130,7 @@ def explain_difference(
         logger.warning("Rows %s are not shown token by token: %s", names, reason)
         return None
     explained = [
-        _explain_text(int(candidates[i]), labels[i], finding.rows, both)
+        _explain_text(int(candidates[i]), right[i], finding.rows, both)
         for i, *both in zip(chosen, *read, strict=True)
     ]
     return Explanation(finding, records[0].config.seed, (*explained,)) if explained else None
@@ -192,12 +192,12 @@ def _find_candidates(bounds: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndar
 
 
 def _measure_probabilities(
-    classifier: SavedClassifier, tokens: Sequence[Sequence[int]], labels: Sequence[str]
+    classifier: SavedClassifier, tokens: Sequence[Sequence[int]], names: Sequence[str]
 ) -> np.ndarray:
     """The probability (N,) of each text's true class."""
     set_precision(classifier.config.precision)  # that of what was loaded last, so far
     read = class_probabilities(classifier, tokens).numpy()
-    return read[range(len(labels)), [classifier.class_names.index(label) for label in labels]]
+    return read[range(len(names)), [classifier.class_names.index(name) for name in names]]
 
 
 def _read_texts(

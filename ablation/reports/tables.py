@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from ablation.config.commands import format_command, format_flags
 from ablation.config.identity import identify_experiment, identify_tests
@@ -26,10 +25,6 @@ OTHERS_TITLE = "Other configurations"
 NO_FLAGS = "(none)"
 SINGLE = " (messages)"  # beside an interval that knows nothing of other seeds
 ACCURACIES = dict(zip(PARTS, ("train %", "val %", "test %"), strict=True))
-COLUMNS = (
-    *("row", "flags", "n", *ACCURACIES.values(), "95 % interval"),
-    *("published %", "verdict", "min", "published min", "trained"),
-)
 
 
 @dataclass(frozen=True)
@@ -185,32 +180,6 @@ def own_flags(row: Row, table: Table) -> str:
     """Flags of a row that not all of its table have."""
     own = {name: v for name, v in row.flags.items() if name not in table.common_flags}
     return format_flags(own) or NO_FLAGS
-
-
-def tabulate(section: Section) -> pd.DataFrame:
-    """The table of a section: a line for each row, texts as they are printed."""
-    lines = []
-    for name, row in section.table.rows.items():
-        line = {"row": str(name), "flags": own_flags(row, section.table)}
-        configuration = section.configurations.get(name)
-        if configuration:
-            line |= figures(configuration)
-        elif name in section.same:
-            line["test %"] = f"as row {section.same[name]}"
-        elif not section.is_published:
-            line["test %"] = "not run"
-        if section.is_published:
-            *accuracies, minutes = map(_two_digits, asdict(row.published).values())
-            line["published %"] = " / ".join(accuracies)
-            line["published min"] = minutes
-            line["verdict"] = judge(row, configuration)
-        lines.append(line)
-    table = pd.DataFrame(lines)
-    return table.reindex(columns=[name for name in COLUMNS if name in table]).fillna("")
-
-
-def _two_digits(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def figures(configuration: Configuration) -> dict[str, str]:

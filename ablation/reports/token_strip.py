@@ -75,7 +75,7 @@ def make_strip(read: ByToken, label: str | None = None, title: str | None = None
         title: by default, that class and its probability.
     """
     label = label or read.label
-    shown, last = read.probability_of(label), len(read.labels) - 1
+    shown, last = read.probability_of(label), len(read.predicted) - 1
 
     def cell(words: str, stretch: Stretch, is_padding: bool) -> Cell:
         some = shown[stretch.start : stretch.stop]
@@ -92,7 +92,7 @@ def make_strip(read: ByToken, label: str | None = None, title: str | None = None
 
     n_own = len(read.tokens)
     cells = [
-        cell(readable(token), Stretch(i, i + 1, read.labels[i]), False)
+        cell(readable(token), Stretch(i, i + 1, read.predicted[i]), False)
         for i, token in enumerate(read.tokens)
     ]
     first, final, n_between = some_stretches(read.padding)
