@@ -17,8 +17,8 @@ from ablation.sweeps.cluster import (
     Node,
     depth,
     describe_lack,
-    find_demand,
     make_groups,
+    task_demand,
 )
 from ablation.sweeps.sweep import order_runs
 from ablation.system.errors import ConfigError
@@ -49,7 +49,7 @@ def make_runs(*rows: int, seeds: tuple[int, ...] = (1,)) -> list[Run]:
 def test_what_a_task_takes(
     device: str, request_: ClusterRequest, nodes: list[Node], demand: dict[str, float]
 ) -> None:
-    found = find_demand(request_, device, nodes)
+    found = task_demand(request_, device, nodes)
     assert {name: found[name] for name in ("GPU", "CPU") if name in found} == demand
 
 

@@ -8,7 +8,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from ablation.config.options import (
 from ablation.config.sizes import PUBLISHED_WEIGHTS
 from ablation.system.errors import DataError
 from ablation.system.files import checksum_file
-from ablation.system.version import PROJECT, code_files, package_versions
+from ablation.system.version import PROJECT, code_files, package_versions, version
 
 SETTLED_SECONDS = 2.0  # after a change, in which a second one might not show in the file's times
 # The code that makes hidden states, as it was when this program began.

@@ -92,7 +92,7 @@ def next_commands(run: Run, folder: Path, output_dir: Path, flags: Flags) -> dic
     row = find_row(run)
     found = None
     if row and not (run.config.dataset and run.overrides is None):
-        found = find_next(run, row, output_dir, flags)
+        found = choose_next(run, row, output_dir, flags)
     commands = {}
     if found:
         name, own = found
@@ -114,7 +114,7 @@ def next_commands(run: Run, folder: Path, output_dir: Path, flags: Flags) -> dic
     return {printable(what): command for what, command in commands.items()}
 
 
-def find_next(
+def choose_next(
     run: Run, row: Row, output_dir: Path, flags: Flags
 ) -> tuple[Name, dict[str, Any]] | None:
     """A row that has no complete record in a folder, and the flags to give it beside its own: first

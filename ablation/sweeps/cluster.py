@@ -109,7 +109,7 @@ def for_nodes(config: ExperimentConfig, device: str) -> ExperimentConfig:
     return replace(config, device=device, **absolute)
 
 
-def find_demand(request: ClusterRequest, device: str, nodes: Sequence[Node]) -> dict[str, float]:
+def task_demand(request: ClusterRequest, device: str, nodes: Sequence[Node]) -> dict[str, float]:
     """What every task takes of a node: a GPU, or a part of one, or else cores. ``device`` is
     ``--device``, and ``auto`` is CUDA if a node has a GPU."""
     wants_gpu = request.gpus_per_run is not None or any(node.fits({"GPU": 1}) for node in nodes)

@@ -194,7 +194,7 @@ def _submit(
     """Hand all that is to be computed to Ray. Returns the runs, and what of a node each takes, by
     the references of their outcomes."""
     nodes = _find_nodes()
-    basic = cluster.find_demand(request, groups[0].runs[0].config.device, nodes)
+    basic = cluster.task_demand(request, groups[0].runs[0].config.device, nodes)
     device = "cuda" if "GPU" in basic else "cpu"
     compute, pending = _make_task(), {}
     for group in groups:

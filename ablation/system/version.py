@@ -4,15 +4,18 @@ import platform
 import subprocess
 import sys
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib import metadata
 from pathlib import Path
+
+# Of an installed package. It is asked for often, and metadata takes milliseconds to read.
+version = cache(metadata.version)
 
 
 def describe_version() -> str:
     """The line that ``--version`` prints."""
     try:
         pytorch = version("torch")
-    except PackageNotFoundError:
+    except metadata.PackageNotFoundError:
         pytorch = "not installed"
     commit = read_commit() or "unknown, outside git"
     return f"commit {commit} (Python {platform.python_version()}, PyTorch {pytorch})"
