@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from ablation.system.errors import TensorFileError, describe_error, is_out_of_memory, shorten
+from ablation.system.errors import (
+    ConfigError,
+    Problem,
+    TensorFileError,
+    describe_error,
+    is_out_of_memory,
+    shorten,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +29,17 @@ def test_other_errors_are_not_out_of_memory() -> None:
     assert not is_out_of_memory(RuntimeError("shapes differ"))
     assert describe_error(RuntimeError("shapes\ndiffer")) == "RuntimeError: shapes"
     assert describe_error(TensorFileError("two\nlines")) == "two\nlines"
+
+
+def test_a_problem_says_where_it_stands_from_outside_in() -> None:
+    problem = Problem("--batch_size 0", "too small")
+    assert str(problem) == "--batch_size 0: too small"
+    inside = problem.within('row "a"').within('--table "t.toml"')
+    assert str(inside) == '--table "t.toml": row "a": --batch_size 0: too small'
+    assert (inside.flag, inside.sentence) == (problem.flag, problem.sentence)
+    assert problem == Problem("--batch_size 0", "too small", place=""), "it is a value"
+    whole = Problem("", "no such file").within("t.toml")
+    assert str(ConfigError([whole, problem])) == "t.toml: no such file\n--batch_size 0: too small"
 
 
 def test_what_is_long_is_shortened() -> None:

@@ -398,7 +398,7 @@ def test_a_table_is_run_kept_and_reported(
     (kept,) = (tmp_path / "runs" / "tables").iterdir()
     kept.write_text("title = ")
     assert main(["--report", "--output_dir", "runs"]) == 0
-    assert "Skipped: " in capsys.readouterr().err
+    assert f"Skipped: {kept.relative_to(tmp_path)}: not TOML: " in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """Products with matrices of weights, by the faster of two libraries that PyTorch comes with.
 
-On AMD's processors MKL, which PyTorch uses, does without AVX-512. oneDNN, which PyTorch uses for
-bfloat16 alone, has it, and takes half the time: benchmarks/README.md.
+PyTorch multiplies float32 with MKL, which leaves AVX-512 unused on AMD's processors. oneDNN, which
+it keeps for bfloat16, uses AVX-512 there, and takes half the time: benchmarks/README.md.
 """
 
 import platform
