@@ -329,7 +329,7 @@ def test_what_is_done_is_taken_as_it_is(
     ("row", "options", "words"),
     [
         (77, {}, "row 77: no such row; give a number from 1 to 19"),
-        (1, {"lerning_rate": 1.0}, "lerning_rate: no such option; did you mean learning_rate?"),
+        (1, {"lerning_rate": 1.0}, 'lerning_rate: no such option; did you mean "learning_rate"?'),
         (1, {"model_size": "huge"}, '--model_size "huge": no such choice'),
         (1, {"batch_size": 0}, "--batch_size 0"),
         (1, {"batch_size": "x"}, "--batch_size x"),

@@ -307,7 +307,7 @@ def test_bases_that_are_changes_of_each_other_are_one_row() -> None:
         (["--vary", "learning_rate=0"], ["--learning_rate 0.0: not a number above"]),
         (["--vary", "learning_rate="], ["--learning_rate"]),
         (["--vary", "learning_rate"], ["without values; give learning_rate=VALUE,VALUE"]),
-        (["--vary", "x" * 9], ["no such option; --help has all"]),
+        (["--vary", "x" * 9], ["no such option; docs/flags.md has all"]),
         (["--vary", "no_padding=maybe"], ['--no_padding "maybe": give on or off']),
         (["--vary", "no_padding"], ["row no_padding=on: --no_padding with --batch_size 8"]),
         (["--vary", "seed=1,2"], ["--seeds"]),

@@ -13,6 +13,7 @@ from ablation.config.rows import SOURCE
 from ablation.config.tables import Name, Table
 
 MAX_NAME_LENGTH = 130  # of a folder's name, of the 255 bytes that file systems allow
+SEEDS_TO_DECIDE = 5  # what people are told to run; docs/statistics.md has what it takes
 EPOCH = "epoch"
 # In the folder of a run: its record, and what a model that is kept with it is.
 RESULT_NAME, CONFIG_NAME = "result.json", "config.json"

@@ -70,11 +70,11 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ValueError(f"not TOML: {reason}") from error
 
 
-def unknown_option(name: str) -> str:
+def unknown_option(name: str) -> Problem:
     """What is wrong with a name that no option has, and the one that may be meant."""
     nearest = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.5)
-    hint = f'; did you mean "{nearest[0]}"?' if nearest else "; --help has all"
-    return f"{shorten(name)}: no such option{hint}"
+    hint = f'did you mean "{nearest[0]}"?' if nearest else "docs/flags.md has all"
+    return Problem(shorten(name), f"no such option; {hint}")
 
 
 def fixed_because(option: Option) -> str | None:
@@ -164,7 +164,7 @@ class _Reader:
         for name, value in self._mapping(place, content).items():
             option = OPTIONS.get(name)
             if option is None:
-                self.note(place, unknown_option(name))
+                self.problems.append(unknown_option(name).within(place))
             elif not option.tags.isdisjoint(("circumstance", "repeat")):
                 self.note(f"{place}: {name}", fixed_because(option))
             elif (option.values is None) != isinstance(value, bool) or isinstance(

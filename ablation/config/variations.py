@@ -32,7 +32,7 @@ def read_changes(texts: Sequence[str]) -> tuple[dict[str, list[Any]], list[Probl
         if not text:  # which was said
             continue
         if option is None:
-            problems.append(Problem("--vary", unknown_option(name.strip())))
+            problems.append(unknown_option(name.strip()).within("--vary"))
         elif option.values is not None and "=" not in text:
             problems.append(Problem(flag, f"without values; give {option.name}=VALUE,VALUE"))
         elif reason := fixed_because(option):

@@ -1,6 +1,5 @@
 """What a notebook gives: read, or refused with what to give instead."""
 
-import difflib
 import os
 from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
@@ -11,6 +10,7 @@ import pandas as pd
 
 from ablation.config.flag_types import Number
 from ablation.config.options import OPTIONS
+from ablation.config.table_files import unknown_option
 from ablation.system.errors import ConfigError, DataError, Problem, shorten
 from ablation.system.files import ROOM, path_fault
 
@@ -56,9 +56,7 @@ def read_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], list[Probl
         if name in OPTIONS:
             given[name], problem = read_option(name, value)
         else:
-            nearest = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.5)
-            hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            problem = Problem(name, f"no such option{hint}")
+            problem = unknown_option(name)
         problems += [problem] if problem else []
     return given, problems
 

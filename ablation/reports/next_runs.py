@@ -11,13 +11,13 @@ from ablation.config.options import changed_options, tagged
 from ablation.config.published import PUBLISHED_SEED
 from ablation.config.rows import SOURCE
 from ablation.config.rules import config_problems
+from ablation.config.runs import SEEDS_TO_DECIDE
 from ablation.config.tables import Name, configure
 from ablation.reports.findings import Finding
 from ablation.reports.tables import Configuration, Section
 from ablation.sweeps.records import Record
 from ablation.system.output import printable
 
-SEEDS_TO_DECIDE = 5
 MOST = 2  # suggestions
 POINTS = 3  # a difference that people want to see
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ablation.config.expectations import Expectation
 from ablation.config.identity import identify_experiment
-from ablation.config.runs import Run
+from ablation.config.runs import SEEDS_TO_DECIDE, Run
 from ablation.reports.comparisons import ALPHA
 from ablation.reports.findings import (
     Finding,
@@ -80,7 +80,10 @@ def _judge(expectation: Expectation, finding: Finding, place: str) -> tuple[str,
     """One of ``STATUS`` and why."""
     difference, n_seeds = finding.difference, len(finding.seeds)
     if difference.is_of_runs:
-        reason = "One seed tells two runs apart, and not two choices; give --num_seeds 5 or more."
+        reason = (
+            "One seed tells two runs apart, and not two choices; give --num_seeds "
+            f"{SEEDS_TO_DECIDE} or more."
+        )
         return "undecided", place + reason
     is_better = (difference.points > 0) == (str(finding.rows[1]) == expectation.better)
     shown = finding.corrected_p < ALPHA

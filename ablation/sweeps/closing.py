@@ -11,7 +11,7 @@ from ablation.config.identity import identify
 from ablation.config.options import tagged
 from ablation.config.published import PUBLISHED_SEED, published_words
 from ablation.config.rules import config_problems
-from ablation.config.runs import RESULT_NAME, Run
+from ablation.config.runs import RESULT_NAME, SEEDS_TO_DECIDE, Run
 from ablation.config.tables import Name, Row, configure, differing
 from ablation.finetuning.metrics import exact_interval
 from ablation.sweeps.records import Record
@@ -22,7 +22,6 @@ from ablation.system.output import printable
 # Flags beside the options that another run is given, too.
 GO_ON = ("output_dir", "checkpoint_every", "save_model", "track", "no_watch")
 REPORTED = ("output_dir", "data_dir", "offline")  # those that a report takes
-SEEDS = 5
 
 Flags = Mapping[str, Any]
 
@@ -100,7 +99,9 @@ def next_commands(run: Run, folder: Path, output_dir: Path, flags: Flags) -> dic
         words = f"row {name} ({question})" if question else f"row {name}"
         commands[words] = _command({"rows": name, **_only(flags, ("table",)), **own}, flags)
     else:
-        commands["how much is chance"] = f"{SCRIPT} {format_flags({**asked, 'num_seeds': SEEDS})}"
+        commands["how much is chance"] = (
+            f"{SCRIPT} {format_flags({**asked, 'num_seeds': SEEDS_TO_DECIDE})}"
+        )
     reported = {"report": True, "open": True, **_only(flags, REPORTED)}
     if run.config.demo and "output_dir" not in flags:
         reported["output_dir"] = output_dir
