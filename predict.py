@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat, tee
 from pathlib import Path
@@ -93,56 +93,58 @@ def parse_command_line(argv: Sequence[str] | None) -> argparse.Namespace:
     values = {name: flag.default for name, flag in FLAGS.items()}
     values |= {name: found.pop(name) for name in ("run_dir", "texts")}
     given, problems = read_flags(FLAGS, found)
-    problems = parser.problems + problems
     arguments = argparse.Namespace(**values | given)
+    arguments.form = TextFormat(**{name: getattr(arguments, name) for name in FORMAT_OPTIONS})
+    arguments.print = arguments.label_column is None or "format" in given
+    problems = [*parser.problems, *problems, *_problems(arguments, given)]
+    if problems:
+        raise ConfigError(problems)
+    return arguments
+
+
+def _problems(arguments: argparse.Namespace, given: Collection[str]) -> Iterator[Problem]:
+    """What is wrong with a command line besides single values.
+
+    Args:
+        given: the flags that were given.
+    """
     folder = Path(arguments.run_dir or "")
+    with_a_model = "the folder of a run with --save_model"
     if not arguments.run_dir:
-        sentence = "missing; give the folder of a run with --save_model before all flags"
-        problems.append(Problem("RUN_DIR", sentence))
+        yield Problem("RUN_DIR", f"missing; give {with_a_model} before all flags")
     elif fault := path_fault(folder):
-        problems.append(Problem(shorten(folder, 60), fault))
+        yield Problem(shorten(folder, 60), fault)
     elif not folder.is_dir():
-        sentence = "no such folder; give the folder of a run with --save_model"
-        problems.append(Problem(str(folder), sentence))
+        yield Problem(str(folder), f"no such folder; give {with_a_model}")
     if arguments.csv is not None and arguments.texts:
-        problems.append(Problem("TEXT with --csv", "give one of them"))
-    form = TextFormat(**{name: getattr(arguments, name) for name in FORMAT_OPTIONS})
+        yield Problem("TEXT with --csv", "give one of them")
     of_files = [name for name in ("column", "label_column", *FORMAT_OPTIONS) if name in given]
     if arguments.csv is None and of_files:
         flags = ", ".join(f"--{name}" for name in of_files)
-        sentence = "it is about a file; add it, or leave it out"
-        problems.append(Problem(f"{flags} without --csv FILE", sentence))
+        yield Problem(f"{flags} without --csv FILE", "it is about a file; add it, or leave it out")
     if arguments.column:
-        problems += _column_problems(arguments, arguments.column)
-    problems += encoding_problems(form.encoding)
+        yield from _column_problems(arguments, arguments.column)
+    yield from encoding_problems(arguments.form.encoding)
     if arguments.top and arguments.probabilities == "all":
-        flags = f"--top {arguments.top} with --probabilities all"
-        problems.append(Problem(flags, "give one of them"))
-    arguments.print = arguments.label_column is None or "format" in given
+        yield Problem(f"--top {arguments.top} with --probabilities all", "give one of them")
     if not arguments.print and (arguments.top or arguments.probabilities == "all"):
-        problems.append(
-            Problem(
-                "--top and --probabilities with --label_column",
-                "the figures are printed in place of the predictions; add --format text, csv or "
-                "jsonl to have both",
-            )
+        yield Problem(
+            "--top and --probabilities with --label_column",
+            "the figures are printed in place of the predictions; add --format text, csv or jsonl "
+            "to have both",
         )
-    problems += _by_token_problems(arguments)
+    yield from _by_token_problems(arguments)
     if any(text and os.path.isfile(os.path.join(text, CONFIG_NAME)) for text in arguments.texts):
-        problems.append(Problem("more than one RUN_DIR", "give the folder of one run"))
-    if files := [text for text in arguments.texts if os.path.isfile(text)]:
-        sentence = (
-            f"that is a file; give --csv {files[0]} for a table, or < {files[0]} for its lines"
+        yield Problem("more than one RUN_DIR", "give the folder of one run")
+    for file in [text for text in arguments.texts if os.path.isfile(text)][:1]:
+        yield Problem(
+            f"TEXT {file}",
+            f"that is a file; give --csv {file} for a table, or < {file} for its lines",
         )
-        problems.append(Problem(f"TEXT {files[0]}", sentence))
     for name in ("csv", "html"):
         path = getattr(arguments, name)
         if path and (problem := path_problem(name, path)):
-            problems.append(problem)
-    if problems:
-        raise ConfigError(problems)
-    arguments.form = form
-    return arguments
+            yield problem
 
 
 def _column_problems(arguments: argparse.Namespace, column: str) -> Iterator[Problem]:

@@ -367,7 +367,7 @@ def test_a_gpu_for_each_process(
     (problem,) = parallel.launch_problems(torch.device("cuda"), n_texts=8)
     assert "this machine has 2 (cuda); start 2" in problem.sentence
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert not parallel.launch_problems(torch.device("cuda"), n_texts=8)
+    assert not [*parallel.launch_problems(torch.device("cuda"), n_texts=8)]
 
 
 @pytest.mark.slow

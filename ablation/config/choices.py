@@ -70,12 +70,8 @@ def choose_rows(asked: Given, given: Given, n_seeds: int) -> tuple[Choice, list[
     try:
         format_flags(choosing).encode()
     except UnicodeEncodeError:
-        problems.append(
-            Problem(
-                "--vary with a path that is not UTF-8",
-                "it writes a table, which is a file of UTF-8; rename what the path leads to",
-            )
-        )
+        sentence = "it writes a table, which is a file of UTF-8; rename what the path leads to"
+        problems.append(Problem("--vary with a path that is not UTF-8", sentence))
     table, purpose = vary(bases, choosing, changes, "cross" in asked)
     problems += unused_problems(table, changes)
     if changes and not problems and len(table.rows) == len(bases):
@@ -110,12 +106,8 @@ def make_runs(choice: Choice, seeds: list[int], asked: Given) -> tuple[list[Run]
     if n_folds and "fold" in choice.beside:
         problems.append(Problem("--folds with --fold", "give one of them"))
     if n_folds and not all(config.dataset for config in configs.values()):
-        problems.append(
-            Problem(
-                "--folds without --dataset",
-                "the SMS data have one split, the published one; give texts of your own",
-            )
-        )
+        sentence = "the SMS data have one split, the published one; give texts of your own"
+        problems.append(Problem("--folds without --dataset", sentence))
     folds = [{"fold": f"{i}/{n_folds}"} for i in range(1, n_folds + 1)] or [{}]
     runs = [
         Run(replace(config, seed=seed, **fold), choice.overrides, choice.table)

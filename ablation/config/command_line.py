@@ -249,24 +249,26 @@ def _export_problems(
 
 def _launch_problems(
     asked: Mapping[str, Any], runs: Sequence[Run], is_sweep: bool
-) -> list[Problem]:
+) -> Iterator[Problem]:
     """What torchrun's processes cannot do, or too many of them."""
     if doing := _exclusive(asked):
         sentence = "nothing is run; give the same command to python"
-        return [Problem(f"--{doing[0]} with torchrun", sentence)]
+        yield Problem(f"--{doing[0]} with torchrun", sentence)
+        return
     if is_sweep:
-        sentence = (
+        yield Problem(
+            "many runs with torchrun",
             "its processes share one; give the same command to python, or spread runs over "
-            "machines with --ray"
+            "machines with --ray",
         )
-        return [Problem("many runs with torchrun", sentence)]
+        return
     # With PyTorch, which torchrun has imported already.
     from ablation.system.machine import choose_device
     from ablation.system.parallel import launch_problems
 
     config = runs[0].config
     n_texts = config.batch_size * config.accumulation_steps
-    return launch_problems(choose_device(config.device), n_texts)
+    yield from launch_problems(choose_device(config.device), n_texts)
 
 
 def _announce_row(run: Run, choice: Choice) -> None:

@@ -47,77 +47,66 @@ def option_problems(
     return [*use_problems(config, given), *_dataset_problems(config, given)]
 
 
-def use_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> list[Problem]:
+def use_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> Iterator[Problem]:
     """The same for the rules that need no file: on values, and on what has a use beside others."""
-    problems = [*value_problems(config, given), *_weights_problems(config)]
+    yield from value_problems(config, given)
+    yield from _weights_problems(config)
     if config.dataset is None:
-        problems += [
-            Problem(
+        for name in sorted(given.keys() & tagged("dataset")):
+            yield Problem(
                 _as_given(name, given[name]),
                 "it is about texts of your own; add --dataset FILE, or leave it out",
             )
-            for name in sorted(given.keys() & tagged("dataset"))
-        ]
-    return problems
 
 
-def value_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> list[Problem]:
+def value_problems(config: ExperimentConfig, given: Mapping[str, Any]) -> Iterator[Problem]:
     """The same for the rules on each value, and on some together."""
     found = {name: option.problem(getattr(config, name)) for name, option in OPTIONS.items()}
-    problems = [problem for problem in found.values() if problem]
+    yield from filter(None, found.values())
     if config.no_padding and config.batch_size != 1:
-        problems.append(
-            Problem(
-                f"--no_padding with --batch_size {shorten(config.batch_size)}",
-                "texts of different lengths do not fit into one batch; add --batch_size 1 (and "
-                "--accumulation_steps for updates of more than one text)",
-            )
+        yield Problem(
+            f"--no_padding with --batch_size {shorten(config.batch_size)}",
+            "texts of different lengths do not fit into one batch; add --batch_size 1 (and "
+            "--accumulation_steps for updates of more than one text)",
         )
     n_epochs, patience = config.num_epochs, config.stop_after
     if config.keep_best and n_epochs == 1:
-        problems.append(
-            Problem(
-                "--keep_best with --num_epochs 1",
-                "there is one epoch, and nothing to choose from; take more epochs, or leave it out",
-            )
+        yield Problem(
+            "--keep_best with --num_epochs 1",
+            "there is one epoch, and nothing to choose from; take more epochs, or leave it out",
         )
     if not (found["num_epochs"] or found["stop_after"]) and patience and patience > n_epochs - 2:
-        problems.append(
-            Problem(
-                f"--stop_after {patience} with --num_epochs {n_epochs}",
-                f"training ends before it could stop; take at least --num_epochs {patience + 2}, "
-                "or a smaller --stop_after, or leave it out",
-            )
+        yield Problem(
+            f"--stop_after {patience} with --num_epochs {n_epochs}",
+            f"training ends before it could stop; take at least --num_epochs {patience + 2}, or a "
+            "smaller --stop_after, or leave it out",
         )
     if not config.uses_lora:
-        problems += [
-            Problem(
-                f"{_as_given(name, given[name])} with --trainable_layers "
-                f"{shorten(config.trainable_layers)}",
+        layers = f"--trainable_layers {shorten(config.trainable_layers)}"
+        for name in sorted(given.keys() & tagged("lora")):
+            yield Problem(
+                f"{_as_given(name, given[name])} with {layers}",
                 f"no LoRA layer would use it; add --trainable_layers lora, or leave --{name} out",
             )
-            for name in sorted(given.keys() & tagged("lora"))
-        ]
-    return problems
 
 
-def machine_problems(config: ExperimentConfig) -> list[Problem]:
+def machine_problems(config: ExperimentConfig) -> Iterator[Problem]:
     """The same for what the machine that computes must have: weights, folders, the device."""
-    weights, problems = config.weights, []
+    weights = config.weights
     if weights not in ("pretrained", "random", ""):
-        problems.append(path_problem("weights", weights))
-        if not problems[0] and not Path(weights).exists():
-            problems.append(
-                Problem(
-                    f'--weights "{weights}"',
-                    "no such file or folder; give pretrained, random, or the path of a "
-                    "safetensors file",
-                )
+        if problem := path_problem("weights", weights):
+            yield problem
+        elif not Path(weights).exists():
+            yield Problem(
+                f'--weights "{weights}"',
+                "no such file or folder; give pretrained, random, or the path of a safetensors "
+                "file",
             )
     for name in ("data_dir", "weights_dir"):
-        if folder := getattr(config, name):
-            problems.append(path_problem(name, folder, ROOM))
-    return [*filter(None, problems), *_device_problems(config.device, config.precision)]
+        folder = getattr(config, name)
+        if folder and (problem := path_problem(name, folder, ROOM)):
+            yield problem
+    yield from _device_problems(config.device, config.precision)
 
 
 def export_problems(config: ExperimentConfig) -> list[Problem]:

@@ -63,8 +63,7 @@ def run_experiment(
         Interrupted: the process was asked to stop, and a checkpoint was written if it could be.
     """
     output = output or OutputOptions()
-    problems = machine_problems(config) if shared else config_problems(config)
-    if problems:
+    if problems := [*(machine_problems if shared else config_problems)(config)]:
         raise ConfigError(problems)
     device = choose_device(config.device)
     # The places of files may differ by machine.

@@ -48,32 +48,27 @@ def size() -> int:
 # ---------------------------------------------------------------- coming together
 
 
-def launch_problems(device: torch.device, n_texts: int) -> list[Problem]:
+def launch_problems(device: torch.device, n_texts: int) -> Iterator[Problem]:
     """Why a run cannot use the processes that torchrun started, for people.
 
     Args:
         device: that the run asks for.
         n_texts: of an update. A single text cannot be shared out, but everything else can.
     """
-    here, problems = place(), []
+    here = place()
     n_devices = {"cpu": here.n_local, "cuda": torch.cuda.device_count()}.get(device.type, 1)
     if here.n_local > n_devices:
-        problems.append(
-            Problem(
-                f"torchrun --nproc_per_node {here.n_local}",
-                f"each process needs a device of its own, and this machine has {n_devices} "
-                f"({device.type}); start {n_devices}, or add --device cpu",
-            )
+        yield Problem(
+            f"torchrun --nproc_per_node {here.n_local}",
+            f"each process needs a device of its own, and this machine has {n_devices} "
+            f"({device.type}); start {n_devices}, or add --device cpu",
         )
     if 1 < n_texts < here.n_launched:
-        problems.append(
-            Problem(
-                f"torchrun with {here.n_launched} processes",
-                f"an update has only {n_texts} texts to share out (--batch_size times "
-                f"--accumulation_steps); start at most {n_texts} processes",
-            )
+        yield Problem(
+            f"torchrun with {here.n_launched} processes",
+            f"an update has only {n_texts} texts to share out (--batch_size times "
+            f"--accumulation_steps); start at most {n_texts} processes",
         )
-    return problems
 
 
 @contextmanager
