@@ -75,24 +75,15 @@ def run_experiment(
     if config.dataset:
         require_ignored_class(config, shared.corpus.class_names)
     reset_peak_memory(device)
-    set_precision(config.precision)
     texts = shared.texts(config)
-    classifier, base = shared.model(config)
-    parameters = list(classifier.to(device).parameters())
-    # Weights by their bits: what one seed draws may differ between kinds of processors.
-    require_same(
-        lambda: {
-            "data": identify_data(shared.corpus),
-            "weights": sum(torch.hash_tensor(parameter).item() for parameter in parameters),
-        }
-    )
+    classifier, base = _load_model(shared, config, device)
+    schedule = make_schedule(config)
     require_memory(texts, config)
-    announce_if_long(classifier, make_schedule(config), texts, config)
+    announce_if_long(classifier, schedule, texts, config)
     if device.type == "cuda":  # whose peak the passes of the forecast would raise
         reset_peak_memory(device)
     inputs, states = shared.inputs(classifier, config)
     loaders = make_loaders(inputs, config.batch_size)
-    schedule = make_schedule(config)
     warn_if_inert(schedule, len(schedule.epoch_lengths(len(loaders.train))))
     with DeferredSignals(agree=largest) as signals:
         checkpoints = Checkpoints(
@@ -119,6 +110,7 @@ def run_experiment(
     if not_kept:  # from there, the same command has only to evaluate and keep
         checkpoints.save()
     accuracy = predictions.map(lambda part: part.accuracy)
+    parameters = [*classifier.parameters()]
     print_lines("\n".join(format_accuracies(accuracy)))
     if config.dataset:  # on the SMS data, the protocol's lines are all
         print_lines(format_metrics(measure_classes(predictions.test, shared.corpus.class_names)))
@@ -140,6 +132,23 @@ def run_experiment(
         kept=kept,
         not_kept=not_kept,
     )
+
+
+def _load_model(
+    shared: SharedWork, config: ExperimentConfig, device: torch.device
+) -> tuple[GPTClassifier, dict[str, Any]]:
+    """What :meth:`SharedWork.model` gives, on the device, the same in all processes."""
+    set_precision(config.precision)
+    classifier, base = shared.model(config)
+    parameters = [*classifier.to(device).parameters()]
+    # Weights by their bits: what one seed draws may differ between kinds of processors.
+    require_same(
+        lambda: {
+            "data": identify_data(shared.corpus),
+            "weights": sum(torch.hash_tensor(parameter).item() for parameter in parameters),
+        }
+    )
+    return classifier, base
 
 
 def _keep_model(
