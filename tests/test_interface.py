@@ -33,10 +33,12 @@ from ablation.system.errors import (
     ExperimentError,
     RecordError,
     TensorFileError,
+    shorten,
 )
 
 DEMO = {"demo": True, "max_steps": 2}
 TEXTS = ["WIN £5 now", "", "See you"]
+HUGE = 10**5000  # which Python does not write out
 
 
 @pytest.fixture(scope="module")
@@ -351,7 +353,12 @@ def test_what_is_done_is_taken_as_it_is(
         (1, {"output_dir": None}, "output_dir=None: give the path of a folder"),
         (1, {"output_dir": ""}, "output_dir='': give the path of a folder"),
         (1, {"output_dir": "a\0"}, "it holds a null byte"),
+        (HUGE, {}, "row a number of thousands of digits: no such row"),
+        (1, {"model_size": HUGE}, '"a number of thousands of digits": no such choice'),
+        (1, {"batch_size": [HUGE]}, "--batch_size a number of thousands of digits"),
+        (1, {"output_dir": HUGE}, "output_dir=a number of thousands of digits: give the path"),
     ],
+    ids=lambda value: shorten(value, 20),
 )
 def test_mistakes_are_named_before_anything_is_started(
     row: int | None, options: dict, words: str, monkeypatch: pytest.MonkeyPatch
@@ -377,8 +384,9 @@ def test_mistakes_are_named_before_anything_is_started(
         ({"rows": "1", "seed": 5}, "give seeds, such as [123, 124]"),
         ({"rows": "1", "output_dir": 5}, "output_dir=5: give the path of a folder"),
         ({"rows": "1", "save_model": None}, "save_model=None: give True or False"),
+        ({"rows": "1", "seeds": HUGE}, "seeds=a number of thousands of digits: give a list"),
     ],
-    ids=str,
+    ids=lambda value: shorten(value, 40),
 )
 def test_mistakes_of_several_rows(given: dict, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running.sweep, "run_sweep", lambda *_: 1 / 0)

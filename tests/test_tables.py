@@ -19,7 +19,7 @@ from ablation.config.tables import Comparison, Published, Row, Table, differing,
 from ablation.config.variations import UNNAMED, count_rows, read_changes, vary
 from ablation.sweeps.records import read_records
 from ablation.sweeps.time_left import Clock
-from ablation.system.errors import ConfigError
+from ablation.system.errors import ConfigError, RecordError
 from additional_experiments import main
 
 pytestmark = pytest.mark.usefixtures("few_demo_messages", "plain_pictures")
@@ -136,6 +136,19 @@ ROW = '[[rows]]\nname = "a"\n'
         (TWO + '[[comparisons]]\nrows = ["own", "own"]', ["go round in a circle", '"own"']),
         ("x = " + "[" * 100_000, ["not TOML"]),
         (b"\0", ["not TOML"]),
+        (f"title = {'9' * 5000}", ["not TOML", "4300 digits"]),
+        (f"[[rows]]\nname = 0x{'f' * 5000}", ["row 1: name: a number of thousands of digits"]),
+        (
+            f"{ROW}flags = {{ batch_size = 0x{'f' * 5000} }}",
+            ['row "a": --batch_size a number of thousands of digits: not a whole number'],
+        ),
+        (f"title{'.a' * 5000} = 1", ["title: a value within thousands of others: not a text"]),
+        (f"[[rows]]\nname{'.a' * 5000} = 1", ["row 1: name: a value within thousands of others"]),
+        (f"title = 0x{'f' * 5000}", ["title: a number of thousands of digits: not a text"]),
+        (
+            f"{ROW}published = {{ test = 0x{'f' * 5000} }}",
+            ["published test: not a number in percent"],
+        ),
     ],
 )
 def test_what_is_no_table_is_refused(
@@ -514,3 +527,9 @@ def test_a_path_that_no_table_can_hold_is_refused(
     flags = ["--dataset", str(path), "--weights", "random", "--vary", "batch_size=4"]
     assert main(flags) == 2
     assert "not UTF-8" in capsys.readouterr().err
+
+
+def test_a_table_that_cannot_be_kept_is_said(tmp_path: Path) -> None:
+    (tmp_path / "tables").touch()
+    with pytest.raises(RecordError, match=r"kept in .*tables .* choose another --output_dir"):
+        keep_table(two_rows("mine", 1e-3, "why?"), tmp_path)

@@ -11,7 +11,7 @@ from ablation.config.identity import checksum_json, identify_experiment
 from ablation.config.rows import SOURCE
 from ablation.config.table_files import read_table
 from ablation.config.tables import Table
-from ablation.system.errors import ConfigError, logger
+from ablation.system.errors import ConfigError, RecordError, logger
 from ablation.system.files import write_atomically
 
 TABLES = "tables"  # the folder of those that were run
@@ -19,10 +19,16 @@ TABLES = "tables"  # the folder of those that were run
 
 def keep_table(table: Table, output_dir: Path) -> None:
     """Write a table where the report on a folder finds it, in place of an earlier version: one of
-    the same title and source. Raises ``OSError``."""
+    the same title and source. Raises ``RecordError`` if it cannot be written."""
     path = kept_path(table, output_dir)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, format_table(table).encode())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, format_table(table).encode())
+    except OSError as error:
+        raise RecordError(
+            f"The table cannot be kept in {path.parent} ({error.strerror}). Make room, or choose "
+            "another --output_dir."
+        ) from error
 
 
 def kept_path(table: Table, output_dir: Path) -> Path:

@@ -38,11 +38,12 @@ CHOOSING_TEXTS = ("dataset", "demo")  # besides the options that are tagged data
 
 def read_table(path: Path) -> Table:
     """The table in a file. Raises ``ConfigError`` with every problem of the file."""
-    reader = _Reader()
     try:
-        table = reader.table(_read_toml(path), path.stem)
+        content = _read_toml(path)
     except ValueError as error:
-        reader.note("", str(error))
+        raise ConfigError([Problem("", str(error))]) from error
+    reader = _Reader()
+    table = reader.table(content, path.stem)
     if reader.problems:
         raise ConfigError(reader.problems)
     return table
@@ -59,12 +60,13 @@ def _read_toml(path: Path) -> dict[str, Any]:
         if path.stat().st_size > MAX_BYTES:
             raise ValueError(f"more than {MAX_BYTES:,} bytes; no table has them")
         text = path.read_bytes().decode("utf-8-sig")
-        return tomllib.loads(text)
     except OSError as error:
         raise ValueError(f"it cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"not UTF-8, at byte {error.start}; save it as UTF-8") from error
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         last = f"at the end, line {text.count(chr(10)) + 1}"
         reason = shorten(str(error).replace("at end of document", last))
         raise ValueError(f"not TOML: {reason}") from error
@@ -175,7 +177,7 @@ class _Reader:
             elif option.values is None:
                 flags[name] = value
             else:
-                read, problem = option.read(str(value))
+                read, problem = option.read(_as_typed(value))
                 if problem:
                     self.problems.append(problem.within(place))
                 else:  # 16 stays 16, as it is on a command line of the source
@@ -199,7 +201,7 @@ class _Reader:
 
     def _name(self, place: str, value: Any) -> Name | None:
         """A row's name: a number, or a text that --rows can take."""
-        text = str(value)
+        text = _as_typed(value)
         if isinstance(value, int | str) and not isinstance(value, bool):
             if re.fullmatch(r"\d{1,4}", text):
                 return int(text)
@@ -235,6 +237,11 @@ class _Reader:
     def _known(self, place: str, content: Mapping[str, Any], keys: tuple[str, ...]) -> None:
         for key in content.keys() - {*keys}:
             self.note(f"{place}: {shorten(key)}", f"no such key; it has {', '.join(keys)}")
+
+
+def _as_typed(value: Any) -> str:
+    """A value as a command line would have it. A hexadecimal number may be too large for that."""
+    return shorten(value, MAX_BYTES)
 
 
 def _contradictions(

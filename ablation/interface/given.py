@@ -71,10 +71,10 @@ def read_option(name: str, value: Any) -> tuple[Any, Problem | None]:
     if isinstance(value, Real) and not isinstance(value, bool):  # also one of NumPy
         value = int(value) if isinstance(value, Integral) else float(value)
         is_number = isinstance(option.values, Number)
-        return (value, option.problem(value)) if is_number else option.read(str(value))
+        return (value, option.problem(value)) if is_number else option.read(shorten(value))
     if isinstance(value, str | os.PathLike):
         return option.read(os.fspath(value))
-    shown = shorten(repr(value), N_SHOWN)
+    shown = shorten(value, N_SHOWN, repr)
     return None, option.problem(shown) or Problem(f"{name}={shown}", "give a text")
 
 
@@ -106,7 +106,7 @@ def read_text(text: Any, name: str = "text") -> str:
 
 
 def _shown(name: str, value: Any) -> str:
-    return f"{name}={shorten(repr(value), N_SHOWN)}"
+    return f"{name}={shorten(value, N_SHOWN, repr)}"
 
 
 def _switch_problem(name: str, value: Any) -> Problem:

@@ -111,7 +111,7 @@ def _make_runs(names: list[Any], seeds: list[Any], options: dict[str, Any]) -> l
     given, problems = read_options(options)
     problems += [
         Problem(
-            f"row {shorten(repr(name))}",
+            f"row {shorten(name, form=repr)}",
             f"no such row; give a number from 1 to {len(SOURCE.rows)}",
         )
         for name in names

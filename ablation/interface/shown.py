@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablation.reports.pages import Picture
-from ablation.system.errors import ConfigError, Problem
+from ablation.system.errors import ConfigError, Problem, shorten
 from ablation.system.files import write_asked_for
 
 WHITE = '<rect width="100%" height="100%" fill="white"/>'
@@ -34,7 +34,7 @@ class Shown:
         """
         if not isinstance(path, str | Path) or Path(path).suffix.lower() != ".svg":
             sentence = "a picture is SVG; give a name that ends in .svg"
-            raise ConfigError([Problem(repr(path), sentence)])
+            raise ConfigError([Problem(shorten(path, form=repr), sentence)])
         write_asked_for(str(path), Path(path), self._repr_svg_().encode())
 
 

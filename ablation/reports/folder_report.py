@@ -49,7 +49,10 @@ def write_report(
         write_atomically(output_dir / "report.md", render_markdown(REPORT, values).encode())
         write_atomically(output_dir / "report.html", render_html(REPORT, values).encode())
     except OSError as error:
-        raise RecordError(f"The report cannot be written to {output_dir}: {error}") from error
+        raise RecordError(
+            f"The report cannot be written to {output_dir} ({error}). Make room there, or move "
+            "what is in its way."
+        ) from error
     return Summary(_shorten(values, output_dir), material.sections)
 
 

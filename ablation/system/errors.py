@@ -1,7 +1,7 @@
 """Errors caused by input or environment rather than bugs, and their messages."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -117,10 +117,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def shorten(value: object, n_characters: int = SHOWN_CHARACTERS) -> str:
-    """A value as messages show it: only the beginning of a long one."""
+def shorten(
+    value: object, n_characters: int = SHOWN_CHARACTERS, form: Callable[[object], str] = str
+) -> str:
+    """A value as messages show it, written by ``form``: only the beginning of a long one."""
     try:
-        text = str(value)
+        text = form(value)
     except ValueError:  # Python refuses to write out whole numbers of that many digits
         text = "a number of thousands of digits"
+    except RecursionError:
+        text = "a value within thousands of others"
     return text if len(text) <= n_characters else f"{text[:n_characters]}..."
