@@ -417,6 +417,24 @@ def test_printed_commands_are_as_a_shell_takes_them(name: str) -> None:
     assert not re.search("[`$]", re.sub("'[^']*'", "", format_command(config))), "nothing to run"
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--demo"],
+        ["--demo", "--learning_rate", "5e-5"],
+        ["--demo", "--model_size", "gpt2-small (124M)"],
+        ["--demo", "--rows", "11", "--learning_rate", "5e-5"],
+        ["--rows", "11", "--trainable_layers", "last_block"],
+        ["--rows", "15", "--no_padding", "--accumulation_steps", "1"],
+    ],
+    ids=" ".join,
+)
+def test_a_printed_command_is_that_of_the_experiment(flags: list[str]) -> None:
+    """Also where a default was asked for, and the demo or a row would choose another value."""
+    config = config_from_flags(flags)
+    assert config_from_flags(shlex.split(format_command(config))[2:]) == config
+
+
 def test_one_file_is_split_into_what_no_other_is() -> None:
     Path("a.csv").touch()
     for name, other in (("val_dataset", "test_fraction"), ("test_dataset", "val_fraction")):

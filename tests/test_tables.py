@@ -1,6 +1,7 @@
 """Tables as files: read or refused, written by --vary and --cross, kept, and reported on."""
 
 import itertools
+import shlex
 from pathlib import Path
 
 import pytest
@@ -308,6 +309,17 @@ def test_bases_that_are_changes_of_each_other_are_one_row() -> None:
     table, _ = vary([ROWS[1], ROWS[5]], {}, changes, crosses=False)
     assert list(table.rows) == [1, 5]
     assert [comparison.rows for comparison in table.comparisons] == [(1, 5)]
+
+
+def test_a_default_is_a_value_where_the_demo_has_another(tmp_path: Path) -> None:
+    request = parse_command_line(["--demo", "--vary", "learning_rate=5e-5,1e-3"])
+    rates = {"base": 5e-4, "learning_rate=5e-05": 5e-5, "learning_rate=0.001": 1e-3}
+    assert {n: row.config.learning_rate for n, row in request.table.rows.items()} == rates
+    assert {run.config.learning_rate for run in request.runs} == {*rates.values()}
+    assert table_of(tmp_path, format_table(request.table)) == request.table
+    for row in request.table.rows.values():
+        (run,) = parse_command_line(shlex.split(row.command)[2:]).runs
+        assert identify(run.config) == identify(row.config)
 
 
 @pytest.mark.parametrize(

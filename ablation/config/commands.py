@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from ablation.config.options import ExperimentConfig, changed_options, tagged, without
+from ablation.config.options import OPTIONS, ExperimentConfig, changed_options, tagged, without
 from ablation.system.output import printable
 
 SCRIPT = "python additional_experiments.py"
@@ -46,8 +46,16 @@ def configure_flags(flags: Mapping[str, Any], given: Mapping[str, Any]) -> Exper
     return ExperimentConfig(**values)
 
 
+def typed_options(config: ExperimentConfig) -> dict[str, Any]:
+    """What one types for an experiment: the options that differ from their defaults, and with the
+    demo those that it would choose, with their values."""
+    chosen = DEMO_FLAGS.keys() if config.demo else ()
+    typed = changed_options(config).keys() | chosen
+    return {name: getattr(config, name) for name in OPTIONS if name in typed}
+
+
 def format_command(config: ExperimentConfig) -> str:
     """The experiment as one line for a shell, its circumstances left out but for the seed."""
-    changed = changed_options(config)
-    flags = {name: changed[name] for name in without("circumstance") if name in changed}
+    shown = without("circumstance")
+    flags = {name: value for name, value in typed_options(config).items() if name in shown}
     return printable(f"{SCRIPT} {format_flags(flags)}".rstrip())

@@ -82,7 +82,7 @@ class Number:
 
     def show(self, value: Any) -> str:
         """A value as messages show it."""
-        return shorten(value)
+        return shorten(value) if value != "" else '""'
 
     def refuse(self, value: Any) -> str:
         """What is wrong with another."""

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ablation.config.commands import format_flags, format_value
+from ablation.config.commands import format_flags, format_value, typed_options
 from ablation.config.flag_types import Option
-from ablation.config.identity import chosen_options, identify_experiment
-from ablation.config.options import OPTIONS, tagged
+from ablation.config.identity import identify_experiment
+from ablation.config.options import OPTIONS, tagged, without
 from ablation.config.table_files import MAX_NAME, fixed_because, unknown_option
 from ablation.config.tables import Comparison, Name, Published, Row, Table, configure, differing
 from ablation.system.errors import Problem, shorten
@@ -67,12 +67,10 @@ def count_rows(n_bases: int, changes: Changes, crosses: bool) -> int:
 
 
 def unused_problems(table: Table, changes: Changes) -> Iterator[Problem]:
-    """A problem for each value that no row of :func:`vary` has."""
-    for name, values in changes.items():
-        users = [row.config for row in table.rows.values()]
-        if name in tagged("lora"):
-            users = [config for config in users if config.uses_lora]
-        for value in values:
+    """A problem for each value that no row of :func:`vary` has, for want of LoRA."""
+    users = [row.config for row in table.rows.values() if row.config.uses_lora]
+    for name in tagged("lora"):
+        for value in changes.get(name, ()):
             if all(getattr(config, name) != value for config in users):
                 yield Problem(
                     f"--vary {name}={format_value(value)}",
@@ -103,8 +101,9 @@ def vary(
         published = Published() if differing(config, base) else base.published
         key = identify_experiment(config)
         if known.setdefault(key, name) == name:
-            chosen = {n: getattr(config, n) for n in chosen_options(config)}
-            rows[name] = Row(name, question, chosen, published)
+            typed = typed_options(config)
+            flags_of_row = {n: typed[n] for n in without("circumstance", "repeat") if n in typed}
+            rows[name] = Row(name, question, flags_of_row, published)
             purpose[name] = flags
         return known[key]
 

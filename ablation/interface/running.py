@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ablation.config.choices import Choice, make_runs
-from ablation.config.commands import DEMO_FLAGS
-from ablation.config.options import OPTIONS, changed_options, without
+from ablation.config.commands import typed_options
+from ablation.config.options import OPTIONS, without
 from ablation.config.rows import SOURCE
 from ablation.config.runs import EPOCH, OutputOptions, Run
 from ablation.config.tables import Name, configure, parse_rows
@@ -155,8 +155,7 @@ def _flags_of(row: Name | None, run: Run, given: dict[str, Any]) -> dict[str, An
         flags["seed"] = run.config.seed
     if configure(SOURCE.rows.get(row), flags) == run.config:
         return flags if row is None else {"rows": (str(row),), **flags}
-    demo = {name: getattr(run.config, name) for name in DEMO_FLAGS} if run.config.demo else {}
-    return {**changed_options(run.config), **demo}
+    return typed_options(run.config)
 
 
 def _output(resume: bool, save_model: bool) -> OutputOptions:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ablation.config.commands import format_flags
+from ablation.config.commands import format_flags, typed_options
 from ablation.config.identity import identify_experiment
-from ablation.config.options import changed_options, without
+from ablation.config.options import without
 from ablation.reports.comparisons import ALPHA, Difference, compare, holm
 from ablation.reports.findings import Finding, compare_configurations, compare_rows
 from ablation.reports.tables import Configuration, Section
@@ -184,7 +184,7 @@ def describe_common(named: Sequence[Named]) -> list[str]:
     """The options that all have, where these are not the defaults: what all else is true of."""
     names = without("circumstance", "repeat", "local", "dataset")
     options = [
-        {n: v for n, v in changed_options(one.part.records[0].config).items() if n in names}
+        {n: v for n, v in typed_options(one.part.records[0].config).items() if n in names}
         for one in named
     ]
     common = {
