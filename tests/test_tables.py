@@ -322,6 +322,15 @@ def test_a_default_is_a_value_where_the_demo_has_another(tmp_path: Path) -> None
         assert identify(run.config) == identify(row.config)
 
 
+def test_the_rates_of_a_table_are_those_of_its_demo() -> None:
+    Path("mine.toml").write_text(format_table(two_rows("mine", 1e-3)))
+    runs = parse_command_line(["--table", "mine.toml", "--demo"]).runs
+    assert [run.config.learning_rate for run in runs] == [5e-4, 1e-3]
+    assert {run.config.model_size for run in runs} == {"gpt2-tiny (3M)"}
+    (run, _) = parse_command_line(["--table", "mine.toml", "--demo", "--learning_rate", "2"]).runs
+    assert run.config.learning_rate == 2
+
+
 @pytest.mark.parametrize(
     ("flags", "fragments"),
     [

@@ -9,8 +9,9 @@ from ablation.config.options import OPTIONS, ExperimentConfig, changed_options, 
 from ablation.system.output import printable
 
 SCRIPT = "python additional_experiments.py"
+DEMO_MODEL = {"model_size": "gpt2-tiny (3M)", "weights": "random"}
 # A model that small, with random weights, learns in five epochs only from larger steps.
-DEMO_FLAGS = {"model_size": "gpt2-tiny (3M)", "weights": "random", "learning_rate": 5e-4}
+DEMO_FLAGS = {**DEMO_MODEL, "learning_rate": 5e-4}
 
 
 def format_flags(flags: Mapping[str, Any]) -> str:
@@ -35,11 +36,12 @@ def format_value(value: Any) -> str:
 def configure_flags(flags: Mapping[str, Any], given: Mapping[str, Any]) -> ExperimentConfig:
     """The experiment of some flags with others beside them.
 
-    A flag that is given wins over the demo's, if that is given, too; the demo's over the first
-    ones, and these over the default.
+    A flag that is given wins over the first ones, these over the demo's, and those over the
+    default. Only the demo's model, if the demo is given, wins over the first ones, too.
     """
-    first, second = (DEMO_FLAGS if part.get("demo") else {} for part in (flags, given))
-    values = {**first, **flags, **second, **given}
+    demo = DEMO_FLAGS if flags.get("demo") or given.get("demo") else {}
+    model = DEMO_MODEL if given.get("demo") else {}
+    values = {**demo, **flags, **model, **given}
     if not str(values.get("trainable_layers", "")).startswith("lora"):
         # Without LoRA, what is said of it means nothing.
         values = {name: value for name, value in values.items() if name not in tagged("lora")}
