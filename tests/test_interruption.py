@@ -70,6 +70,6 @@ def test_two_sweeps_in_one_folder(tmp_path: Path) -> None:
         _, messages = process.communicate()
         assert process.returncode == 0, messages
     assert start(tmp_path / "alone", rows).wait() == 0
-    assert table(tmp_path / "shared").equals(table(tmp_path / "alone"))
+    assert table(tmp_path / "shared") == table(tmp_path / "alone")
     assert predictions(tmp_path / "shared") == predictions(tmp_path / "alone")
     assert not list((tmp_path / "shared").glob("*/.*")), "no temporary file is left"
