@@ -514,3 +514,11 @@ def test_the_baseline_learns() -> None:
     right = classify_by_characters(split_messages(demo_messages()))
     assert right.train.mean() == 1
     assert 0.8 < right.test.mean() <= 1
+
+
+@pytest.mark.usefixtures("plain_pictures")
+def test_a_report_that_cannot_be_written_says_what_to_do(tmp_path: Path) -> None:
+    write_incomplete(tmp_path, Run(configure(ROWS[1], {"demo": True})), "failed", "unlucky")
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(RecordError, match=r"cannot be written .* move what is in its way"):
+        write_report(tmp_path, tmp_path)
